@@ -1,0 +1,2 @@
+//! unswag (being written)
+fn main() {}

@@ -1,0 +1,230 @@
+//! The module graph: what a checkpoint computes, as nodes named by their path in it.
+
+use std::fmt;
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use super::Attrs;
+
+/// A dataflow graph of modules. Nodes are in an order in which they can run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Graph {
+    /// The document's version: [`Graph::VERSION`].
+    pub version: u32,
+    pub arch: Arch,
+    /// Values that come from outside (`input_ids`, `position_ids`).
+    pub inputs: Vec<String>,
+    /// Values that the model returns (`logits`' value name).
+    pub outputs: Vec<String>,
+    pub nodes: Vec<Node>,
+    /// Every value, inputs included, by name. A node's only output is named as its path; a further one `path:1`, ….
+    pub values: IndexMap<String, Value>,
+    /// Every parameter, by its tensor's name in the checkpoint. A tied parameter stands once and is used twice.
+    pub params: IndexMap<String, Param>,
+    /// What generation keeps between tokens, beyond what the node kinds keep by themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cache: Vec<CacheSlot>,
+    /// Losses added to the model's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub losses: Vec<Loss>,
+}
+
+impl Graph {
+    pub const VERSION: u32 = 1;
+
+    pub fn node(&self, path: &str) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.path == path)
+    }
+}
+
+/// Which architecture the graph was built from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Arch {
+    /// transformers' `model_type`: `llama`, `gemma2`, ….
+    pub model_type: String,
+    /// The checkpoint's `config.json`, as it is.
+    #[serde(default)]
+    pub config: Attrs,
+}
+
+/// One module (`model.layers.3.mlp.act_fn`) or one function between modules (`model.layers.3.add_1`).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    pub path: String,
+    /// A host primitive (`linear`, `swiglu`, …) or a plugin's op (`delhi.swiglu`).
+    pub kind: String,
+    pub inputs: Vec<String>,
+    pub outputs: Vec<String>,
+    /// Role to parameter name: `weight` to `model.layers.3.mlp.up_proj.weight`.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub params: IndexMap<String, String>,
+    #[serde(default, skip_serializing_if = "Attrs::is_empty")]
+    pub attrs: Attrs,
+    /// The host primitive whose forward this plugin op equals bit for bit, so that tools without the plugin may run that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stands_for: Option<String>,
+    /// What the op saves for the backward, in bytes per token, as its plan said when the surgery was made. Host
+    /// primitives leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved_bytes_per_token: Option<f64>,
+}
+
+/// Shape and element type of a value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Value {
+    pub dtype: Dtype,
+    pub shape: Vec<Dim>,
+}
+
+/// A parameter: a tensor of the checkpoint, or one that a patch makes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Param {
+    pub dtype: Dtype,
+    pub shape: Vec<u64>,
+}
+
+/// One tensor that generation keeps per token or per sequence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheSlot {
+    /// The node or block that owns it.
+    pub at: String,
+    pub name: String,
+    pub dtype: Dtype,
+    /// `"seq"` where one entry is kept per token.
+    pub shape: Vec<Dim>,
+}
+
+/// A scalar value added to the training loss.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Loss {
+    pub name: String,
+    pub value: String,
+    pub weight: f64,
+}
+
+/// A size: a number, or a symbol that a call fixes (`"batch"`, `"seq"`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Dim {
+    Fixed(u64),
+    Symbol(String),
+}
+
+impl Dim {
+    pub fn symbol(name: &str) -> Self {
+        Dim::Symbol(name.to_owned())
+    }
+
+    pub fn fixed(&self) -> Option<u64> {
+        match self {
+            Dim::Fixed(size) => Some(*size),
+            Dim::Symbol(_) => None,
+        }
+    }
+}
+
+impl From<u64> for Dim {
+    fn from(size: u64) -> Self {
+        Dim::Fixed(size)
+    }
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Dim::Fixed(size) => write!(f, "{size}"),
+            Dim::Symbol(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Element types, spelled as safetensors spells them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+#[non_exhaustive]
+pub enum Dtype {
+    Bool,
+    U8,
+    I8,
+    #[serde(rename = "F8_E4M3")]
+    F8E4M3,
+    #[serde(rename = "F8_E5M2")]
+    F8E5M2,
+    U16,
+    I16,
+    F16,
+    Bf16,
+    U32,
+    I32,
+    F32,
+    U64,
+    I64,
+    F64,
+}
+
+impl Dtype {
+    pub const ALL: [Dtype; 15] = [
+        Dtype::Bool,
+        Dtype::U8,
+        Dtype::I8,
+        Dtype::F8E4M3,
+        Dtype::F8E5M2,
+        Dtype::U16,
+        Dtype::I16,
+        Dtype::F16,
+        Dtype::Bf16,
+        Dtype::U32,
+        Dtype::I32,
+        Dtype::F32,
+        Dtype::U64,
+        Dtype::I64,
+        Dtype::F64,
+    ];
+
+    /// Bytes of one element.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Dtype::Bool | Dtype::U8 | Dtype::I8 | Dtype::F8E4M3 | Dtype::F8E5M2 => 1,
+            Dtype::U16 | Dtype::I16 | Dtype::F16 | Dtype::Bf16 => 2,
+            Dtype::U32 | Dtype::I32 | Dtype::F32 => 4,
+            Dtype::U64 | Dtype::I64 | Dtype::F64 => 8,
+        }
+    }
+
+    pub fn is_float(self) -> bool {
+        use Dtype::*;
+        matches!(self, F8E4M3 | F8E5M2 | F16 | Bf16 | F32 | F64)
+    }
+
+    /// As safetensors spells it: `BF16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Dtype::Bool => "BOOL",
+            Dtype::U8 => "U8",
+            Dtype::I8 => "I8",
+            Dtype::F8E4M3 => "F8_E4M3",
+            Dtype::F8E5M2 => "F8_E5M2",
+            Dtype::U16 => "U16",
+            Dtype::I16 => "I16",
+            Dtype::F16 => "F16",
+            Dtype::Bf16 => "BF16",
+            Dtype::U32 => "U32",
+            Dtype::I32 => "I32",
+            Dtype::F32 => "F32",
+            Dtype::U64 => "U64",
+            Dtype::I64 => "I64",
+            Dtype::F64 => "F64",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|dtype| dtype.name() == name)
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
