@@ -1,1 +1,3 @@
-//! (being written)
+//! Checkpoints on disk (being written).
+
+pub mod gguf;
