@@ -10,7 +10,7 @@ mod op;
 mod patch;
 
 pub use expr::{Expr, SvdPart};
-pub use graph::{Arch, CacheSlot, Dim, Dtype, Graph, Loss, Node, Param, Value};
+pub use graph::{Arch, CacheSlot, Dim, Dtype, Graph, Loss, Node, Param, Region, Saves, Value};
 pub use manifest::{Manifest, OptionSpec, OptionType, PanicStrategy, ProtocolInfo};
 pub use op::{Device, Meta, OpCall, OpPlan, Target, TransformJob};
 pub use patch::{Edit, Init, Patch, SubNode, Subgraph};

@@ -7,6 +7,7 @@
 //!
 //! This crate must never depend on another crate of the project: a plugin author's build contains it and the SDK only.
 
+mod dlpack;
 pub mod doc;
 pub mod frame;
 

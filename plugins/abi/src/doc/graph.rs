@@ -1,6 +1,6 @@
 //! The module graph: what a checkpoint computes, as nodes named by their path in it.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,54 @@ impl Graph {
     pub fn node(&self, path: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.path == path)
     }
+
+    /// The node at `at` and every node under it, with what crosses the border; `None` where there is no such node. One
+    /// pass over the graph.
+    pub fn region(&self, at: &str) -> Option<Region> {
+        let is_inside = |node: &Node| {
+            node.path
+                .strip_prefix(at)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        let nodes: Vec<usize> = (0..self.nodes.len()).filter(|&i| is_inside(&self.nodes[i])).collect();
+        if nodes.is_empty() {
+            return None;
+        }
+        let members = || nodes.iter().map(|&i| &self.nodes[i]);
+        let made: HashSet<&str> = members().flat_map(|node| &node.outputs).map(String::as_str).collect();
+        let mut seen = HashSet::new();
+        let inputs = members()
+            .flat_map(|node| &node.inputs)
+            .filter(|&value| !made.contains(value.as_str()) && seen.insert(value))
+            .cloned()
+            .collect();
+        let used_outside: HashSet<&str> = self
+            .nodes
+            .iter()
+            .filter(|node| !is_inside(node))
+            .flat_map(|node| &node.inputs)
+            .chain(&self.outputs)
+            .chain(self.losses.iter().map(|loss| &loss.value))
+            .map(String::as_str)
+            .collect();
+        let outputs = members()
+            .flat_map(|node| &node.outputs)
+            .filter(|&value| used_outside.contains(value.as_str()))
+            .cloned()
+            .collect();
+        Some(Region { nodes, inputs, outputs })
+    }
+}
+
+/// What `Edit::Replace{at}` takes out: the node at a path and all nodes under it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Region {
+    /// Positions in [`Graph::nodes`], ascending.
+    pub nodes: Vec<usize>,
+    /// Outside values that the nodes use, in order of first use.
+    pub inputs: Vec<String>,
+    /// Values made here that other nodes, the model's outputs or a loss use, in order of production.
+    pub outputs: Vec<String>,
 }
 
 /// Which architecture the graph was built from.
@@ -68,6 +116,29 @@ pub struct Node {
     /// primitives leave it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saved_bytes_per_token: Option<f64>,
+    /// Which tensors that figure is made of, so that a reader without the plugin can tell what the op's neighbours need
+    /// not save. Host primitives leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saves: Option<Saves>,
+}
+
+/// What a plugin's op keeps for its backward, mirrored from its [`super::OpPlan`] when the surgery was made.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Saves {
+    /// Bytes per token of the tensors that the op makes for its backward alone.
+    pub own_bytes_per_token: f64,
+    /// As [`super::OpPlan::saves_inputs`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<usize>,
+    /// As [`super::OpPlan::saves_outputs`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<usize>,
+    /// As [`super::OpPlan::rematerializes`]: consumers of these outputs need not save them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rematerializes: Vec<usize>,
+    /// As [`super::OpPlan::rematerializes_exactly`].
+    #[serde(default)]
+    pub rematerializes_exactly: bool,
 }
 
 /// Shape and element type of a value.
