@@ -1,1 +1,2 @@
-//! (being written)
+//! The operation itself: a checkpoint in, a patched checkpoint out. (being written)
+pub mod eval;
