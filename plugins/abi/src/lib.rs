@@ -7,9 +7,10 @@
 //!
 //! This crate must never depend on another crate of the project: a plugin author's build contains it and the SDK only.
 
-mod dlpack;
 pub mod doc;
 pub mod frame;
+
+mod dlpack;
 
 pub use abi_stable;
 
