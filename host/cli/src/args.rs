@@ -1,0 +1,264 @@
+//! The command line: what can be asked, and the help that answers it. Parsing only.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+/// Open a checkpoint, let protocol plugins rewrite its module graph, and write a folder the ecosystem still opens.
+#[derive(Debug, Parser)]
+#[command(name = "unswag", version, propagate_version = true, max_term_width = 110, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(flatten)]
+    pub output: Output,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  unswag inspect model.safetensors                        what is in it, and what each module saves for backward
+  unswag surgery --plugin delhi model.safetensors         rewrite it with the Delhi protocol
+  unswag surgery --plugin delhi:mode=4bit,group=32 DIR -o OUT
+  unswag verify OUT                                       check every hash, and that the graph rebuilds
+  unswag undo OUT                                         take the last step back
+  unswag plugin new my-protocol                           start a plugin of your own
+
+Exit status: 0 done; 1 compared or checked, and it differs; 2 could not be done.";
+
+#[derive(Clone, Debug, Args)]
+pub struct Output {
+    /// Print one JSON document instead of text.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// When to colour the output.
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = When::Auto)]
+    pub color: When,
+    /// No progress bars and no notes; errors only.
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum When {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Surgery(Surgery),
+    Inspect(Inspect),
+    Diff(Diff),
+    Verify(Verify),
+    Undo(Undo),
+    Import(Import),
+    Plugin(Plugin),
+    Doctor,
+    Completions(Completions),
+    /// Print a manual page, or write all of them into a folder.
+    #[command(after_help = "Examples:\n  unswag man | man -l -\n  unswag man --dir ~/.local/share/man/man1")]
+    Man {
+        /// Write one page per command into this folder.
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
+    },
+    /// The sandboxed child that a plugin is first loaded in. Not for people.
+    #[command(name = unswag_loader::PROBE_COMMAND, hide = true)]
+    Probe {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+/// Rewrite a checkpoint's graph with one or more plugins and write the result.
+///
+/// The base is never changed. The output folder appears whole or not at all: an interrupted run leaves what was there.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  unswag surgery --plugin delhi model.safetensors
+  unswag surgery --plugin delhi:mode=2bit ./SmolLM2-135M -o ./SmolLM2-delhi
+  unswag surgery --plugin delhi --dry-run --diff ./SmolLM2-135M      show what would change, write nothing
+  unswag surgery --auto ./SmolLM2-135M                               choose by hardware and activation, and say why")]
+pub struct Surgery {
+    /// A plugin's protocol and its options; given several times, they operate in order.
+    #[arg(long = "plugin", short, value_name = "NAME[:KEY=VALUE,…]", required_unless_present = "auto")]
+    pub plugins: Vec<String>,
+    /// Choose the plugins by this machine's hardware and the model's activations.
+    #[arg(long, conflicts_with = "plugins")]
+    pub auto: bool,
+    #[command(flatten)]
+    pub model: Model,
+    /// The folder to write [default: the model's name and the protocols' names, in the current folder].
+    #[arg(long, short, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub output: Option<PathBuf>,
+    /// Do everything but write.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Show every node and parameter that changes.
+    #[arg(long)]
+    pub diff: bool,
+    /// Hard-link untouched weight files instead of copying them. They become read-only in the output, and a tool that
+    /// forces its way past that changes the base too.
+    #[arg(long)]
+    pub link: bool,
+    /// Replace OUT if it is an earlier result of surgery.
+    #[arg(long)]
+    pub force: bool,
+    /// Load plugins given by path even though no lock file names their hash.
+    #[arg(long)]
+    pub allow_unlocked: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Model {
+    /// A .safetensors file, a folder with config.json and weights, or a hub cache snapshot.
+    #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    pub path: PathBuf,
+    /// The config.json to use where none lies beside the weights.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+}
+
+/// Show the module tree: kinds, shapes, parameters, and the bytes that each node saves for backward per token.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  unswag inspect ./SmolLM2-135M
+  unswag inspect ./SmolLM2-135M --layer 0
+  unswag inspect model.gguf
+  unswag inspect ./SmolLM2-135M --json | jq '.totals'")]
+pub struct Inspect {
+    #[command(flatten)]
+    pub model: Model,
+    /// Every node of this layer, instead of equal layers in one.
+    #[arg(long, value_name = "N")]
+    pub layer: Option<u64>,
+    /// Print the graph document that plugins receive.
+    #[arg(long)]
+    pub graph: bool,
+}
+
+/// Compare the graphs of two checkpoints: nodes, parameters, caches, losses.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  unswag diff ./SmolLM2-135M ./SmolLM2-135M-delhi\n\nExit status: 0 equal, 1 different, 2 could not compare.")]
+pub struct Diff {
+    #[arg(value_name = "A", value_hint = ValueHint::AnyPath)]
+    pub a: PathBuf,
+    #[arg(value_name = "B", value_hint = ValueHint::AnyPath)]
+    pub b: PathBuf,
+}
+
+/// Check a result of surgery: every file's hash, the record, and that the graph rebuilds from it.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  unswag verify ./SmolLM2-135M-delhi\n\nExit status: 0 sound, 1 something differs, 2 could not check.")]
+pub struct Verify {
+    /// A folder that `unswag surgery` wrote.
+    #[arg(value_name = "OUT", value_hint = ValueHint::DirPath)]
+    pub path: PathBuf,
+    /// Check the base checkpoint against its recorded hashes too.
+    #[arg(long)]
+    pub base: bool,
+}
+
+/// Take back the last step of a result of surgery, or all of them.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  unswag undo ./SmolLM2-135M-delhi              in place: the folder holds what it held before the last step
+  unswag undo ./SmolLM2-135M-delhi -o ./plain   into another folder")]
+pub struct Undo {
+    /// A folder that `unswag surgery` wrote.
+    #[arg(value_name = "OUT", value_hint = ValueHint::DirPath)]
+    pub path: PathBuf,
+    /// Write here instead of in place.
+    #[arg(long, short, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub output: Option<PathBuf>,
+    /// Take back every step.
+    #[arg(long)]
+    pub all: bool,
+    /// Where the base checkpoint is now, if it moved; needed only where weights were changed.
+    #[arg(long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    pub base: Option<PathBuf>,
+}
+
+/// Turn a GGUF file into a folder of safetensors, config and tokenizer.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  unswag import SmolLM2-135M-Instruct-Q4_1.gguf -o ./SmolLM2-135M-Instruct")]
+pub struct Import {
+    #[arg(value_name = "FILE.gguf", value_hint = ValueHint::FilePath)]
+    pub path: PathBuf,
+    /// The folder to write.
+    #[arg(long, short, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub output: PathBuf,
+    /// Element type of the written weights.
+    #[arg(long, value_enum, default_value_t = ImportDtype::Bfloat16)]
+    pub dtype: ImportDtype,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ImportDtype {
+    Bfloat16,
+    Float16,
+    Float32,
+}
+
+/// Start, add, list, check and remove protocol plugins.
+#[derive(Debug, Args)]
+pub struct Plugin {
+    #[command(subcommand)]
+    pub command: PluginCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PluginCommand {
+    /// Write a plugin crate that builds and passes its own tests at once.
+    #[command(after_help = "Example:\n  unswag plugin new my-protocol && cd my-protocol && cargo test")]
+    New {
+        /// The crate's name: lower-case letters, digits and dashes.
+        name: String,
+        /// Where to put it [default: ./NAME].
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
+    },
+    /// Consent to a plugin's exact bytes: probe it in a sandbox, show what it says of itself, and lock its hash.
+    #[command(after_help = "Example:\n  unswag plugin add ./target/release/libmy_protocol.so")]
+    Add {
+        #[arg(value_name = "PATH", value_hint = ValueHint::FilePath)]
+        path: PathBuf,
+        /// Take the place of another plugin that has the same protocols.
+        #[arg(long)]
+        replace: bool,
+        /// Write the lock file beside this executable instead of the user's: for builds and packages.
+        #[arg(long, hide = true)]
+        bundled: bool,
+    },
+    /// List the locked plugins and their protocols.
+    List,
+    /// Show everything a plugin says of itself, its options with defaults, and what it was locked with.
+    Info {
+        /// A protocol's name, or a path to a library.
+        #[arg(value_name = "NAME|PATH")]
+        plugin: String,
+    },
+    /// Run the conformance suite on a plugin.
+    #[command(after_help = "Example:\n  unswag plugin check ./target/release/libmy_protocol.so\n\nExit status: 0 conforms, 1 does not, 2 could not be checked.")]
+    Check {
+        #[arg(value_name = "PATH", value_hint = ValueHint::FilePath)]
+        path: PathBuf,
+    },
+    /// Take consent back: remove a plugin from the lock file. The library itself stays.
+    Remove {
+        /// A protocol's name, or the path that was added.
+        #[arg(value_name = "NAME|PATH")]
+        plugin: String,
+    },
+}
+
+/// Print a shell's completion script.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  unswag completions bash > ~/.local/share/bash-completion/completions/unswag")]
+pub struct Completions {
+    pub shell: clap_complete::Shell,
+}

@@ -1,0 +1,195 @@
+//! `unswag.yaml`: what was done to a checkpoint, written into the folder it made.
+//!
+//! From the record alone the graph is rebuilt, the surgery re-run, compared or undone: no plugin is needed to read it, and
+//! reading it runs no plugin. It must never name a file outside the folder but for the base's path.
+
+use std::collections::BTreeSet;
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+use unswag_abi::doc::{Attrs, Edit, Graph, OpCall, OpPlan, Param, Patch};
+
+pub const FILE_NAME: &str = "unswag.yaml";
+/// A record holds patches, not weights; one beyond this size is not a record.
+pub const MAX_BYTES: u64 = 256 << 20;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// The format's version: [`Record::VERSION`].
+    pub unswag: u32,
+    pub base: Base,
+    /// What was done, in order.
+    pub steps: Vec<Step>,
+    /// Every file of the folder but this one.
+    pub files: Vec<File>,
+}
+
+/// The checkpoint that the first step was done to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Base {
+    /// Where it was, as an absolute path. It may be gone since.
+    pub path: String,
+    /// transformers' `model_type` of it.
+    pub model_type: String,
+    /// Its weight files and its `config.json`.
+    pub files: Vec<FileHash>,
+    /// Parameters of it that the output no longer holds as they were.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub replaced: IndexMap<String, Param>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileHash {
+    pub name: String,
+    pub bytes: u64,
+    /// BLAKE3 of the content, in hexadecimal.
+    pub blake3: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    pub name: String,
+    pub bytes: u64,
+    pub blake3: String,
+    pub how: How,
+}
+
+/// How a file came into the folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// Made by the surgery.
+    Written,
+    /// The base's bytes in blocks of their own.
+    Copied,
+    /// The base's bytes in shared blocks that part when either is written.
+    Reflinked,
+    /// The base's own file under a second name. Read-only: writing to it would change the base.
+    Linked,
+}
+
+/// One protocol's work.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    pub protocol: String,
+    pub version: String,
+    /// The library that held the protocol, and its exact bytes.
+    pub plugin: PluginId,
+    #[serde(default, skip_serializing_if = "Attrs::is_empty")]
+    pub options: Attrs,
+    /// What the plugin's ops answered when they were planned, so that the graph is rebuilt without the plugin.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plans: Vec<Planned>,
+    pub patch: Patch,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PluginId {
+    pub name: String,
+    pub version: String,
+    pub sha256: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Planned {
+    pub call: OpCall,
+    pub plan: OpPlan,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("{FILE_NAME}: {0}; expected a record written by `unswag surgery`")]
+    Yaml(#[from] serde_yaml::Error),
+    #[error(
+        "{FILE_NAME}: unswag: expected format version {}, got {got}; read it with the release of unswag that wrote it",
+        Record::VERSION
+    )]
+    Version { got: u32 },
+    #[error("{FILE_NAME}: {field}: {value:?} is not the name of a file in this folder; the record was edited or damaged")]
+    Name { field: &'static str, value: String },
+    #[error("{FILE_NAME}: steps: expected at least one, got none; the record was edited or damaged")]
+    NoSteps,
+}
+
+impl Record {
+    pub const VERSION: u32 = 1;
+
+    /// # Errors
+    /// Text that is not such a record, another format version, or names that leave the folder.
+    pub fn parse(text: &str) -> Result<Self, RecordError> {
+        // The version first, alone: a later format may differ in every other field.
+        #[derive(Deserialize)]
+        struct Version {
+            unswag: u32,
+        }
+        let version: Version = serde_yaml::from_str(text)?;
+        if version.unswag != Self::VERSION {
+            return Err(RecordError::Version { got: version.unswag });
+        }
+        let record: Record = serde_yaml::from_str(text)?;
+        if record.steps.is_empty() {
+            return Err(RecordError::NoSteps);
+        }
+        for file in &record.files {
+            if !is_plain_name(&file.name) {
+                return Err(RecordError::Name { field: "files", value: file.name.clone() });
+            }
+        }
+        for file in &record.base.files {
+            if !is_plain_name(&file.name) {
+                return Err(RecordError::Name { field: "base.files", value: file.name.clone() });
+            }
+        }
+        Ok(record)
+    }
+
+    /// The record as text, with a first line that tells a reader what it is.
+    pub fn to_yaml(&self) -> Result<String, RecordError> {
+        let text = serde_yaml::to_string(self)?;
+        Ok(format!("# What unswag did to this checkpoint. `unswag verify`, `unswag undo` and `unswag diff` read it.\n{text}"))
+    }
+
+    /// Names of the parameters that the steps made and that the final graph still has.
+    pub fn made(&self) -> BTreeSet<&str> {
+        let mut made = BTreeSet::new();
+        for edit in self.steps.iter().flat_map(|step| &step.patch.edits) {
+            match edit {
+                Edit::Param { name, .. } => made.insert(name.as_str()),
+                Edit::Drop { param } => made.remove(param.as_str()),
+                _ => false,
+            };
+        }
+        made
+    }
+}
+
+fn is_plain_name(name: &str) -> bool {
+    !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0'])
+}
+
+/// Whether a patch leaves what the model computes, and its tensors, as they were: every replaced node is one node that
+/// stands for the same primitive. Then other tools open the output as they open the base. Added losses do not count: they
+/// are for training.
+pub fn keeps_forward(before: &Graph, patch: &Patch) -> bool {
+    patch.edits.iter().all(|edit| match edit {
+        Edit::Replace { at, with } => match (before.node(at), with.nodes.as_slice()) {
+            (Some(old), [new]) => {
+                let plain = old.stands_for.as_ref().unwrap_or(&old.kind);
+                new.stands_for.as_ref() == Some(plain)
+                    && before.region(at).is_some_and(|region| region.nodes.len() == 1)
+                    && with.inputs == new.inputs
+                    && with.outputs == new.outputs
+            }
+            _ => false,
+        },
+        Edit::Loss { .. } => true,
+        Edit::Attr { .. } | Edit::Param { .. } | Edit::Drop { .. } | Edit::Cache { .. } => false,
+    })
+}
