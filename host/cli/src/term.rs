@@ -1,0 +1,179 @@
+//! How things look: colour on a terminal only, sizes in units people read, aligned tables, progress bars on stderr.
+//!
+//! A command builds its whole answer first and it is written once, so that a closed pipe (`| head`) ends quietly.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    time::Duration,
+};
+
+use anstyle::{AnsiColor, Style};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::args::{Output, When};
+
+pub const BOLD: Style = Style::new().bold();
+pub const DIM: Style = Style::new().dimmed();
+pub const GOOD: Style = AnsiColor::Green.on_default();
+pub const BAD: Style = AnsiColor::Red.on_default().bold();
+pub const WARN: Style = AnsiColor::Yellow.on_default();
+pub const NAME: Style = AnsiColor::Cyan.on_default();
+
+/// `text` in `style`; whoever writes it strips the codes where there is no terminal.
+pub fn paint(style: Style, text: impl std::fmt::Display) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// Settles the question of colour for both streams.
+pub fn init(output: &Output) {
+    match output.color {
+        When::Auto => {}
+        When::Always => anstream::ColorChoice::Always.write_global(),
+        When::Never => anstream::ColorChoice::Never.write_global(),
+    }
+}
+
+/// Writes a whole answer to stdout.
+///
+/// # Errors
+/// Anything but a reader that went away: that is how `| head` says it has enough.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut stdout = anstream::stdout().lock();
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+/// A line for people, on stderr; lost with good grace where stderr is closed.
+pub fn note(output: &Output, text: &str) {
+    if !output.quiet {
+        let _ = writeln!(anstream::stderr(), "{text}");
+    }
+}
+
+/// A bar over bytes on a terminal; nothing where stderr is a file or a pipe, or with `--quiet`.
+pub fn byte_bar(output: &Output, total_bytes: u64) -> ProgressBar {
+    if output.quiet || output.json || !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(total_bytes);
+    let template = "{msg:24} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}
+
+/// 1,234,567 for exact counts.
+pub fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// 134.5M for parameter counts.
+pub fn count(n: u64) -> String {
+    scaled(n as f64, 1000.0, &["", "K", "M", "B", "T"], "")
+}
+
+/// 256.6 MiB for sizes.
+pub fn bytes(n: u64) -> String {
+    scaled(n as f64, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB"], " ")
+}
+
+fn scaled(mut value: f64, step: f64, units: &[&str], gap: &str) -> String {
+    let mut at = 0;
+    while value >= step && at + 1 < units.len() {
+        value /= step;
+        at += 1;
+    }
+    let text = if at == 0 || value >= 1000.0 { format!("{value:.0}") } else { format!("{value:.1}") };
+    format!("{text}{gap}{}", units[at]).trim_end().to_owned()
+}
+
+/// Columns aligned by their widest cell, numbers to the right. Cells may hold colour codes; they take no width.
+pub struct Table {
+    rows: Vec<Vec<String>>,
+    right: Vec<bool>,
+}
+
+impl Table {
+    /// A table with these headings; those that start with `>` are aligned to the right.
+    pub fn new(headings: &[&str]) -> Self {
+        let right = headings.iter().map(|heading| heading.starts_with('>')).collect();
+        let first = headings.iter().map(|heading| paint(DIM, heading.trim_start_matches('>'))).collect();
+        Self { rows: vec![first], right }
+    }
+
+    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.rows.push(cells.into());
+    }
+
+    pub fn render(&self) -> String {
+        let widths: Vec<usize> = (0..self.right.len())
+            .map(|column| self.rows.iter().filter_map(|row| row.get(column)).map(|cell| width(cell)).max().unwrap_or(0))
+            .collect();
+        let mut out = String::new();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (column, cell) in row.iter().enumerate() {
+                let pad = " ".repeat(widths[column].saturating_sub(width(cell)));
+                let gap = if column == 0 { "" } else { "  " };
+                let (before, after) = if self.right[column] { (pad.as_str(), "") } else { ("", pad.as_str()) };
+                line.push_str(&format!("{gap}{before}{cell}{after}"));
+            }
+            out.push_str(line.trim_end());
+            out.push('\n');
+        }
+        out
+    }
+}
+
+/// Characters that a terminal shows: everything but colour codes.
+fn width(cell: &str) -> usize {
+    let mut count = 0;
+    let mut rest = cell.chars();
+    while let Some(c) = rest.next() {
+        if c == '\x1b' {
+            rest.by_ref().find(|c| c.is_ascii_alphabetic());
+        } else {
+            count += 1;
+        }
+    }
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_as_people_write_them() {
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(269_060_552), "256.6 MiB");
+        assert_eq!(count(134_515_008), "134.5M");
+        assert_eq!(count(7), "7");
+        assert_eq!(thousands(1_234_567), "1,234,567");
+        assert_eq!(thousands(999), "999");
+    }
+
+    #[test]
+    fn colour_takes_no_width() {
+        let mut table = Table::new(&["name", ">bytes"]);
+        table.row([paint(NAME, "a"), "1".into()]);
+        table.row(["long".into(), "1000".into()]);
+        let plain: Vec<String> = table.render().lines().map(|line| anstream::adapter::strip_str(line).to_string()).collect();
+        assert_eq!(plain, ["name  bytes", "a         1", "long   1000"]);
+    }
+}

@@ -1,0 +1,166 @@
+//! From a model and protocols to what will change: every patch asked for, validated and applied, nothing written yet.
+//!
+//! What comes out can be shown (`--dry-run`, `--diff`), written, or dropped. It must never touch a file.
+
+use std::cell::RefCell;
+
+use indexmap::IndexMap;
+use unswag_abi::doc::{Attrs, Graph, Init, Meta, OpCall, OpPlan, Param, Patch, TransformJob};
+use unswag_graph::{Ops, PatchError, apply};
+
+use crate::{
+    Model,
+    record::{Planned, PluginId, Step, keeps_forward},
+};
+
+/// A protocol with its options, ready to operate: a loaded plugin's, or a test's.
+pub trait Protocol {
+    fn id(&self) -> &str;
+    fn version(&self) -> &str;
+    fn plugin(&self) -> PluginId;
+    fn options(&self) -> &Attrs;
+    fn rewrite(&self, graph: &Graph) -> Result<Patch, String>;
+    fn plan(&self, call: &OpCall) -> Result<OpPlan, String>;
+    /// Fills `outputs` (row-major, little-endian, sized as the job says) from `inputs`.
+    fn transform(&self, job: &TransformJob, inputs: &[&[u8]], outputs: &mut [Vec<u8>]) -> Result<(), String>;
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OperateError {
+    /// The plugin's own words: what it expects, what the graph has, what to try.
+    #[error("surgery: plugin {protocol}: {reason}")]
+    Rewrite { protocol: String, reason: String },
+    #[error("surgery: plugin {protocol} returned a patch that changes nothing and no reason; this is a defect of the plugin")]
+    Nothing { protocol: String },
+    #[error("surgery: plugin {protocol} returned a patch that cannot be applied; this is a defect of the plugin")]
+    Patch {
+        protocol: String,
+        #[source]
+        source: Box<PatchError>,
+    },
+    #[error("surgery: no plugin given; expected at least one")]
+    NoProtocol,
+}
+
+/// Parameters that one step makes, in the order of its patch.
+pub type Made = IndexMap<String, (Param, Init)>;
+
+/// What the protocols want, applied to the graph and not yet to the files.
+pub struct Operation<'a> {
+    pub before: Graph,
+    pub after: Graph,
+    /// One per protocol, in order.
+    pub steps: Vec<Step>,
+    pub(crate) made: Vec<Made>,
+    pub(crate) protocols: &'a [Box<dyn Protocol>],
+    /// Whether other tools will compute from the output what they compute from the model as it is.
+    pub keeps_forward: bool,
+}
+
+/// Asks every protocol in turn; each sees the graph that the ones before it left.
+///
+/// # Errors
+/// A protocol that refuses, or whose patch is invalid. Nothing has changed then.
+pub fn operate<'a>(model: &Model, protocols: &'a [Box<dyn Protocol>]) -> Result<Operation<'a>, OperateError> {
+    if protocols.is_empty() {
+        return Err(OperateError::NoProtocol);
+    }
+    let mut graph = model.graph.clone();
+    let mut known = model.plans();
+    let mut operation = Operation {
+        before: model.graph.clone(),
+        after: Graph::default(),
+        steps: Vec::new(),
+        made: Vec::new(),
+        protocols,
+        keeps_forward: true,
+    };
+    for protocol in protocols {
+        let protocol = protocol.as_ref();
+        let id = || protocol.id().to_owned();
+        let patch = protocol.rewrite(&graph).map_err(|reason| OperateError::Rewrite { protocol: id(), reason })?;
+        if patch.edits.is_empty() {
+            return Err(OperateError::Nothing { protocol: id() });
+        }
+        let planner = Planner { known: &known, protocol: Some(protocol), asked: RefCell::default() };
+        let applied = apply(&graph, &patch, &planner)
+            .map_err(|source| OperateError::Patch { protocol: id(), source: Box::new(source) })?;
+        let plans = planner.asked.into_inner();
+        operation.keeps_forward &= keeps_forward(&graph, &patch);
+        operation.made.push(
+            applied
+                .new_params
+                .into_iter()
+                .map(|new| (new.name, (Param { dtype: new.dtype, shape: new.shape }, new.init)))
+                .collect(),
+        );
+        graph = applied.graph;
+        known.extend(plans.iter().cloned());
+        operation.steps.push(Step {
+            protocol: id(),
+            version: protocol.version().to_owned(),
+            plugin: protocol.plugin(),
+            options: protocol.options().clone(),
+            plans,
+            patch,
+        });
+    }
+    operation.after = graph;
+    Ok(operation)
+}
+
+/// Answers an op's plan from a record, else from the plugin, and remembers what the plugin said.
+pub(crate) struct Planner<'a> {
+    pub known: &'a [Planned],
+    pub protocol: Option<&'a dyn Protocol>,
+    pub asked: RefCell<Vec<Planned>>,
+}
+
+impl Ops for Planner<'_> {
+    fn plan(&self, call: &OpCall) -> Result<OpPlan, String> {
+        let remembered = |planned: &&Planned| planned.call == *call;
+        if let Some(planned) = self.known.iter().find(remembered) {
+            return Ok(planned.plan.clone());
+        }
+        if let Some(planned) = self.asked.borrow().iter().find(remembered) {
+            return Ok(planned.plan.clone());
+        }
+        let Some(protocol) = self.protocol else {
+            let inputs: Vec<&Meta> = call.inputs.iter().collect();
+            return Err(format!("the record holds no plan of {} for inputs {inputs:?}; it was edited or damaged", call.kind));
+        };
+        let plan = protocol.plan(call)?;
+        self.asked.borrow_mut().push(Planned { call: call.clone(), plan: plan.clone() });
+        Ok(plan)
+    }
+}
+
+impl Operation<'_> {
+    /// Parameters of the final graph that these steps made: name, and the step that made it last.
+    pub(crate) fn made_last(&self) -> IndexMap<&str, usize> {
+        let mut last = IndexMap::new();
+        for (step, made) in self.made.iter().enumerate() {
+            for name in made.keys() {
+                last.insert(name.as_str(), step);
+            }
+        }
+        last.retain(|name, _| self.after.params.contains_key(*name));
+        last
+    }
+
+    /// Parameters of the model that the final graph has no longer, or has anew, as they were.
+    pub fn replaced(&self) -> IndexMap<String, Param> {
+        let made = self.made_last();
+        self.before
+            .params
+            .iter()
+            .filter(|(name, _)| made.contains_key(name.as_str()) || !self.after.params.contains_key(*name))
+            .map(|(name, param)| (name.clone(), param.clone()))
+            .collect()
+    }
+
+    /// What each step loses, in the plugins' words.
+    pub fn losses(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.steps.iter().filter_map(|step| Some((step.protocol.as_str(), step.patch.lossy.as_deref()?)))
+    }
+}
