@@ -1,0 +1,300 @@
+//! A checkpoint opened for reading: its tensors, its configuration and the files beside it.
+//!
+//! Only headers are read when it is opened, so a 100 GB checkpoint opens in milliseconds; data are mapped, or read in
+//! bounded pieces, when they are asked for. Nothing here ever writes.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use memmap2::Mmap;
+use unswag_abi::doc::Attrs;
+
+use crate::{
+    config,
+    error::{Error, IndexFault},
+    foreign,
+    header::{Header, HeaderError, LENGTH_BYTES, MAX_TENSORS, header_length, parse_header},
+    layout::{self, SideFile, Skipped},
+    open::{self, Identity},
+    table::{TensorInfo, TensorTable},
+};
+
+/// One safetensors file of a checkpoint.
+#[derive(Clone, Debug)]
+pub struct WeightFile {
+    /// Its name in the folder.
+    pub name: String,
+    /// Where its bytes are, symbolic links resolved.
+    pub path: PathBuf,
+    pub bytes: u64,
+    /// Bytes before the first tensor.
+    pub header_bytes: u64,
+    identity: Identity,
+}
+
+/// An opened checkpoint. Cheap to open, safe to share between threads.
+#[derive(Debug)]
+pub struct Checkpoint {
+    root: PathBuf,
+    files: Vec<WeightFile>,
+    tensors: TensorTable,
+    metadata: BTreeMap<String, String>,
+    index: Option<PathBuf>,
+    config: Option<(PathBuf, Attrs)>,
+    side_files: Vec<SideFile>,
+    skipped: Vec<Skipped>,
+    maps: Vec<OnceLock<Mmap>>,
+}
+
+impl Checkpoint {
+    /// Opens a `.safetensors` file, a folder with `model.safetensors` or a sharded model, its `.index.json`, or a
+    /// snapshot in a Hugging Face cache.
+    ///
+    /// # Errors
+    /// There is no such thing at `path`, or any header, index or configuration in it is unsound; see [`Error`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let layout = layout::find(path.as_ref())?;
+        let mut files = Vec::with_capacity(layout.weights.len());
+        let mut tensors = TensorTable::default();
+        let mut metadata = BTreeMap::new();
+        for (name, path) in layout.weights {
+            let (file, header) = read_header(name, path)?;
+            let too_many = |what| Error::TooMany { path: file.path.clone(), what };
+            if tensors.len() + header.tensors.len() > MAX_TENSORS {
+                return Err(too_many("tensors"));
+            }
+            if files.is_empty() {
+                (tensors, metadata) = (header.tensors, header.metadata);
+            } else {
+                tensors.absorb(&header.tensors, files.len() as u32).map_err(|full| too_many(full.into()))?;
+            }
+            files.push(file);
+        }
+        if files.len() > 1 {
+            tensors.index().map_err(|name| duplicate(&name, &tensors, &files))?;
+        }
+        if tensors.is_empty() {
+            return Err(Error::NoTensors { path: path.as_ref().to_owned() });
+        }
+        let index = match layout.index {
+            None => None,
+            Some((path, index)) => {
+                let names: Vec<String> = files.iter().map(|file| file.name.clone()).collect();
+                if let Err(fault) = index.check(&tensors, &names) {
+                    return Err(Error::Index { path, fault });
+                }
+                Some(path)
+            }
+        };
+        let config = match layout.config {
+            None => None,
+            Some(path) => Some((path.clone(), config::read(&path)?)),
+        };
+        let maps = files.iter().map(|_| OnceLock::new()).collect();
+        let layout::Layout { root, side_files, skipped, .. } = layout;
+        Ok(Checkpoint { root, files, tensors, metadata, index, config, side_files, skipped, maps })
+    }
+
+    /// Takes the configuration from `path`, in place of the one beside the weights.
+    ///
+    /// # Errors
+    /// The file cannot be read or is not a JSON object.
+    pub fn with_config(mut self, path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        self.config = Some((path.to_owned(), config::read(path)?));
+        Ok(self)
+    }
+
+    /// The folder that holds the checkpoint, symbolic links resolved.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The weight files, sorted by name.
+    pub fn files(&self) -> &[WeightFile] {
+        &self.files
+    }
+
+    /// `model.safetensors.index.json`, where the model is sharded.
+    pub fn index_path(&self) -> Option<&Path> {
+        self.index.as_deref()
+    }
+
+    /// Every tensor, by file and by offset within it.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = TensorInfo<'_>> + Clone {
+        self.tensors.iter()
+    }
+
+    /// The tensor called `name`.
+    pub fn tensor(&self, name: &str) -> Option<TensorInfo<'_>> {
+        self.tensors.get(name)
+    }
+
+    /// `__metadata__` of the first file: free text by key, usually `format: pt`.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// The contents of `config.json`, where there is one.
+    pub fn config(&self) -> Option<&Attrs> {
+        self.config.as_ref().map(|(_, config)| config)
+    }
+
+    /// Where [`Checkpoint::config`] was read.
+    pub fn config_path(&self) -> Option<&Path> {
+        self.config.as_ref().map(|(path, _)| path.as_path())
+    }
+
+    /// Files that a copy of the model must carry: tokenizer, generation settings, licence, …. Weights, the index,
+    /// `config.json` and the record of an earlier surgery are not among them.
+    pub fn side_files(&self) -> &[SideFile] {
+        &self.side_files
+    }
+
+    /// What lies beside the model and a copy leaves out, each with the reason.
+    pub fn skipped(&self) -> &[Skipped] {
+        &self.skipped
+    }
+
+    /// The bytes of a tensor, mapped: nothing is copied. They start where the file puts them, which in files without
+    /// header padding is not aligned to the element.
+    ///
+    /// A file that another program cuts short while it is mapped makes the system kill this process (SIGBUS) on the next
+    /// touch of a missing page. Where that must be an error, use [`Checkpoint::read`].
+    ///
+    /// # Errors
+    /// No tensor has that name; the file cannot be mapped, or changed since it was opened.
+    pub fn data(&self, name: &str) -> Result<&[u8], Error> {
+        let TensorInfo { file, range, .. } = self.known(name)?;
+        let map = match self.maps[file].get() {
+            Some(map) => map,
+            None => {
+                let map = self.map(file)?;
+                self.maps[file].get_or_init(|| map)
+            }
+        };
+        Ok(&map[range.start as usize..range.end as usize])
+    }
+
+    /// Reads a tensor's bytes into `buffer`, which is cleared first; a file cut short meanwhile is an error.
+    ///
+    /// # Errors
+    /// No tensor has that name; the file cannot be read, or changed since it was opened.
+    pub fn read(&self, name: &str, buffer: &mut Vec<u8>) -> Result<(), Error> {
+        let TensorInfo { file, range, .. } = self.known(name)?;
+        let bytes = (range.end - range.start) as usize;
+        buffer.clear();
+        buffer.resize(bytes, 0);
+        self.read_range(file, range.start, buffer)
+    }
+
+    /// Fills `buffer` from byte `offset` of weight file number `file`.
+    ///
+    /// # Errors
+    /// The file cannot be read there, or changed since it was opened.
+    pub fn read_range(&self, file: usize, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
+        let handle = self.reopen(file)?;
+        let weights = &self.files[file];
+        open::read_exact_at(&handle, buffer, offset).map_err(|source| {
+            if source.kind() == io::ErrorKind::UnexpectedEof {
+                let now_bytes = handle.metadata().map_or(0, |metadata| metadata.len());
+                return Error::Changed { path: weights.path.clone(), was_bytes: weights.bytes, now_bytes };
+            }
+            Error::io(&weights.path, "read it", source)
+        })
+    }
+
+    /// Where a tensor's bytes are: the file's real path and the range in it.
+    ///
+    /// # Errors
+    /// No tensor has that name.
+    pub fn locate(&self, name: &str) -> Result<(&Path, Range<u64>), Error> {
+        let info = self.known(name)?;
+        Ok((&self.files[info.file].path, info.range))
+    }
+
+    fn known(&self, name: &str) -> Result<TensorInfo<'_>, Error> {
+        self.tensors.get(name).ok_or_else(|| Error::UnknownTensor {
+            root: self.root.clone(),
+            name: name.to_owned(),
+            near: self.near(name),
+        })
+    }
+
+    /// A tensor whose name ends or starts like the one asked for: people leave out `model.` or `.weight`.
+    fn near(&self, name: &str) -> Option<String> {
+        let same_but_for_an_end =
+            |other: &&str| other.ends_with(name) || other.starts_with(name) || name.ends_with(*other);
+        if name.is_empty() {
+            return None;
+        }
+        self.tensors.iter().map(|info| info.name).find(same_but_for_an_end).map(str::to_owned)
+    }
+
+    /// Files are opened anew for each use: a checkpoint of hundreds of shards must not run into the limit on open files.
+    fn reopen(&self, file: usize) -> Result<File, Error> {
+        let weights = &self.files[file];
+        let (handle, metadata) = open::regular_file(&weights.path)?;
+        if Identity::of(&metadata) != weights.identity {
+            return Err(Error::Changed {
+                path: weights.path.clone(),
+                was_bytes: weights.bytes,
+                now_bytes: metadata.len(),
+            });
+        }
+        Ok(handle)
+    }
+
+    fn map(&self, file: usize) -> Result<Mmap, Error> {
+        let handle = self.reopen(file)?;
+        // SAFETY: the mapping is read-only and private to this process's view. Another process may still change the file
+        // under it, which no program can exclude; the bytes are only ever read as plain numbers, so a change gives wrong
+        // numbers, and a cut gives SIGBUS, as `data` documents.
+        unsafe { Mmap::map(&handle) }.map_err(|source| Error::io(&self.files[file].path, "map it into memory", source))
+    }
+}
+
+/// Reads and checks the header of one file; nothing beyond the header is touched.
+fn read_header(name: String, path: PathBuf) -> Result<(WeightFile, Header), Error> {
+    let (file, metadata) = open::regular_file(&path)?;
+    let identity = Identity::of(&metadata);
+    let bytes = identity.bytes;
+    let read_failed = |source| Error::io(&path, "read it", source);
+
+    let mut start = [0; 512];
+    let count = open::read_start(&file, &mut start).map_err(read_failed)?;
+    let start = &start[..count];
+    let refuse = |fault: HeaderError| match foreign::identify(start) {
+        Some(foreign) => Error::Foreign { path: path.clone(), foreign },
+        None => Error::Header { path: path.clone(), fault },
+    };
+    let header_bytes = header_length(start, bytes).map_err(refuse)?;
+    // Only what starts as JSON is worth reading: a file that lies about its length costs nothing.
+    if let Some(&found) = start.get(LENGTH_BYTES as usize).filter(|&&byte| byte != b'{') {
+        return Err(refuse(HeaderError::NotAnObject { found }));
+    }
+    let mut text = vec![0; (LENGTH_BYTES + header_bytes) as usize];
+    open::read_exact_at(&file, &mut text, 0).map_err(read_failed)?;
+    let header = parse_header(&text, bytes).map_err(|fault| Error::Header { path: path.clone(), fault })?;
+    let file = WeightFile { name, bytes, header_bytes: header.bytes, identity, path };
+    Ok((file, header))
+}
+
+/// The error for a tensor that stands in two shards.
+fn duplicate(name: &str, tensors: &TensorTable, files: &[WeightFile]) -> Error {
+    let holders: Vec<&WeightFile> =
+        tensors.iter().filter(|info| info.name == name).map(|info| &files[info.file]).take(2).collect();
+    let [first, second] = holders[..] else { unreachable!("a name that stands twice has two holders") };
+    let fault = IndexFault::Duplicate {
+        tensor: name.into(),
+        first: first.name.as_str().into(),
+        second: second.name.as_str().into(),
+    };
+    Error::Index { path: second.path.clone(), fault }
+}
