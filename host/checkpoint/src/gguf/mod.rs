@@ -1,1 +1,32 @@
-//! GGUF files: reading and importing (being written).
+//! GGUF files (llama.cpp's format): a strict reader, and the import that turns one into a Hugging Face folder.
+//!
+//! * [`parse`] reads the header of a whole file in memory; [`GgufFile`] does so on disk, without reading the weights.
+//! * [`dequantize`] turns stored blocks into f32, bit for bit what the Python package `gguf` computes.
+//! * `import` writes `config.json`, `model.safetensors`, the tokenizer and the chat template.
+//! * [`GgufInfo`] is the summary that `unswag inspect` prints.
+//!
+//! The bytes come from a file that anyone may have made, so nothing here may panic, overflow, allocate by a number the
+//! file states, or trust an offset. That is also why the reader is our own: candle's, the best kept one in Rust, sizes
+//! its buffers by the file's counts, follows nested arrays without limit, lets a second key replace the first and does
+//! not compare offsets with the file. The checks would be most of the code around it; the format itself is small.
+//!
+//! Not here: writing GGUF; the 1-, 2- and 3-bit IQ types, ternary and MXFP4, which are refused by name.
+
+mod dequant;
+mod error;
+mod file;
+mod info;
+mod reader;
+mod types;
+mod value;
+
+pub use dequant::dequantize;
+pub use error::{GgufError, Problem};
+pub use file::GgufFile;
+pub use info::{GgufInfo, MetadataInfo, TypeCount};
+pub use reader::{Gguf, MAX_HEADER_BYTES, MAX_KEYS, MAX_TENSORS, TensorInfo, parse};
+pub use types::GgmlType;
+pub use value::{Array, Value, ValueType};
+
+/// Values of `general.architecture` that can be imported.
+pub const SUPPORTED_ARCHITECTURES: [&str; 7] = ["llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gpt2"];

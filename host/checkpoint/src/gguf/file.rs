@@ -1,0 +1,81 @@
+//! A GGUF file on disk: its header in memory, its weights read piece by piece where they are asked for.
+//!
+//! Plain reads, no mapping: the header is at most 100 MiB, tensors are read once, in order, and a file that another
+//! process cuts short while we read it is an error here and would be a SIGBUS there.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::error::{GgufError, Problem};
+use super::reader::{Gguf, MAX_HEADER_BYTES, Stop, TensorInfo, parse_prefix};
+
+/// An open GGUF file whose header has been checked.
+#[derive(Debug)]
+pub struct GgufFile {
+    path: PathBuf,
+    file: File,
+    file_bytes: u64,
+    /// At least the header.
+    prefix: Vec<u8>,
+}
+
+impl GgufFile {
+    /// Opens `path` and checks its header; reads no weights.
+    ///
+    /// # Errors
+    /// [`Problem::Io`] where the file cannot be read or is no regular file, else as [`parse`](super::parse).
+    pub fn open(path: &Path) -> Result<Self, GgufError> {
+        let io_error = |error| GgufError::unplaced("file", Problem::Io(error)).in_file(path);
+        let file = File::open(path).map_err(io_error)?;
+        let metadata = file.metadata().map_err(io_error)?;
+        if !metadata.is_file() {
+            return Err(io_error(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file; name a .gguf file")));
+        }
+        let mut opened = Self { path: path.to_owned(), file, file_bytes: metadata.len(), prefix: Vec::new() };
+
+        // The header does not say its own length. Each round reads four times as much, so all rounds together cost
+        // little more than the last.
+        let mut wanted = 1 << 20;
+        loop {
+            let known = opened.prefix.len();
+            let len = wanted.min(opened.file_bytes).min(MAX_HEADER_BYTES);
+            opened.prefix.resize(usize::try_from(len).expect("at most MAX_HEADER_BYTES"), 0);
+            opened
+                .file
+                .read_exact_at(&mut opened.prefix[known..], known as u64)
+                .map_err(|error| GgufError::new(known as u64, "header", Problem::Io(error)).in_file(path))?;
+            match parse_prefix(&opened.prefix, opened.file_bytes) {
+                Ok(gguf) => {
+                    let header_bytes = gguf.header_bytes();
+                    opened.prefix.truncate(usize::try_from(header_bytes).expect("a part of the prefix"));
+                    opened.prefix.shrink_to_fit();
+                    return Ok(opened);
+                }
+                Err(Stop::NeedMore) => wanted *= 4,
+                Err(Stop::Bad(error)) => return Err(error.in_file(path)),
+            }
+        }
+    }
+
+    /// The header.
+    pub fn header(&self) -> Gguf<'_> {
+        match parse_prefix(&self.prefix, self.file_bytes) {
+            Ok(gguf) => gguf,
+            Err(_) => unreachable!("the same bytes were read without error when the file was opened"),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads `out.len()` bytes of a tensor, from byte `at` of it on.
+    pub(super) fn read_tensor(&self, tensor: &TensorInfo<'_>, at: u64, out: &mut [u8]) -> Result<(), GgufError> {
+        let start = tensor.start + at;
+        self.file.read_exact_at(out, start).map_err(|error| {
+            GgufError::new(start, format!("tensor {}", tensor.name), Problem::Io(error)).in_file(&self.path)
+        })
+    }
+}
