@@ -1,2 +1,16 @@
-//! The operation itself: a checkpoint in, a patched checkpoint out. (being written)
+//! The operation itself: a checkpoint in, a patched checkpoint out, with a record of what was done.
+//!
+//! [`Model::open`] gives a checkpoint's graph, [`operate`] asks protocols for patches and applies them to it, and
+//! [`write()`] makes the output. [`verify()`] and [`undo()`] read the record that it leaves. It must never change the base, and
+//! never publish a folder that is not whole.
+
+pub mod auto;
 pub mod eval;
+pub mod record;
+
+mod config;
+mod model;
+mod operation;
+
+pub use model::{Model, ModelError, read_record};
+pub use operation::{OperateError, Operation, Protocol, operate};
