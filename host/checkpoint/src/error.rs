@@ -44,6 +44,8 @@ pub enum Error {
          start again", path.display()
     )]
     Changed { path: PathBuf, was_bytes: u64, now_bytes: u64 },
+    #[error("stopped")]
+    Cancelled,
     #[error("{} and the shards before it: more {what} than one checkpoint can have", path.display())]
     TooMany { path: PathBuf, what: &'static str },
 }

@@ -2,6 +2,7 @@
 //! old state or the new one.
 //!
 //! * [`Checkpoint`] reads safetensors in every layout that `transformers` reads, and trusts nothing it reads.
+//! * [`Staging`] writes an output folder: checked, locked, hashed, and published in one step.
 //! * [`gguf`] reads GGUF files and rebuilds a folder from one.
 //!
 //! Nothing in this crate ever changes a checkpoint that exists; nothing in it knows what a tensor means.
@@ -10,19 +11,34 @@ pub mod gguf;
 
 mod checkpoint;
 mod config;
+mod disk;
 mod error;
 mod foreign;
+mod hash;
 mod header;
 mod index;
 mod layout;
+mod lock;
 mod open;
+mod output_path;
+mod staging;
 mod table;
 mod text;
+mod transfer;
+mod write_error;
+mod writer;
 
 pub use checkpoint::{Checkpoint, WeightFile};
+pub use disk::{Disk, RealDisk};
 pub use error::{Error, IndexFault};
 pub use foreign::{Foreign, identify};
+pub use hash::{Hash, Progress, hash_file, silent};
 pub use header::{Header, HeaderError, TensorFault, check_name, header_length, parse_header};
 pub use layout::{RECORD, SideFile, SkipReason, Skipped};
+pub use output_path::Existing;
+pub use staging::{Commit, Durability, Published, Staging, Written, atomic_write_file};
 pub use table::{TensorInfo, TensorTable};
 pub use text::{Quoted, human_bytes};
+pub use transfer::{How, Transferred};
+pub use write_error::WriteError;
+pub use writer::{Make, NewTensor, TensorData, pytorch_metadata};
