@@ -13,8 +13,8 @@ use std::{collections::HashMap, sync::LazyLock};
 
 use unswag_abi::doc::{Attrs, Dtype, Param, Value};
 
-pub(crate) use call::Call;
-pub use call::KindError;
+pub(crate) use call::{Call, clipped};
+pub use call::{KindError, show_shape, show_value};
 
 /// One host primitive.
 #[derive(Debug)]

@@ -5,4 +5,21 @@
 //! through [`Ops`].
 
 pub mod builders;
+mod diff;
+pub mod expr;
+mod group;
 pub mod kinds;
+mod names;
+mod ops;
+mod patch;
+pub mod saved;
+mod sizes;
+pub mod tree;
+mod validate;
+
+pub use diff::{FieldChange, GraphDiff, NodeChange, ParamChange, diff};
+pub use ops::{NoOps, Ops};
+pub use patch::{Applied, FEATURES, NewParam, PatchError, PatchFault, Place, TransformCall, apply};
+pub use sizes::Sizes;
+pub use unswag_abi::doc::Region;
+pub use validate::{GraphError, NodeFault, validate};
