@@ -1,0 +1,56 @@
+# Every target is a command that can be read here and typed by hand. `make` alone lists them.
+#
+# A fresh machine needs Rust, Python 3 with pip and a C++ compiler. Downloads go into one ignored folder (.cache, or
+# UNSWAG_CACHE to share it between clones); scripts/fetch says what it takes.
+
+CACHE := $(or $(UNSWAG_CACHE),.cache)
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+UNSWAG := $(TARGET)/release/unswag
+SMOLLM2 := $(CACHE)/models/SmolLM2-135M-Instruct
+SECONDS_EACH ?= 60
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test venv libtorch bench fuzz lint clean-cache
+
+help: ## List the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
+
+build: ## Build target/release/unswag and the plugins, and lock the plugins' hashes
+	cargo build --release --package unswag --package unswag-delhi
+	$(UNSWAG) plugin add --bundled $(TARGET)/release/libunswag_delhi.so
+
+demo: build $(SMOLLM2)/model.safetensors ## Operate on SmolLM2-135M with the Delhi plugin and show what changed
+	$(UNSWAG) surgery --plugin delhi $(SMOLLM2)/model.safetensors -o $(SMOLLM2)-delhi --force
+	$(UNSWAG) verify $(SMOLLM2)-delhi
+
+$(SMOLLM2)/model.safetensors: | build
+	scripts/fetch smollm2
+	$(UNSWAG) import $(SMOLLM2).Q4_1.gguf -o $(SMOLLM2)
+
+# The plain build comes first because tests run the program and load the plugins, which `cargo test` alone does not promise
+# to build; with the tests in the same call, nothing is compiled twice.
+test: venv ## Run every test
+	scripts/fetch smollm2
+	cargo build --workspace --lib --bins --tests
+	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace --lib --bins --tests; fi
+	cargo test --workspace --doc
+
+lint: ## Check the formatting, clippy on every target, licences and bans
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	scripts/deny
+
+venv: ## Lay down the Python environment that the tests compare with (about 700 MB to fetch)
+	scripts/fetch venv
+
+libtorch: ## Lay down the view of libtorch that torch-sys builds against; set LIBTORCH to .cache/libtorch
+	scripts/fetch libtorch
+
+bench: ## Measure the kernels
+	cargo bench --package unswag-kernels
+
+fuzz: ## Fuzz every target for SECONDS_EACH seconds: cargo-fuzz on nightly where installed, else by mutation
+	scripts/fuzz $(SECONDS_EACH)
+
+clean-cache: ## Remove everything that was fetched or made from it
+	rm -rf -- "$(CACHE)"
