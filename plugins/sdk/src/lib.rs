@@ -39,8 +39,9 @@
 //! ```
 //!
 //! The author never sees the boundary: documents arrive typed, tensors checked, and a panic anywhere in the author's code
-//! becomes an error with its place. `test::PluginTest` runs all of it without the host.
+//! becomes an error with its place. [`test::PluginTest`] runs all of it without the host.
 
+pub mod conformance;
 pub mod element;
 pub mod graph;
 pub mod guard;
@@ -49,6 +50,7 @@ pub mod options;
 pub mod patch;
 pub mod protocol;
 pub mod tensor;
+pub mod test;
 
 mod error;
 mod export;

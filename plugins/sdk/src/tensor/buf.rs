@@ -24,8 +24,15 @@ pub struct TensorBuf {
     lines: Vec<Line>,
     /// Where the first element lies, in bytes.
     offset: usize,
+    /// How much of `offset` is guard band, which a view's data pointer skips; the rest it gives as `byte_offset`.
+    band: usize,
     wanted: bool,
 }
+
+/// Bytes of guard band before and after a tensor that a call writes.
+const BAND: usize = 4 * size_of::<Line>();
+/// What guard bands hold.
+const CANARY: u8 = 0xC5;
 
 impl TensorBuf {
     /// A tensor of zeros.
@@ -40,11 +47,40 @@ impl TensorBuf {
         for &size in &meta.shape {
             shape.push(i64::try_from(size)?);
         }
-        let mut lines = Vec::new();
-        let count = (bytes as usize).div_ceil(size_of::<Line>());
-        lines.try_reserve_exact(count)?;
-        lines.resize(count, Line([0; 64]));
-        Ok(Self { dtype: meta.dtype, shape, strides: None, lines, offset: 0, wanted: true })
+        let lines = lines(bytes as usize, 0)?;
+        Ok(Self { dtype: meta.dtype, shape, strides: None, lines, offset: 0, band: 0, wanted: true })
+    }
+
+    /// A tensor whose every byte is `fill`, between guard bands: what a call is given to write. Whether the call kept
+    /// within it, [`Self::check_bands`] says afterwards.
+    ///
+    /// # Errors
+    /// The shape does not fit in memory.
+    pub fn guarded(meta: &Meta, fill: u8) -> Result<Self, Error> {
+        let mut buf = Self::zeros(meta)?;
+        let len = buf.len_bytes();
+        buf.lines = lines(BAND + len + BAND, CANARY)?;
+        (buf.offset, buf.band) = (BAND, BAND);
+        buf.bytes_mut().fill(fill);
+        Ok(buf)
+    }
+
+    /// # Errors
+    /// A guard band was written: says on which side and how far out.
+    pub fn check_bands(&self) -> Result<(), Error> {
+        if self.band == 0 {
+            return Ok(());
+        }
+        let len = self.len_bytes();
+        let (before, rest) = self.memory().split_at(self.band);
+        let after = &rest[len..];
+        if let Some(at) = before.iter().position(|&byte| byte != CANARY) {
+            crate::bail!("{} bytes before the start of {} {:?} were written", self.band - at, self.dtype, self.shape);
+        }
+        if let Some(at) = after.iter().rposition(|&byte| byte != CANARY) {
+            crate::bail!("{} bytes past the end of {} {:?} were written", at + 1, self.dtype, self.shape);
+        }
+        Ok(())
     }
 
     /// A tensor of these elements.
@@ -130,20 +166,30 @@ impl TensorBuf {
         self
     }
 
+    /// Every byte of the allocation.
+    fn memory(&self) -> &[u8] {
+        // SAFETY: lines are plain bytes, without padding, all initialised.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * size_of::<Line>()) }
+    }
+
+    fn memory_mut(&mut self) -> &mut [u8] {
+        let len = self.lines.len() * size_of::<Line>();
+        // SAFETY: as in `memory`; any byte is a valid `u8`.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), len) }
+    }
+
     fn len_bytes(&self) -> usize {
         self.meta().bytes().expect("checked when it was made") as usize
     }
 
+    /// The elements' bytes.
     pub fn bytes(&self) -> &[u8] {
-        let len = self.len_bytes();
-        // SAFETY: `lines` holds `offset + len` initialised bytes.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast::<u8>().add(self.offset), len) }
+        &self.memory()[self.offset..][..self.len_bytes()]
     }
 
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        let len = self.len_bytes();
-        // SAFETY: as in `bytes`; any byte is a valid `u8`.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast::<u8>().add(self.offset), len) }
+        let (offset, len) = (self.offset, self.len_bytes());
+        &mut self.memory_mut()[offset..][..len]
     }
 
     /// The view that crosses the boundary, to be read.
@@ -159,13 +205,13 @@ impl TensorBuf {
 
     fn raw(&self, data: *mut c_void) -> TensorView<'_> {
         TensorView {
-            data: if self.wanted { data } else { std::ptr::null_mut() },
+            data: if self.wanted { data.wrapping_byte_add(self.band) } else { std::ptr::null_mut() },
             device: DlDevice { kind: CPU, index: 0 },
             ndim: self.shape.len() as i32,
             dtype: self.dtype.into(),
             shape: self.shape.as_ptr(),
             strides: self.strides.as_ref().map_or(std::ptr::null(), |strides| strides.as_ptr()),
-            byte_offset: self.offset as u64,
+            byte_offset: (self.offset - self.band) as u64,
             life: PhantomData,
         }
     }
@@ -203,6 +249,14 @@ impl TensorBuf {
     pub fn as_slice<T: Element>(&self) -> Result<&[T], Error> {
         Ok(self.tensor().as_slice::<T>()?)
     }
+}
+
+fn lines(bytes: usize, fill: u8) -> Result<Vec<Line>, Error> {
+    let mut lines = Vec::new();
+    let count = bytes.div_ceil(size_of::<Line>());
+    lines.try_reserve_exact(count)?;
+    lines.resize(count, Line([fill; 64]));
+    Ok(lines)
 }
 
 /// Lends owned tensors as a call's [`Inputs`] to code under test: `with_inputs(&[x], |inputs| kernel.forward(…))`.

@@ -1,0 +1,136 @@
+//! Which calls to try a plugin's ops with: those that its own patches make, at many sizes and element types.
+
+use std::fmt;
+
+use unswag_abi::doc::{Attrs, Dim, Dtype, Graph, Meta, Node, OpCall, Patch};
+
+/// One use of a plugin's op in a patched graph.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Use {
+    pub kind: String,
+    pub attrs: Attrs,
+    /// Inputs, then parameters: element type and shape, with symbols.
+    inputs: Vec<(Dtype, Vec<Dim>)>,
+    /// How many of the inputs are activations; the others are parameters.
+    pub activations: usize,
+    /// What the patch states of the outputs.
+    outputs: Vec<(Dtype, Vec<Dim>)>,
+    pub stands_for: Option<String>,
+    /// The patch's sentence on what it loses; `None` where training is to be bit for bit what it was.
+    pub lossy: Option<String>,
+}
+
+impl fmt::Display for Use {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.kind)?;
+        for (index, (name, value)) in self.attrs.iter().enumerate() {
+            write!(f, "{}{name}={value}", if index == 0 { " " } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+/// Every node of a plugin's kind, or why one cannot be tried.
+pub(super) fn uses(graph: &Graph, patch: &Patch) -> Vec<Result<Use, String>> {
+    let mut uses = Vec::new();
+    for node in graph.nodes.iter().filter(|node| node.kind.contains('.')) {
+        let found = use_of(graph, node, patch);
+        if !uses.contains(&found) {
+            uses.push(found);
+        }
+    }
+    uses
+}
+
+fn use_of(graph: &Graph, node: &Node, patch: &Patch) -> Result<Use, String> {
+    let value = |name: &String| match graph.values.get(name) {
+        Some(value) => Ok((value.dtype, value.shape.clone())),
+        None => Err(format!(
+            "the type of {name} is known to the host only; `unswag plugin check` tries {} there",
+            node.kind
+        )),
+    };
+    let mut inputs = node.inputs.iter().map(value).collect::<Result<Vec<_>, _>>()?;
+    let activations = inputs.len();
+    for name in node.params.values() {
+        let param = graph.params.get(name).ok_or_else(|| format!("{}: no parameter {name}", node.path))?;
+        inputs.push((param.dtype, param.shape.iter().map(|&size| Dim::Fixed(size)).collect()));
+    }
+    Ok(Use {
+        kind: node.kind.clone(),
+        attrs: node.attrs.clone(),
+        inputs,
+        activations,
+        outputs: node.outputs.iter().map(value).collect::<Result<_, _>>()?,
+        stands_for: node.stands_for.clone(),
+        lossy: patch.lossy.clone(),
+    })
+}
+
+fn bind(dims: &[Dim], batch: u64, seq: u64) -> Vec<u64> {
+    let size = |dim: &Dim| match dim {
+        Dim::Fixed(size) => *size,
+        Dim::Symbol(name) if name == "batch" => batch,
+        Dim::Symbol(_) => seq,
+    };
+    dims.iter().map(size).collect()
+}
+
+impl Use {
+    /// The element type of its activations in the sample.
+    pub fn dtype(&self) -> Dtype {
+        self.inputs.first().map_or(Dtype::F32, |(dtype, _)| *dtype)
+    }
+
+    /// The call of the sample, for so many tokens.
+    pub fn call(&self, batch: u64, seq: u64) -> OpCall {
+        self.call_as(self.dtype(), batch, seq)
+    }
+
+    /// The call with every float input of element type `dtype`.
+    pub fn call_as(&self, dtype: Dtype, batch: u64, seq: u64) -> OpCall {
+        let input = |(own, dims): &(Dtype, Vec<Dim>)| Meta {
+            dtype: if own.is_float() { dtype } else { *own },
+            shape: bind(dims, batch, seq),
+        };
+        OpCall { kind: self.kind.clone(), inputs: self.inputs.iter().map(input).collect(), attrs: self.attrs.clone() }
+    }
+
+    /// What the patch says the sample's call gives.
+    pub fn stated_outputs(&self, batch: u64, seq: u64) -> Vec<Meta> {
+        let meta = |(dtype, dims): &(Dtype, Vec<Dim>)| Meta { dtype: *dtype, shape: bind(dims, batch, seq) };
+        self.outputs.iter().map(meta).collect()
+    }
+
+    /// Whether all inputs have one shape, so that any shape can be tried.
+    pub fn is_elementwise(&self) -> bool {
+        self.activations == self.inputs.len() && self.inputs.windows(2).all(|pair| pair[0].1 == pair[1].1)
+    }
+
+    /// The call at one shape for all inputs.
+    pub fn call_at(&self, dtype: Dtype, shape: &[u64]) -> OpCall {
+        let mut call = self.call_as(dtype, 1, 1);
+        for input in &mut call.inputs {
+            input.shape = shape.to_vec();
+        }
+        call
+    }
+
+    /// Calls of one element type at many sizes: one row, several, none; and for an element-wise op odd shapes, lengths
+    /// around the width of a word and of a vector, a scalar, and an empty tensor in the middle.
+    pub fn sizes(&self, dtype: Dtype) -> Vec<OpCall> {
+        let mut calls: Vec<OpCall> =
+            [(1, 1), (2, 5), (3, 42), (0, 5), (2, 0)].map(|(batch, seq)| self.call_as(dtype, batch, seq)).into();
+        if self.is_elementwise() {
+            let odd: [&[u64]; 9] = [&[6, 42, 123], &[1], &[7], &[0], &[3, 0, 5], &[], &[31], &[65], &[1, 1, 1025]];
+            calls.extend(odd.map(|shape| self.call_at(dtype, shape)));
+        }
+        calls
+    }
+}
+
+/// `BF16 [2, 5, 64], …`, for messages.
+pub(super) fn describe(call: &OpCall) -> String {
+    let inputs = call.inputs.iter().map(|meta| format!("{} {:?}", meta.dtype, meta.shape));
+    Vec::from_iter(inputs).join(", ")
+}

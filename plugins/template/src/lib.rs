@@ -1,0 +1,57 @@
+//! {{name}}: a protocol plugin for unswag.
+//!
+//! As written by `unswag plugin new` it rewrites ReLU: plain training keeps the output for the backward (2 bytes per
+//! element in bf16), this keeps a mask (1 byte). Forward and gradients are bit for bit what they were. Make it yours: this
+//! file says *where* the graph changes, `relu.rs` what runs there.
+
+mod relu;
+
+use unswag_sdk::{
+    Device, Error, Graph, GraphExt, Host, Info, Op, Patch, PatchBuilder, Protocol, opt, serde::Deserialize,
+};
+
+/// What the user may set: `--plugin {{name}}:nodes=12`.
+#[derive(Deserialize)]
+#[serde(crate = "unswag_sdk::serde")]
+pub struct Options {
+    /// How many of the nodes to rewrite, from the first; 0 for all.
+    nodes: usize,
+}
+
+pub struct {{Type}} {
+    options: Options,
+}
+
+impl Protocol for {{Type}} {
+    type Options = Options;
+
+    fn info() -> Info {
+        Info::new("{{name}}", env!("CARGO_PKG_VERSION"), "Keeps a byte mask instead of ReLU's output for the backward.")
+            .claims(["relu"])
+            .ops([relu::KIND])
+            .devices([Device::Cpu])
+            .option("nodes", opt::integer("How many nodes to rewrite, from the first; 0 for all.").default(0).range(0.0, 1e6))
+    }
+
+    fn open(options: Options, _host: Host) -> Result<Self, Error> {
+        Ok(Self { options })
+    }
+
+    fn rewrite(&self, graph: &Graph) -> Result<Patch, Error> {
+        let limit = if self.options.nodes == 0 { usize::MAX } else { self.options.nodes };
+        let mut patch = PatchBuilder::new();
+        for node in graph.of_kind("relu").take(limit) {
+            patch.swap(graph, node, relu::KIND)?.stands_for("relu");
+        }
+        if patch.is_empty() {
+            return Err(graph.nothing_to_do("ReLU", &["relu"]));
+        }
+        Ok(patch.finish())
+    }
+
+    fn op(&self, kind: &str) -> Option<Box<dyn Op>> {
+        (kind == relu::KIND).then(|| Box::new(relu::Relu) as Box<dyn Op>)
+    }
+}
+
+unswag_sdk::export_plugin!({{Type}});
