@@ -46,49 +46,42 @@ pub enum EvalError {
     TooLarge { op: &'static str, elements: u128 },
 }
 
-/// Evaluates expressions over one source; keeps the last few decompositions.
-pub struct Evaluator<'a> {
-    source: &'a dyn Source,
+/// Evaluates the expressions of one patch; keeps the last few decompositions, so all calls must be given one source.
+#[derive(Default)]
+pub struct Evaluator {
     decompositions: Vec<(Expr, tensor::Svd)>,
 }
 
 /// A layer's patch takes the parts of one or two decompositions, one after the other.
 const KEPT_DECOMPOSITIONS: usize = 2;
 
-impl<'a> Evaluator<'a> {
-    pub fn new(source: &'a dyn Source) -> Self {
-        Self {
-            source,
-            decompositions: Vec::new(),
-        }
-    }
-
+impl Evaluator {
     /// The expression's value.
     ///
     /// # Errors
     /// A tensor that the source lacks, an operand of the wrong shape, a decomposition that does not converge.
-    pub fn eval(&mut self, expr: &Expr) -> Result<Tensor, EvalError> {
+    pub fn eval(&mut self, expr: &Expr, source: &dyn Source) -> Result<Tensor, EvalError> {
         match expr {
-            Expr::Tensor(name) => self.load(name),
+            Expr::Tensor(name) => load(name, source),
             Expr::Full { shape, value } => Tensor::full(shape, *value),
             Expr::Eye(size) => Tensor::eye(*size),
             Expr::Normal { shape, std, seed } => random::normal(shape, *std, *seed),
             Expr::Cat { of, dim } => {
-                let parts = of.iter().map(|part| self.eval(part)).collect::<Result<Vec<_>, _>>()?;
+                let parts = of.iter().map(|part| self.eval(part, source)).collect::<Result<Vec<_>, _>>()?;
                 tensor::cat(&parts, *dim)
             }
-            Expr::Slice { of, dim, start, end } => self.eval(of)?.slice(*dim, *start, *end),
-            Expr::Reshape { of, shape } => self.eval(of)?.reshape(shape),
-            Expr::Permute { of, dims } => self.eval(of)?.permute(dims),
-            Expr::Add(a, b) => tensor::zip("add", &self.eval(a)?, &self.eval(b)?, |a, b| a + b),
-            Expr::Sub(a, b) => tensor::zip("sub", &self.eval(a)?, &self.eval(b)?, |a, b| a - b),
-            Expr::Mul(a, b) => tensor::zip("mul", &self.eval(a)?, &self.eval(b)?, |a, b| a * b),
-            Expr::Matmul(a, b) => tensor::matmul(&self.eval(a)?, &self.eval(b)?),
-            Expr::Scale { of, by } => Ok(self.eval(of)?.map(|x| x * by)),
-            Expr::Sqrt(of) => Ok(self.eval(of)?.map(f64::sqrt)),
-            Expr::Svd { of, rank, part } => self.svd_part(of, *rank, *part),
+            Expr::Slice { of, dim, start, end } => self.eval(of, source)?.slice(*dim, *start, *end),
+            Expr::Reshape { of, shape } => self.eval(of, source)?.reshape(shape),
+            Expr::Permute { of, dims } => self.eval(of, source)?.permute(dims),
+            Expr::Add(a, b) => tensor::zip("add", &self.eval(a, source)?, &self.eval(b, source)?, |a, b| a + b),
+            Expr::Sub(a, b) => tensor::zip("sub", &self.eval(a, source)?, &self.eval(b, source)?, |a, b| a - b),
+            Expr::Mul(a, b) => tensor::zip("mul", &self.eval(a, source)?, &self.eval(b, source)?, |a, b| a * b),
+            Expr::Matmul(a, b) => tensor::matmul(&self.eval(a, source)?, &self.eval(b, source)?),
+            Expr::Scale { of, by } => Ok(self.eval(of, source)?.map(|x| x * by)),
+            Expr::Sqrt(of) => Ok(self.eval(of, source)?.map(f64::sqrt)),
+            Expr::Svd { of, rank, part } => self.svd_part(of, *rank, *part, source),
             Expr::Cast { of, dtype } => {
-                let value = self.eval(of)?;
+                let value = self.eval(of, source)?;
                 let bytes = encode(&value, *dtype).map_err(|dtype| EvalError::Dtype {
                     name: "cast".into(),
                     dtype,
@@ -108,23 +101,12 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    fn load(&self, name: &str) -> Result<Tensor, EvalError> {
-        let (meta, bytes) = self.source.tensor(name).map_err(|reason| EvalError::Source {
-            name: name.to_owned(),
-            reason,
-        })?;
-        decode(&meta, &bytes).map_err(|dtype| EvalError::Dtype {
-            name: name.to_owned(),
-            dtype,
-        })
-    }
-
-    fn svd_part(&mut self, of: &Expr, rank: u64, part: SvdPart) -> Result<Tensor, EvalError> {
+    fn svd_part(&mut self, of: &Expr, rank: u64, part: SvdPart, source: &dyn Source) -> Result<Tensor, EvalError> {
         let known = self.decompositions.iter().position(|(expr, _)| expr == of);
         let at = match known {
             Some(at) => at,
             None => {
-                let decomposition = tensor::svd(&self.eval(of)?)?;
+                let decomposition = tensor::svd(&self.eval(of, source)?)?;
                 if self.decompositions.len() == KEPT_DECOMPOSITIONS {
                     self.decompositions.remove(0);
                 }
@@ -139,4 +121,9 @@ impl<'a> Evaluator<'a> {
             SvdPart::Vh => svd.vh.slice(0, 0, rank),
         }
     }
+}
+
+fn load(name: &str, source: &dyn Source) -> Result<Tensor, EvalError> {
+    let (meta, bytes) = source.tensor(name).map_err(|reason| EvalError::Source { name: name.to_owned(), reason })?;
+    decode(&meta, &bytes).map_err(|dtype| EvalError::Dtype { name: name.to_owned(), dtype })
 }

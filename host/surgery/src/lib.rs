@@ -9,8 +9,12 @@ pub mod eval;
 pub mod record;
 
 mod config;
+mod make;
 mod model;
 mod operation;
+mod write;
 
 pub use model::{Model, ModelError, read_record};
 pub use operation::{OperateError, Operation, Protocol, operate};
+pub use make::MakeError;
+pub use write::{Outcome, SurgeryError, WriteOptions, write};

@@ -24,6 +24,8 @@ use crate::{
 };
 
 pub struct Model {
+    /// As it was opened: a file or a folder.
+    pub path: PathBuf,
     pub checkpoint: Checkpoint,
     /// What the folder's own `unswag.yaml` says, where it has one.
     pub record: Option<Record>,
@@ -93,10 +95,10 @@ impl Model {
             checkpoint = checkpoint.with_config(config)?;
         }
         let record = read_record(checkpoint.root())?;
-        Self::from_checkpoint(checkpoint, record)
+        Self::from_checkpoint(path, checkpoint, record)
     }
 
-    pub(crate) fn from_checkpoint(checkpoint: Checkpoint, record: Option<Record>) -> Result<Self, ModelError> {
+    fn from_checkpoint(path: &Path, checkpoint: Checkpoint, record: Option<Record>) -> Result<Self, ModelError> {
         let root = checkpoint.root().to_owned();
         let Some(written) = checkpoint.config() else {
             let inferred = builders::infer(tensors(&checkpoint));
@@ -125,7 +127,7 @@ impl Model {
             })?;
             graph = applied.graph;
         }
-        let model = Self { checkpoint, record, graph, base_config, unclaimed, duplicates, notes };
+        let model = Self { path: path.to_owned(), checkpoint, record, graph, base_config, unclaimed, duplicates, notes };
         model.check_made_weights()?;
         Ok(model)
     }
@@ -156,10 +158,20 @@ impl Model {
         self.record.iter().flat_map(|record| &record.steps).flat_map(|step| step.plans.iter().cloned()).collect()
     }
 
-    /// A name for people: the folder's, or the file's without its ending.
+    /// A name for people and for outputs: the folder's, or the file's without its ending.
     pub fn name(&self) -> String {
         let root = self.checkpoint.root();
-        root.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+        let named = if self.path.is_file() { self.path.file_stem() } else { root.file_name() };
+        named.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+    }
+
+    /// What must never be changed: the folder as it was opened, or the files where one file was.
+    pub fn bases(&self) -> Vec<&Path> {
+        if self.path.is_dir() {
+            return vec![self.checkpoint.root()];
+        }
+        let weights = self.checkpoint.files().iter().map(|file| file.path.as_path());
+        weights.chain(self.checkpoint.config_path()).chain([self.path.as_path()]).collect()
     }
 }
 

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 
 use indexmap::IndexMap;
 use unswag_abi::doc::{Attrs, Graph, Init, Meta, OpCall, OpPlan, Param, Patch, TransformJob};
-use unswag_graph::{Ops, PatchError, apply};
+use unswag_graph::{Ops, PatchError, TransformCall, apply};
 
 use crate::{
     Model,
@@ -52,6 +52,7 @@ pub struct Operation<'a> {
     /// One per protocol, in order.
     pub steps: Vec<Step>,
     pub(crate) made: Vec<Made>,
+    pub(crate) transforms: Vec<Vec<TransformCall>>,
     pub(crate) protocols: &'a [Box<dyn Protocol>],
     /// Whether other tools will compute from the output what they compute from the model as it is.
     pub keeps_forward: bool,
@@ -72,6 +73,7 @@ pub fn operate<'a>(model: &Model, protocols: &'a [Box<dyn Protocol>]) -> Result<
         after: Graph::default(),
         steps: Vec::new(),
         made: Vec::new(),
+        transforms: Vec::new(),
         protocols,
         keeps_forward: true,
     };
@@ -94,6 +96,7 @@ pub fn operate<'a>(model: &Model, protocols: &'a [Box<dyn Protocol>]) -> Result<
                 .map(|new| (new.name, (Param { dtype: new.dtype, shape: new.shape }, new.init)))
                 .collect(),
         );
+        operation.transforms.push(applied.transforms);
         graph = applied.graph;
         known.extend(plans.iter().cloned());
         operation.steps.push(Step {

@@ -50,7 +50,7 @@ fn t(name: &str) -> Box<Expr> {
 
 fn eval(expr: Expr) -> Result<Tensor, EvalError> {
     let map = map();
-    Evaluator::new(&map).eval(&expr)
+    Evaluator::default().eval(&expr, &map)
 }
 
 #[test]
