@@ -10,12 +10,12 @@ use unswag_sdk::{
     Device, Error, Graph, GraphExt, Host, Info, Op, Patch, PatchBuilder, Protocol, opt, serde::Deserialize,
 };
 
-/// What the user may set: `--plugin {{name}}:nodes=12`.
+/// What the user may set: `--plugin {{name}}:under=model.decoder.layers.0`.
 #[derive(Deserialize)]
 #[serde(crate = "unswag_sdk::serde")]
 pub struct Options {
-    /// How many of the nodes to rewrite, from the first; 0 for all.
-    nodes: usize,
+    /// Only nodes whose path starts with this.
+    under: String,
 }
 
 pub struct {{Type}} {
@@ -30,7 +30,7 @@ impl Protocol for {{Type}} {
             .claims(["relu"])
             .ops([relu::KIND])
             .devices([Device::Cpu])
-            .option("nodes", opt::integer("How many nodes to rewrite, from the first; 0 for all.").default(0).range(0.0, 1e6))
+            .option("under", opt::string("Only nodes whose path starts with this.").default(""))
     }
 
     fn open(options: Options, _host: Host) -> Result<Self, Error> {
@@ -38,9 +38,8 @@ impl Protocol for {{Type}} {
     }
 
     fn rewrite(&self, graph: &Graph) -> Result<Patch, Error> {
-        let limit = if self.options.nodes == 0 { usize::MAX } else { self.options.nodes };
         let mut patch = PatchBuilder::new();
-        for node in graph.of_kind("relu").take(limit) {
+        for node in graph.of_kind("relu").filter(|node| node.path.starts_with(&self.options.under)) {
             patch.swap(graph, node, relu::KIND)?.stands_for("relu");
         }
         if patch.is_empty() {

@@ -110,13 +110,13 @@ impl Function {
 mod tests {
     use super::*;
 
-    // Values from mpmath 1.3 at 30 digits.
+    // Expected values from Python's math.exp and math.erfc.
     #[test]
     fn functions_have_their_known_values() {
         for (kind, x, expected) in [
-            ("silu", 1.0, 0.731_058_578_630_004_9),
-            ("gelu", 1.0, 0.841_344_746_068_542_9),
-            ("gelu", -3.0, -0.004_049_694_096_125_4),
+            ("silu", 1.0, 0.7310585786300049),
+            ("gelu", 1.0, 0.8413447460685429),
+            ("gelu", -3.0, -0.004049694094890287),
             ("relu", -2.0, 0.0),
             ("relu2", 3.0, 9.0),
         ] {
