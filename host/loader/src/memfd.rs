@@ -1,0 +1,62 @@
+//! A sealed memory file: bytes that can be opened as a library and that nobody, this process included, can change any more.
+//!
+//! There is no fallback to a file on disk. Where memory files cannot be executed (`vm.memfd_noexec=2`), an administrator
+//! decided that nothing is to run from memory, and a copy under a temporary name would go around that decision.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::fd::{AsRawFd as _, OwnedFd},
+    path::PathBuf,
+};
+
+use rustix::{
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
+    io::Errno,
+};
+
+/// A complete, sealed copy of a library in memory.
+pub(crate) struct SealedLibrary(File);
+
+/// Why no such copy could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    #[error(
+        "this system runs nothing from memory files (vm.memfd_noexec=2), which is how a plugin is loaded; \
+         ask for `sysctl vm.memfd_noexec=1`"
+    )]
+    NotExecutable,
+
+    #[error("the plugin's bytes cannot be put into a sealed memory file: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl SealedLibrary {
+    pub fn new(bytes: &[u8]) -> Result<Self, SealError> {
+        let mut file = File::from(create()?);
+        file.write_all(bytes)?;
+        fcntl_add_seals(&file, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)
+            .map_err(io::Error::from)?;
+        Ok(Self(file))
+    }
+
+    /// The path under which this process can open it, as long as `self` lives.
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+    }
+
+    pub fn into_fd(self) -> OwnedFd {
+        self.0.into()
+    }
+}
+
+fn create() -> Result<OwnedFd, SealError> {
+    let name = c"unswag-plugin";
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Since Linux 6.3 a memory file should say whether it is to be executed; before, the flag is unknown.
+    match memfd_create(name, flags | MemfdFlags::EXEC) {
+        Err(Errno::INVAL) => Ok(memfd_create(name, flags).map_err(io::Error::from)?),
+        Err(Errno::ACCESS) => Err(SealError::NotExecutable),
+        other => Ok(other.map_err(io::Error::from)?),
+    }
+}
