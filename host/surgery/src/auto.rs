@@ -34,11 +34,8 @@ pub fn choose(graph: &Graph, devices: &BTreeSet<Device>, protocols: &[ProtocolIn
     let mut taken: BTreeMap<&str, &str> = BTreeMap::new();
     let mut verdicts = Vec::new();
     for info in order {
-        let nodes: BTreeMap<String, usize> = info
-            .claims
-            .iter()
-            .filter_map(|kind| Some((kind.clone(), *kinds.get(kind.as_str())?)))
-            .collect();
+        let nodes: BTreeMap<String, usize> =
+            info.claims.iter().filter_map(|kind| Some((kind.clone(), *kinds.get(kind.as_str())?))).collect();
         let refusal = refusal(info, &nodes, devices, &taken);
         let chosen = refusal.is_none();
         if chosen {
@@ -133,8 +130,10 @@ mod tests {
 
     #[test]
     fn activation_decides_what_is_eligible() {
-        let protocols =
-            [protocol("alpha", &["relu"], &[Cpu, Tpu], Some(Tpu)), protocol("delhi", &["swiglu"], &[Cpu, Cuda], Some(Cuda))];
+        let protocols = [
+            protocol("alpha", &["relu"], &[Cpu, Tpu], Some(Tpu)),
+            protocol("delhi", &["swiglu"], &[Cpu, Cuda], Some(Cuda)),
+        ];
         let here = BTreeSet::from([Cpu]);
         assert_eq!(chosen(&choose(&graph(&["swiglu"]), &here, &protocols)), ["delhi"]);
         assert_eq!(chosen(&choose(&graph(&["relu"]), &here, &protocols)), ["alpha"]);
@@ -144,8 +143,10 @@ mod tests {
 
     #[test]
     fn the_device_at_hand_decides_between_two_claims() {
-        let protocols =
-            [protocol("first", &["relu"], &[Cpu, Tpu], Some(Tpu)), protocol("second", &["relu"], &[Cpu, Cuda], Some(Cuda))];
+        let protocols = [
+            protocol("first", &["relu"], &[Cpu, Tpu], Some(Tpu)),
+            protocol("second", &["relu"], &[Cpu, Cuda], Some(Cuda)),
+        ];
         let verdicts = choose(&graph(&["relu"]), &BTreeSet::from([Cpu, Cuda]), &protocols);
         assert_eq!(chosen(&verdicts), ["second"]);
         assert!(verdicts[1].because.contains("second takes the nodes of kind relu"), "{verdicts:?}");

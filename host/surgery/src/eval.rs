@@ -25,11 +25,7 @@ pub enum EvalError {
     #[error("tensor {name}: {reason}")]
     Source { name: String, reason: String },
     #[error("{op}: expected {expected}, got {got}")]
-    Shape {
-        op: &'static str,
-        expected: String,
-        got: String,
-    },
+    Shape { op: &'static str, expected: String, got: String },
     #[error(
         "{dtype} of tensor {name} holds no numbers that an expression can use; expected one of F64, F32, F16, BF16"
     )]
@@ -37,11 +33,7 @@ pub enum EvalError {
     #[error(
         "svd of a {rows}x{cols} matrix did not converge; it holds {non_finite} values that are NaN or infinite: check the checkpoint's tensors"
     )]
-    Svd {
-        rows: usize,
-        cols: usize,
-        non_finite: usize,
-    },
+    Svd { rows: usize, cols: usize, non_finite: usize },
     #[error("{op}: {elements} elements do not fit this machine's memory")]
     TooLarge { op: &'static str, elements: u128 },
 }
@@ -82,21 +74,9 @@ impl Evaluator {
             Expr::Svd { of, rank, part } => self.svd_part(of, *rank, *part, source),
             Expr::Cast { of, dtype } => {
                 let value = self.eval(of, source)?;
-                let bytes = encode(&value, *dtype).map_err(|dtype| EvalError::Dtype {
-                    name: "cast".into(),
-                    dtype,
-                })?;
-                decode(
-                    &Meta {
-                        dtype: *dtype,
-                        shape: value.shape_u64(),
-                    },
-                    &bytes,
-                )
-                .map_err(|dtype| EvalError::Dtype {
-                    name: "cast".into(),
-                    dtype,
-                })
+                let bytes = encode(&value, *dtype).map_err(|dtype| EvalError::Dtype { name: "cast".into(), dtype })?;
+                decode(&Meta { dtype: *dtype, shape: value.shape_u64() }, &bytes)
+                    .map_err(|dtype| EvalError::Dtype { name: "cast".into(), dtype })
             }
         }
     }

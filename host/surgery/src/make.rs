@@ -19,7 +19,9 @@ pub enum MakeError {
         #[source]
         source: EvalError,
     },
-    #[error("parameter {name}: its expression gave shape {got:?}, the patch says {expected:?}; this is a defect of unswag")]
+    #[error(
+        "parameter {name}: its expression gave shape {got:?}, the patch says {expected:?}; this is a defect of unswag"
+    )]
     Shape { name: String, expected: Vec<u64>, got: Vec<u64> },
     #[error("parameter {name}: transform job {job} of plugin {protocol} failed: {reason}")]
     Transform { name: String, job: String, protocol: String, reason: String },

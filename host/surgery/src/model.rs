@@ -127,7 +127,8 @@ impl Model {
             })?;
             graph = applied.graph;
         }
-        let model = Self { path: path.to_owned(), checkpoint, record, graph, base_config, unclaimed, duplicates, notes };
+        let model =
+            Self { path: path.to_owned(), checkpoint, record, graph, base_config, unclaimed, duplicates, notes };
         model.check_made_weights()?;
         Ok(model)
     }

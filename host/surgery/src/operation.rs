@@ -30,7 +30,9 @@ pub enum OperateError {
     /// The plugin's own words: what it expects, what the graph has, what to try.
     #[error("surgery: plugin {protocol}: {reason}")]
     Rewrite { protocol: String, reason: String },
-    #[error("surgery: plugin {protocol} returned a patch that changes nothing and no reason; this is a defect of the plugin")]
+    #[error(
+        "surgery: plugin {protocol} returned a patch that changes nothing and no reason; this is a defect of the plugin"
+    )]
     Nothing { protocol: String },
     #[error("surgery: plugin {protocol} returned a patch that cannot be applied; this is a defect of the plugin")]
     Patch {
@@ -130,7 +132,10 @@ impl Ops for Planner<'_> {
         }
         let Some(protocol) = self.protocol else {
             let inputs: Vec<&Meta> = call.inputs.iter().collect();
-            return Err(format!("the record holds no plan of {} for inputs {inputs:?}; it was edited or damaged", call.kind));
+            return Err(format!(
+                "the record holds no plan of {} for inputs {inputs:?}; it was edited or damaged",
+                call.kind
+            ));
         };
         let plan = protocol.plan(call)?;
         self.asked.borrow_mut().push(Planned { call: call.clone(), plan: plan.clone() });

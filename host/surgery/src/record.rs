@@ -112,7 +112,9 @@ pub enum RecordError {
         Record::VERSION
     )]
     Version { got: u32 },
-    #[error("{FILE_NAME}: {field}: {value:?} is not the name of a file in this folder; the record was edited or damaged")]
+    #[error(
+        "{FILE_NAME}: {field}: {value:?} is not the name of a file in this folder; the record was edited or damaged"
+    )]
     Name { field: &'static str, value: String },
     #[error("{FILE_NAME}: steps: expected at least one, got none; the record was edited or damaged")]
     NoSteps,
@@ -153,7 +155,9 @@ impl Record {
     /// The record as text, with a first line that tells a reader what it is.
     pub fn to_yaml(&self) -> Result<String, RecordError> {
         let text = serde_yaml::to_string(self)?;
-        Ok(format!("# What unswag did to this checkpoint. `unswag verify`, `unswag undo` and `unswag diff` read it.\n{text}"))
+        Ok(format!(
+            "# What unswag did to this checkpoint. `unswag verify`, `unswag undo` and `unswag diff` read it.\n{text}"
+        ))
     }
 
     /// Names of the parameters that the steps made and that the final graph still has.

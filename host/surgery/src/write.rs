@@ -103,7 +103,11 @@ pub fn write(
     let how = if options.link { Transfer::Link } else { Transfer::CopyOrReflink };
     for file in &plan.whole {
         let written = staging.transfer(&file.path, plan.name_of(file), how, options.progress)?;
-        base_files.push(FileHash { name: file.name.clone(), bytes: written.bytes, blake3: written.hash.to_hex().to_string() });
+        base_files.push(FileHash {
+            name: file.name.clone(),
+            bytes: written.bytes,
+            blake3: written.hash.to_hex().to_string(),
+        });
         files.push(entry(&written));
     }
     write_changed_weights(model, operation, &plan, &mut staging, options.progress, &mut files, &mut base_files)?;
@@ -346,8 +350,11 @@ fn new_record(model: &Model, operation: &Operation<'_>, files: Vec<File>, base_f
         ),
     };
     // What earlier steps made is not the base's.
-    let made_before: Vec<String> =
-        model.record.iter().flat_map(|record| record.made().into_iter().map(str::to_owned).collect::<Vec<_>>()).collect();
+    let made_before: Vec<String> = model
+        .record
+        .iter()
+        .flat_map(|record| record.made().into_iter().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
     let replaced = operation.replaced().into_iter().filter(|(name, _)| !made_before.contains(name));
     for (name, param) in replaced {
         base.replaced.entry(name).or_insert(param);

@@ -19,8 +19,5 @@ pub fn normal(shape: &[u64], std: f64, seed: u64) -> Result<Tensor, EvalError> {
     let mut rng = ChaCha12Rng::seed_from_u64(seed);
     let mut data = buffer("normal", count)?;
     data.extend((0..count).map(|_| distribution.sample(&mut rng)));
-    Ok(Tensor {
-        shape: shape.iter().map(|&size| size as usize).collect(),
-        data,
-    })
+    Ok(Tensor { shape: shape.iter().map(|&size| size as usize).collect(), data })
 }

@@ -19,10 +19,7 @@ pub fn decode(meta: &Meta, bytes: &[u8]) -> Result<Tensor, Dtype> {
         Dtype::Bf16 => widen(bytes, |b| bf16::from_le_bytes(b).to_f64()),
         other => return Err(other),
     };
-    Ok(Tensor {
-        shape: meta.shape.iter().map(|&size| size as usize).collect(),
-        data,
-    })
+    Ok(Tensor { shape: meta.shape.iter().map(|&size| size as usize).collect(), data })
 }
 
 /// The tensor's values rounded to `dtype`, row-major and little-endian, or the dtype where it is not a float.
@@ -57,10 +54,7 @@ mod tests {
     use super::*;
 
     fn tensor(data: &[f64]) -> Tensor {
-        Tensor {
-            shape: vec![data.len()],
-            data: data.to_vec(),
-        }
+        Tensor { shape: vec![data.len()], data: data.to_vec() }
     }
 
     #[test]
@@ -68,11 +62,7 @@ mod tests {
         // Just above the middle between two bf16 numbers by less than an f32 can tell: twice rounded it goes to even, down.
         let x = 1.0 + 2f64.powi(-8) + 2f64.powi(-40);
         assert_eq!(bf16_from_f64(x), bf16::from_f32(1.0 + 2f32.powi(-7)));
-        assert_eq!(
-            bf16::from_f32(x as f32),
-            bf16::from_f32(1.0),
-            "the case would not tell the two apart"
-        );
+        assert_eq!(bf16::from_f32(x as f32), bf16::from_f32(1.0), "the case would not tell the two apart");
         assert_eq!(bf16_from_f64(-x), bf16::from_f32(-1.0 - 2f32.powi(-7)));
         assert_eq!(bf16_from_f64(1e300), bf16::INFINITY);
         assert!(bf16_from_f64(f64::NAN).is_nan());
@@ -84,14 +74,7 @@ mod tests {
         for dtype in [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::Bf16] {
             let bytes = encode(&tensor(&values), dtype).unwrap();
             assert_eq!(bytes.len() as u64, values.len() as u64 * dtype.bytes());
-            let back = decode(
-                &Meta {
-                    dtype,
-                    shape: vec![values.len() as u64],
-                },
-                &bytes,
-            )
-            .unwrap();
+            let back = decode(&Meta { dtype, shape: vec![values.len() as u64] }, &bytes).unwrap();
             let bits = |t: &Tensor| t.data.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
             assert_eq!(bits(&back), bits(&tensor(&values)), "{dtype}");
         }
@@ -100,15 +83,6 @@ mod tests {
     #[test]
     fn integers_are_refused_by_name() {
         assert_eq!(encode(&tensor(&[1.0]), Dtype::I64), Err(Dtype::I64));
-        assert_eq!(
-            decode(
-                &Meta {
-                    dtype: Dtype::U8,
-                    shape: vec![1]
-                },
-                &[1]
-            ),
-            Err(Dtype::U8)
-        );
+        assert_eq!(decode(&Meta { dtype: Dtype::U8, shape: vec![1] }, &[1]), Err(Dtype::U8));
     }
 }

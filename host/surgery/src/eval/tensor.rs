@@ -20,9 +20,7 @@ pub struct Svd {
 
 /// Number of elements of `shape`, if a `Vec<f64>` of them can exist at all.
 pub fn elements(op: &'static str, shape: &[u64]) -> Result<usize, EvalError> {
-    let count = shape
-        .iter()
-        .fold(1u128, |product, &size| product.saturating_mul(u128::from(size)));
+    let count = shape.iter().fold(1u128, |product, &size| product.saturating_mul(u128::from(size)));
     if count > (isize::MAX as u128) / 8 {
         return Err(EvalError::TooLarge { op, elements: count });
     }
@@ -32,10 +30,7 @@ pub fn elements(op: &'static str, shape: &[u64]) -> Result<usize, EvalError> {
 /// A buffer for `count` values, or an error where the allocator refuses: a record may name any shape.
 pub fn buffer(op: &'static str, count: usize) -> Result<Vec<f64>, EvalError> {
     let mut data = Vec::new();
-    data.try_reserve_exact(count).map_err(|_| EvalError::TooLarge {
-        op,
-        elements: count as u128,
-    })?;
+    data.try_reserve_exact(count).map_err(|_| EvalError::TooLarge { op, elements: count as u128 })?;
     Ok(data)
 }
 
@@ -44,11 +39,7 @@ fn usize_shape(shape: &[u64]) -> Vec<usize> {
 }
 
 fn mismatch(op: &'static str, expected: impl Into<String>, got: impl Into<String>) -> EvalError {
-    EvalError::Shape {
-        op,
-        expected: expected.into(),
-        got: got.into(),
-    }
+    EvalError::Shape { op, expected: expected.into(), got: got.into() }
 }
 
 impl Tensor {
@@ -56,10 +47,7 @@ impl Tensor {
         let count = elements("full", shape)?;
         let mut data = buffer("full", count)?;
         data.resize(count, value);
-        Ok(Self {
-            shape: usize_shape(shape),
-            data,
-        })
+        Ok(Self { shape: usize_shape(shape), data })
     }
 
     pub fn eye(size: u64) -> Result<Self, EvalError> {
@@ -81,11 +69,7 @@ impl Tensor {
 
     pub fn reshape(mut self, shape: &[u64]) -> Result<Self, EvalError> {
         if elements("reshape", shape)? != self.data.len() {
-            return Err(mismatch(
-                "reshape",
-                format!("{} elements", self.data.len()),
-                format!("shape {shape:?}"),
-            ));
+            return Err(mismatch("reshape", format!("{} elements", self.data.len()), format!("shape {shape:?}")));
         }
         self.shape = usize_shape(shape);
         Ok(self)
@@ -94,18 +78,10 @@ impl Tensor {
     /// Elements `start..end` of dimension `dim`.
     pub fn slice(&self, dim: usize, start: u64, end: u64) -> Result<Self, EvalError> {
         let Some(&size) = self.shape.get(dim) else {
-            return Err(mismatch(
-                "slice",
-                format!("a dimension below {}", self.shape.len()),
-                format!("{dim}"),
-            ));
+            return Err(mismatch("slice", format!("a dimension below {}", self.shape.len()), format!("{dim}")));
         };
         if start > end || end > size as u64 {
-            return Err(mismatch(
-                "slice",
-                format!("a range within 0..{size}"),
-                format!("{start}..{end}"),
-            ));
+            return Err(mismatch("slice", format!("a range within 0..{size}"), format!("{start}..{end}")));
         }
         let (start, end) = (start as usize, end as usize);
         let inner: usize = self.shape[dim + 1..].iter().product();
@@ -126,19 +102,11 @@ impl Tensor {
         let mut seen = vec![false; rank];
         for &dim in dims {
             if dim >= rank || std::mem::replace(&mut seen[dim], true) {
-                return Err(mismatch(
-                    "permute",
-                    format!("each of 0..{rank} once"),
-                    format!("{dims:?}"),
-                ));
+                return Err(mismatch("permute", format!("each of 0..{rank} once"), format!("{dims:?}")));
             }
         }
         if dims.len() != rank {
-            return Err(mismatch(
-                "permute",
-                format!("each of 0..{rank} once"),
-                format!("{dims:?}"),
-            ));
+            return Err(mismatch("permute", format!("each of 0..{rank} once"), format!("{dims:?}")));
         }
         let strides = row_major_strides(&self.shape);
         let shape: Vec<usize> = dims.iter().map(|&dim| self.shape[dim]).collect();
@@ -191,19 +159,13 @@ fn for_each_offset<const N: usize>(shape: &[usize], strides: &[&[usize]; N], mut
 pub fn zip(op: &'static str, a: &Tensor, b: &Tensor, f: impl Fn(f64, f64) -> f64) -> Result<Tensor, EvalError> {
     let rank = a.shape.len().max(b.shape.len());
     let padded = |t: &Tensor| -> Vec<usize> {
-        std::iter::repeat_n(1, rank - t.shape.len())
-            .chain(t.shape.iter().copied())
-            .collect()
+        std::iter::repeat_n(1, rank - t.shape.len()).chain(t.shape.iter().copied()).collect()
     };
     let (a_shape, b_shape) = (padded(a), padded(b));
     let mut shape = Vec::with_capacity(rank);
     for (&x, &y) in a_shape.iter().zip(&b_shape) {
         if x != y && x != 1 && y != 1 {
-            return Err(mismatch(
-                op,
-                "shapes that broadcast",
-                format!("{:?} and {:?}", a.shape, b.shape),
-            ));
+            return Err(mismatch(op, "shapes that broadcast", format!("{:?} and {:?}", a.shape, b.shape)));
         }
         shape.push(if x == 1 { y } else { x });
     }
@@ -216,9 +178,7 @@ pub fn zip(op: &'static str, a: &Tensor, b: &Tensor, f: impl Fn(f64, f64) -> f64
     };
     let count = elements(op, &shape.iter().map(|&size| size as u64).collect::<Vec<_>>())?;
     let mut data = buffer(op, count)?;
-    for_each_offset(&shape, &[&steps(&a_shape), &steps(&b_shape)], |[i, j]| {
-        data.push(f(a.data[i], b.data[j]))
-    });
+    for_each_offset(&shape, &[&steps(&a_shape), &steps(&b_shape)], |[i, j]| data.push(f(a.data[i], b.data[j])));
     Ok(Tensor { shape, data })
 }
 
@@ -227,22 +187,13 @@ pub fn cat(parts: &[Tensor], dim: usize) -> Result<Tensor, EvalError> {
         return Err(mismatch("cat", "at least one tensor", "none"));
     };
     if dim >= first.shape.len() {
-        return Err(mismatch(
-            "cat",
-            format!("a dimension below {}", first.shape.len()),
-            format!("{dim}"),
-        ));
+        return Err(mismatch("cat", format!("a dimension below {}", first.shape.len()), format!("{dim}")));
     }
     let mut shape = first.shape.clone();
     shape[dim] = 0;
     for part in parts {
         let agrees = part.shape.len() == first.shape.len()
-            && part
-                .shape
-                .iter()
-                .zip(&first.shape)
-                .enumerate()
-                .all(|(at, (x, y))| at == dim || x == y);
+            && part.shape.iter().zip(&first.shape).enumerate().all(|(at, (x, y))| at == dim || x == y);
         if !agrees {
             return Err(mismatch(
                 "cat",
@@ -266,11 +217,7 @@ pub fn cat(parts: &[Tensor], dim: usize) -> Result<Tensor, EvalError> {
 pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor, EvalError> {
     let (left, right) = (a.matrix("matmul")?, b.matrix("matmul")?);
     if left.ncols() != right.nrows() {
-        return Err(mismatch(
-            "matmul",
-            "[m, k] and [k, n]",
-            format!("{:?} and {:?}", a.shape, b.shape),
-        ));
+        return Err(mismatch("matmul", "[m, k] and [k, n]", format!("{:?} and {:?}", a.shape, b.shape)));
     }
     let (rows, cols) = (left.nrows(), right.ncols());
     let mut out = Tensor::full(&[rows as u64, cols as u64], 0.0)?;
@@ -287,11 +234,7 @@ pub fn svd(of: &Tensor) -> Result<Svd, EvalError> {
     let (m, n) = (matrix.nrows(), matrix.ncols());
     let k = m.min(n);
     let non_finite = of.data.iter().filter(|x| !x.is_finite()).count();
-    let failed = || EvalError::Svd {
-        rows: m,
-        cols: n,
-        non_finite,
-    };
+    let failed = || EvalError::Svd { rows: m, cols: n, non_finite };
     if non_finite > 0 {
         return Err(failed());
     }
@@ -304,9 +247,8 @@ pub fn svd(of: &Tensor) -> Result<Svd, EvalError> {
         vh: Tensor::full(&[k as u64, n as u64], 0.0)?,
     };
     for col in 0..k {
-        let largest = (0..m)
-            .map(|row| u[(row, col)])
-            .fold(0.0, |best: f64, x| if x.abs() > best.abs() { x } else { best });
+        let largest =
+            (0..m).map(|row| u[(row, col)]).fold(0.0, |best: f64, x| if x.abs() > best.abs() { x } else { best });
         let sign = if largest < 0.0 { -1.0 } else { 1.0 };
         for row in 0..m {
             result.u.data[row * k + col] = sign * u[(row, col)];

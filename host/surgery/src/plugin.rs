@@ -1,0 +1,133 @@
+//! From `--plugin` arguments to protocols that can operate: looked up in the lock files, verified, loaded, opened.
+
+use std::path::PathBuf;
+
+use unswag_abi::doc::{Attrs, Graph, OpCall, OpPlan, Patch, TransformJob};
+use unswag_loader::{
+    Consent, FileError, LoadError, LockError, Locks, Log, OpenProtocolError, OptionError, Plugin, PluginError,
+    PluginFile, PluginSpec, SpecError, load, typed_options,
+};
+
+use crate::{operation::Protocol, record::PluginId};
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Protocol(#[from] OpenProtocolError),
+    #[error(transparent)]
+    Options(#[from] OptionError),
+    #[error(
+        "plugin {}: no lock file names it, so none of it was run; run `unswag plugin add {}` to look at it in a sandbox and \
+         consent to its bytes, or pass --allow-unlocked for this run",
+        path.display(), path.display()
+    )]
+    NotLocked { path: PathBuf },
+    #[error("plugin {}: it has the protocols {}; say which: --plugin {}#{}", path.display(), ids.join(", "), path.display(), ids[0])]
+    WhichProtocol { path: PathBuf, ids: Vec<String> },
+}
+
+/// Opens every `NAME[:key=value,…]` in order. A name with a `/` is the path of a library, with `#PROTOCOL` behind it where
+/// the library has several.
+///
+/// # Errors
+/// The first that cannot be read, found, verified, loaded or opened. No code of an unlocked plugin runs unless
+/// `allow_unlocked`.
+pub fn open_plugins(specs: &[String], allow_unlocked: bool, log: &Log) -> Result<Vec<Box<dyn Protocol>>, OpenError> {
+    let specs: Vec<PluginSpec> = specs.iter().map(|spec| PluginSpec::parse(spec)).collect::<Result<_, _>>()?;
+    let locks = Locks::read()?;
+    let open = |spec: &PluginSpec| open(spec, &locks, allow_unlocked, log);
+    specs.iter().map(open).collect()
+}
+
+fn open(spec: &PluginSpec, locks: &Locks, allow_unlocked: bool, log: &Log) -> Result<Box<dyn Protocol>, OpenError> {
+    let (plugin, id) = if spec.as_path().is_some() {
+        let (path, id) = spec.name.rsplit_once('#').map_or((spec.name.as_str(), None), |(path, id)| (path, Some(id)));
+        let plugin = match locks.find(path) {
+            Ok(found) => load(&found.read()?, Consent::Locked(found.entry))?,
+            Err(_) if allow_unlocked => load(&PluginFile::read(path)?, Consent::Unlocked)?,
+            Err(_) => {
+                // What is no plugin at all is told as that: consent would not help it.
+                let path = PluginFile::read(path)?.path().to_owned();
+                return Err(OpenError::NotLocked { path });
+            }
+        };
+        let ids: Vec<String> = plugin.manifest().protocols.iter().map(|protocol| protocol.id.clone()).collect();
+        match (id, ids.as_slice()) {
+            (Some(id), _) => (plugin, id.to_owned()),
+            (None, [only]) => (plugin, only.clone()),
+            (None, _) => return Err(OpenError::WhichProtocol { path: path.into(), ids }),
+        }
+    } else {
+        let found = locks.find(&spec.name)?;
+        (load(&found.read()?, Consent::Locked(found.entry))?, spec.name.clone())
+    };
+    let options = typed_options(plugin.protocol_info(&id)?, &spec.options)?;
+    Ok(Box::new(open_protocol(&plugin, &id, &options, log)?))
+}
+
+/// Opens one protocol of a loaded plugin.
+///
+/// # Errors
+/// The plugin has no such protocol, or refuses its options.
+pub fn open_protocol(
+    plugin: &Plugin,
+    id: &str,
+    options: &Attrs,
+    log: &Log,
+) -> Result<impl Protocol + 'static, OpenError> {
+    Ok(Loaded(plugin.open(id, options, log.clone())?))
+}
+
+struct Loaded(unswag_loader::Protocol);
+
+/// The plugin's own sentence where it refused; who said it is told by the error around it.
+fn reason(error: PluginError) -> String {
+    match error {
+        PluginError::Refused { message, .. } => message,
+        other => other.to_string(),
+    }
+}
+
+impl Protocol for Loaded {
+    fn id(&self) -> &str {
+        self.0.id()
+    }
+
+    fn version(&self) -> &str {
+        &self.0.info().version
+    }
+
+    fn plugin(&self) -> PluginId {
+        let manifest = self.0.plugin().manifest();
+        PluginId {
+            name: manifest.name.clone(),
+            version: manifest.version.clone(),
+            sha256: self.0.plugin().sha256().to_string(),
+        }
+    }
+
+    fn options(&self) -> &Attrs {
+        self.0.options()
+    }
+
+    fn rewrite(&self, graph: &Graph) -> Result<Patch, String> {
+        self.0.rewrite(graph).map_err(reason)
+    }
+
+    fn plan(&self, call: &OpCall) -> Result<OpPlan, String> {
+        self.0.plan(call).map_err(reason)
+    }
+
+    fn transform(&self, job: &TransformJob, inputs: &[&[u8]], outputs: &mut [Vec<u8>]) -> Result<(), String> {
+        let mut outputs: Vec<&mut [u8]> = outputs.iter_mut().map(Vec::as_mut_slice).collect();
+        self.0.transform(job, inputs, &mut outputs).map_err(reason)
+    }
+}
