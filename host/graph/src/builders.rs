@@ -213,9 +213,11 @@ fn refuse_what_no_family_has(fields: &Fields<'_>) -> Result<(), BuildError> {
         return Err(fields.unsupported("quantization_config", error::printable(method), next));
     }
     for name in ["num_local_experts", "num_experts", "n_routed_experts"] {
-        if fields.optional_size(name, None)?.is_some_and(|experts| experts > 1) {
-            let next = "the builders write dense MLPs, not mixtures of experts";
-            return Err(fields.unsupported(name, "a mixture of experts", next));
+        let value = fields.get(name).unwrap_or(&Json::Null);
+        // Dense members of a family that also has mixtures say 0 or 1.
+        if !value.is_null() && !matches!(value.as_u64(), Some(0 | 1)) {
+            let found = format!("a mixture of experts ({})", error::printable(&value.to_string()));
+            return Err(fields.unsupported(name, found, "the builders write dense MLPs"));
         }
     }
     if fields.flag("is_encoder_decoder", false)? {

@@ -140,9 +140,14 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The error for a field of the wrong type or range.
+    /// The error for a field of the wrong type or range. A list is shown by its length.
     pub fn wrong(&self, name: &str, expected: impl Into<String>, found: &Json) -> BuildError {
-        BuildError::Field { field: self.place(name), expected: expected.into(), found: printable(&found.to_string()) }
+        let found = match found {
+            Json::Array(list) => format!("a list of {}", list.len()),
+            Json::Object(_) => "an object".to_owned(),
+            other => printable(&other.to_string()),
+        };
+        BuildError::Field { field: self.place(name), expected: expected.into(), found }
     }
 
     /// The error for something the config states that no builder can express.

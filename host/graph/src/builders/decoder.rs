@@ -309,15 +309,15 @@ pub(super) fn heads(
 ) -> Result<Heads, BuildError> {
     let query = fields.size("num_attention_heads", default_query)?;
     let key_value = fields.optional_size("num_key_value_heads", Some(default_key_value))?.unwrap_or(query);
-    if !query.is_multiple_of(key_value) {
-        let expected = format!("a divisor of num_attention_heads ({query})");
-        return Err(fields.wrong("num_key_value_heads", expected, &json!(key_value)));
-    }
     let dim = match fields.optional_size("head_dim", default_dim)? {
         Some(dim) => dim,
         None => per_head(fields, "num_attention_heads", hidden_size, query)?,
     };
     fields.product("head_dim", dim, query)?;
+    if !query.is_multiple_of(key_value) {
+        let expected = format!("a divisor of num_attention_heads ({query})");
+        return Err(fields.wrong("num_key_value_heads", expected, &json!(key_value)));
+    }
     Ok(Heads { query, key_value, dim })
 }
 
@@ -339,10 +339,10 @@ pub(super) fn sliding_layers(
         return Ok((0..layers).map(pattern).collect());
     }
     let value = fields.get("layer_types").unwrap_or(&serde_json::Value::Null);
-    let list = value.as_array().filter(|list| list.len() as u64 == layers).ok_or_else(|| {
-        let found = value.as_array().map_or_else(|| value.clone(), |list| json!(format!("a list of {}", list.len())));
-        fields.wrong("layer_types", format!("a list of {layers} words, one for each layer"), &found)
-    })?;
+    let list = value
+        .as_array()
+        .filter(|list| list.len() as u64 == layers)
+        .ok_or_else(|| fields.wrong("layer_types", format!("a list of {layers} words, one for each layer"), value))?;
     list.iter()
         .map(|word| match word.as_str() {
             Some(word) if word == LAYER_TYPES[0] => Ok(false),

@@ -65,10 +65,16 @@ pub(super) fn shape(sizes: &[u64]) -> String {
     format!("[{}]", text.join(", "))
 }
 
-/// A name from a file, made fit to print: control characters escaped, absurd lengths cut.
+/// A name from a file, made fit to print: what a terminal would act on is escaped, absurd lengths are cut.
 pub(super) fn printable(name: &str) -> String {
     const SHOWN: usize = 200;
-    let escaped: String = name.chars().take(SHOWN).flat_map(char::escape_debug).collect();
+    let mut escaped = String::new();
+    for char in name.chars().take(SHOWN) {
+        match char {
+            '"' | '\'' | '\\' => escaped.push(char),
+            other => escaped.extend(other.escape_debug()),
+        }
+    }
     if name.chars().nth(SHOWN).is_some() { format!("{escaped}... ({} bytes)", name.len()) } else { escaped }
 }
 

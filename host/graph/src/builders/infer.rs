@@ -122,6 +122,7 @@ impl fmt::Display for Inferred {
             );
         };
         match self.candidates.as_slice() {
+            ["opt"] => write!(f, "looks like an opt decoder")?,
             [_] => write!(f, "looks like a {likeliest} decoder")?,
             several => write!(f, "looks like a {likeliest}-family decoder ({})", several.join(" or "))?,
         }

@@ -133,7 +133,7 @@ impl<'a> Rotary<'a> {
                 };
                 put("factor", json!(factor));
                 put("original_max_position_embeddings", json!(original));
-                put("attention_factor", json!(attention_factor));
+                put("attention_factor", finite(stating("attention_factor"), attention_factor)?);
                 put("beta_fast", json!(optional("beta_fast")?.unwrap_or(32.0)));
                 put("beta_slow", json!(optional("beta_slow")?.unwrap_or(1.0)));
                 put("truncate", json!(stating("truncate").flag("truncate", true)?));
@@ -146,12 +146,8 @@ impl<'a> Rotary<'a> {
                     None if factor <= 1.0 => 1.0,
                     None => (1.0 + factor.ln() / (original as f64).ln()).sqrt(),
                 };
-                if !attention_factor.is_finite() {
-                    let name = "original_max_position_embeddings";
-                    return Err(stating(name).wrong(name, "a context longer than 1", &json!(original)));
-                }
                 put("original_max_position_embeddings", json!(original));
-                put("attention_factor", json!(attention_factor));
+                put("attention_factor", finite(stating("attention_factor"), attention_factor)?);
                 for name in ["short_factor", "long_factor"] {
                     put(name, self.factors(stating(name), name)?);
                 }
@@ -175,16 +171,17 @@ impl<'a> Rotary<'a> {
         if fits {
             return Ok(value.clone());
         }
-        let found = match value.as_array() {
-            Some(list) => json!(format!("a list of {}", list.len())),
-            None => value.clone(),
-        };
-        Err(object.wrong(
-            name,
-            format!("a list of {pairs} finite numbers above 0, one for each pair of a head"),
-            &found,
-        ))
+        Err(object.wrong(name, format!("a list of {pairs} finite numbers above 0, one for each pair of a head"), value))
     }
+}
+
+/// Refuses a derived attention factor that is no number any more, as absurd stretches and contexts of 1 give.
+fn finite(object: &Fields<'_>, attention_factor: f64) -> Result<Json, BuildError> {
+    if attention_factor.is_finite() && attention_factor > 0.0 {
+        return Ok(json!(attention_factor));
+    }
+    let expected = "a factor and an original_max_position_embeddings that give a finite one";
+    Err(object.wrong("attention_factor", expected, &json!(attention_factor.to_string())))
 }
 
 /// What `layer_types` and `rope_parameters` call the two sorts of layers.
