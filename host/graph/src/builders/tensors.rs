@@ -42,7 +42,9 @@ const MOST_IMAGINED_LAYERS: u64 = 4096;
 
 impl<'a> Tensors<'a> {
     pub fn of_file(tensors: impl IntoIterator<Item = TensorInfo<'a>>) -> Result<Self, BuildError> {
-        let mut known = IndexMap::new();
+        let tensors = tensors.into_iter();
+        // The hint is what the caller holds already; a wrong one must not cost memory.
+        let mut known = IndexMap::with_capacity(tensors.size_hint().0.min(1 << 20));
         for TensorInfo { name, dtype, shape } in tensors {
             match known.entry(name) {
                 Entry::Vacant(slot) => slot.insert(Known { dtype, shape, claimed: false }),
@@ -158,7 +160,7 @@ impl<'a> Tensors<'a> {
     /// The unclaimed name most like `name`, where one is near enough to be meant.
     fn nearest(&self, name: &str) -> Option<&'a str> {
         // Edit distance costs length times length, so a hostile file must not choose how often it is computed.
-        const MOST_COMPARED: usize = 20_000;
+        const MOST_COMPARED: usize = 5_000;
         const MOST_LONGER: usize = 24;
         let Source::File(known) = &self.source else {
             return None;
