@@ -7,8 +7,12 @@
 mod relu;
 
 use unswag_sdk::{
-    Device, Error, Graph, GraphExt, Host, Info, Op, Patch, PatchBuilder, Protocol, opt, serde::Deserialize,
+    Device, Error, Graph, GraphExt, Host, Info, Op, Patch, PatchBuilder, Protocol, opt,
+    serde::Deserialize,
 };
+
+/// What the user types after `--plugin`.
+const ID: &str = "{{name}}";
 
 /// What the user may set: `--plugin {{name}}:under=model.decoder.layers.0`.
 #[derive(Deserialize)]
@@ -18,19 +22,26 @@ pub struct Options {
     under: String,
 }
 
-pub struct {{Type}} {
+pub struct ReluMask {
     options: Options,
 }
 
-impl Protocol for {{Type}} {
+impl Protocol for ReluMask {
     type Options = Options;
 
     fn info() -> Info {
-        Info::new("{{name}}", env!("CARGO_PKG_VERSION"), "Keeps a byte mask instead of ReLU's output for the backward.")
-            .claims(["relu"])
-            .ops([relu::KIND])
-            .devices([Device::Cpu])
-            .option("under", opt::string("Only nodes whose path starts with this.").default(""))
+        Info::new(
+            ID,
+            env!("CARGO_PKG_VERSION"),
+            "Keeps a byte mask instead of ReLU's output for the backward.",
+        )
+        .claims(["relu"])
+        .ops([relu::KIND])
+        .devices([Device::Cpu])
+        .option(
+            "under",
+            opt::string("Only nodes whose path starts with this.").default(""),
+        )
     }
 
     fn open(options: Options, _host: Host) -> Result<Self, Error> {
@@ -39,7 +50,10 @@ impl Protocol for {{Type}} {
 
     fn rewrite(&self, graph: &Graph) -> Result<Patch, Error> {
         let mut patch = PatchBuilder::new();
-        for node in graph.of_kind("relu").filter(|node| node.path.starts_with(&self.options.under)) {
+        for node in graph
+            .of_kind("relu")
+            .filter(|node| node.path.starts_with(&self.options.under))
+        {
             patch.swap(graph, node, relu::KIND)?.stands_for("relu");
         }
         if patch.is_empty() {
@@ -53,4 +67,4 @@ impl Protocol for {{Type}} {
     }
 }
 
-unswag_sdk::export_plugin!({{Type}});
+unswag_sdk::export_plugin!(ReluMask);

@@ -4,7 +4,8 @@
 //! passes its gradient, -0 becomes 0.
 
 use unswag_sdk::{
-    Built, Device, Dtype, Error, Float, Inputs, Kernel, Launch, Meta, Op, OpCall, OpPlan, Outputs, Target, bail, half,
+    Built, Device, Dtype, Error, Float, Inputs, Kernel, Launch, Meta, Op, OpCall, OpPlan, Outputs,
+    Target, bail, half,
 };
 
 pub const KIND: &str = "{{name}}.relu";
@@ -19,12 +20,18 @@ impl Op for Relu {
         if !matches!(x.dtype, Dtype::F32 | Dtype::Bf16 | Dtype::F16) {
             bail!("{KIND} computes in F32, BF16 or F16, got {}", x.dtype);
         }
-        let Some(elements) = x.elements().filter(|_| x.bytes().is_some_and(|bytes| bytes <= u64::MAX / 4)) else {
+        let Some(elements) = x
+            .elements()
+            .filter(|_| x.bytes().is_some_and(|bytes| bytes <= u64::MAX / 4))
+        else {
             bail!("{KIND}: {:?} does not fit in memory", x.shape);
         };
         Ok(OpPlan {
             outputs: vec![x.clone()],
-            saved: vec![Meta { dtype: Dtype::U8, shape: x.shape.clone() }],
+            saved: vec![Meta {
+                dtype: Dtype::U8,
+                shape: x.shape.clone(),
+            }],
             flops_forward: elements,
             flops_backward: elements,
             ..OpPlan::default()
@@ -38,8 +45,14 @@ impl Op for Relu {
         // `plan` has been asked before: there is one input of one of these types.
         match call.inputs.first().map(|x| x.dtype) {
             Some(Dtype::F32) => Ok(Built::kernel(CpuRelu(forward::<f32>, backward::<f32>))),
-            Some(Dtype::Bf16) => Ok(Built::kernel(CpuRelu(forward::<half::bf16>, backward::<half::bf16>))),
-            Some(Dtype::F16) => Ok(Built::kernel(CpuRelu(forward::<half::f16>, backward::<half::f16>))),
+            Some(Dtype::Bf16) => Ok(Built::kernel(CpuRelu(
+                forward::<half::bf16>,
+                backward::<half::bf16>,
+            ))),
+            Some(Dtype::F16) => Ok(Built::kernel(CpuRelu(
+                forward::<half::f16>,
+                backward::<half::f16>,
+            ))),
             other => bail!("{KIND}: no kernel for {other:?}"),
         }
     }
@@ -72,12 +85,16 @@ impl Kernel for CpuRelu {
     }
 }
 
-/// Written as what it is not, so that NaN passes.
 fn passes<T: Float>(x: T) -> bool {
-    !(x.to_f32() <= 0.0)
+    let x = x.to_f32();
+    x > 0.0 || x.is_nan()
 }
 
-fn forward<T: Float>(inputs: Inputs<'_>, outputs: Outputs<'_>, mut saved: Outputs<'_>) -> Result<(), Error> {
+fn forward<T: Float>(
+    inputs: Inputs<'_>,
+    outputs: Outputs<'_>,
+    mut saved: Outputs<'_>,
+) -> Result<(), Error> {
     let [x] = inputs.array()?;
     let [mut y] = outputs.array()?;
     let x = x.as_slice::<T>()?;
@@ -94,7 +111,11 @@ fn forward<T: Float>(inputs: Inputs<'_>, outputs: Outputs<'_>, mut saved: Output
     Ok(())
 }
 
-fn backward<T: Float>(grad_outputs: Inputs<'_>, saved: Inputs<'_>, grad_inputs: Outputs<'_>) -> Result<(), Error> {
+fn backward<T: Float>(
+    grad_outputs: Inputs<'_>,
+    saved: Inputs<'_>,
+    grad_inputs: Outputs<'_>,
+) -> Result<(), Error> {
     let [dy] = grad_outputs.array()?;
     let [mask] = saved.array()?;
     let [mut dx] = grad_inputs.array()?;

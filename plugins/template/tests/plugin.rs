@@ -3,9 +3,34 @@
 use unswag_sdk::{
     Dtype, Edit, Meta, OpCall, TensorBuf,
     serde_json::json,
-    test::{PluginTest, Settings, sample},
+    test::{OpTest, PluginTest, ProtocolTest, Settings, sample},
 };
+
 use {{ident}}::unswag_plugin;
+
+const ID: &str = "{{name}}";
+const KIND: &str = "{{name}}.relu";
+
+fn protocol() -> ProtocolTest {
+    let plugin = PluginTest::new(unswag_plugin());
+    plugin.open(ID, json!({})).unwrap()
+}
+
+fn op() -> OpTest {
+    protocol().op(KIND).unwrap()
+}
+
+fn call(shape: &[u64]) -> OpCall {
+    let x = Meta {
+        dtype: Dtype::F32,
+        shape: shape.to_vec(),
+    };
+    OpCall {
+        kind: KIND.to_owned(),
+        inputs: vec![x],
+        ..OpCall::default()
+    }
+}
 
 #[test]
 fn it_passes_the_conformance_suite() {
@@ -15,26 +40,38 @@ fn it_passes_the_conformance_suite() {
 #[test]
 fn every_relu_of_opt_is_rewritten() {
     let graph = sample("opt");
-    let protocol = PluginTest::new(unswag_plugin()).open("{{name}}", json!({})).unwrap();
-    let patch = protocol.rewrite(&graph).unwrap();
+    let patch = protocol().rewrite(&graph).unwrap();
     let relus = graph.nodes.iter().filter(|node| node.kind == "relu");
-    assert!(patch.edits.iter().all(|edit| matches!(edit, Edit::Replace { .. })));
+    assert!(
+        patch
+            .edits
+            .iter()
+            .all(|edit| matches!(edit, Edit::Replace { .. }))
+    );
     assert_eq!(patch.edits.len(), relus.count());
     assert_eq!(patch.lossy, None);
 }
 
 #[test]
 fn a_model_without_relu_is_refused_by_saying_what_it_has() {
-    let protocol = PluginTest::new(unswag_plugin()).open("{{name}}", json!({})).unwrap();
-    let error = protocol.rewrite(&sample("llama")).unwrap_err();
-    assert!(error.message().contains("nodes of kind swiglu; try delhi"), "{error}");
+    let error = protocol().rewrite(&sample("llama")).unwrap_err();
+    assert!(
+        error.message().contains("nodes of kind swiglu; try delhi"),
+        "{error}"
+    );
 }
 
 #[test]
 fn the_mask_takes_one_byte_per_element() {
     let call = call(&[3, 5]);
     let op = op();
-    assert_eq!(op.plan(&call).unwrap().saved, [Meta { dtype: Dtype::U8, shape: vec![3, 5] }]);
+    assert_eq!(
+        op.plan(&call).unwrap().saved,
+        [Meta {
+            dtype: Dtype::U8,
+            shape: vec![3, 5]
+        }]
+    );
 }
 
 #[test]
@@ -47,7 +84,9 @@ fn gradients_are_those_of_finite_differences() {
         kernel.forward(&Settings::default(), &[x]).unwrap()
     };
     let dy = TensorBuf::from_slice(&[1.0f32; 4], &[4]).unwrap();
-    let grads = kernel.backward(&Settings::default(), &forward(&x).saved, &[dy]).unwrap();
+    let grads = kernel
+        .backward(&Settings::default(), &forward(&x).saved, &[dy])
+        .unwrap();
     let dx = grads[0].as_ref().unwrap().as_slice::<f32>().unwrap();
     // The step is smaller than any |x|, so no difference crosses the kink at 0; all sums are exact in f32.
     let step = 1.0 / 64.0;
@@ -55,21 +94,12 @@ fn gradients_are_those_of_finite_differences() {
         let at = |offset: f32| {
             let mut moved = x;
             moved[index] += offset;
-            forward(&moved).outputs[0].as_slice::<f32>().unwrap().iter().sum::<f32>()
+            forward(&moved).outputs[0]
+                .as_slice::<f32>()
+                .unwrap()
+                .iter()
+                .sum::<f32>()
         };
         assert_eq!(dx[index], (at(step) - at(-step)) / (2.0 * step));
-    }
-}
-
-fn op() -> unswag_sdk::test::OpTest {
-    let protocol = PluginTest::new(unswag_plugin()).open("{{name}}", json!({})).unwrap();
-    protocol.op("{{name}}.relu").unwrap()
-}
-
-fn call(shape: &[u64]) -> OpCall {
-    OpCall {
-        kind: "{{name}}.relu".to_owned(),
-        inputs: vec![Meta { dtype: Dtype::F32, shape: shape.to_vec() }],
-        ..OpCall::default()
     }
 }
