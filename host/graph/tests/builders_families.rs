@@ -1,7 +1,7 @@
 //! The builders against transformers, through what `tests/peers/families.py` recorded of real models.
 //!
-//! To make the recordings anew: `python tests/peers/families.py golden`. With a Python that has torch and transformers (at
-//! `$UNSWAG_PYTHON`, or in the project's own environment) the graphs are also run and compared by their logits.
+//! To make the recordings anew: `python tests/peers/families.py golden`. Where `make venv` has laid down the Python
+//! environment, the graphs are also run and compared by their logits.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -375,10 +375,11 @@ fn a_base_model_has_the_paths_of_the_whole_model() {
 #[test]
 fn logits_of_every_graph_equal_those_of_transformers() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let python = std::env::var_os("UNSWAG_PYTHON").map_or_else(|| root.join(".cache/venv/bin/python"), PathBuf::from);
+    let cache = std::env::var_os("UNSWAG_CACHE").map_or_else(|| PathBuf::from(".cache"), PathBuf::from);
+    let python = root.join(cache).join("venv/bin/python");
     let code = "import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, ('torch', 'transformers'))))";
     if !Command::new(&python).args(["-c", code]).output().is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: {} has no torch and transformers; set UNSWAG_PYTHON", python.display());
+        eprintln!("skipped: {} has no torch and transformers; run make venv", python.display());
         return;
     }
     let graphs = Path::new(env!("CARGO_TARGET_TMPDIR")).join("graphs_of_families");
