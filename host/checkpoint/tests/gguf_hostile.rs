@@ -24,7 +24,7 @@ fn small() -> Builder {
 /// The error of a file that must not parse, as text; checks that it names what and where.
 #[track_caller]
 fn refused(file: &[u8], field: &str, says: &[&str]) -> Problem {
-    let error = parse(file).err().expect("the file should be refused");
+    let error = parse(file).expect_err("the file should be refused");
     let text = error.to_string();
     assert!(error.field.contains(field), "expected the field {field:?} in: {text}");
     for part in says {

@@ -37,6 +37,9 @@ impl GgufError {
 
 impl fmt::Display for GgufError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Problem::Open(error) = &*self.problem {
+            return error.fmt(f);
+        }
         match &self.file {
             Some(file) => write!(f, "{}: ", file.display())?,
             None => f.write_str("GGUF: ")?,
@@ -67,7 +70,7 @@ pub enum Problem {
     TooMany { found: u64, limit: u64 },
     #[error("the text is not UTF-8 (first bad byte at {bad_byte} of {bytes}); the file is damaged")]
     NotUtf8 { bad_byte: u64, bytes: u64 },
-    #[error("the name {name:?} is empty or holds control characters; the file is damaged")]
+    #[error("the name {name:?} is empty or holds control or invisible characters; the file is damaged")]
     BadName { name: String },
     #[error("{name:?} stands twice, first as number {first}; every name must be unique")]
     Duplicate { name: String, first: u64 },
@@ -125,7 +128,12 @@ pub enum Problem {
     Shape { expected: Vec<u64>, found: Vec<u64> },
     #[error("a {model_type} model has no such tensor; unswag will not drop weights it does not understand")]
     UnknownTensor { model_type: &'static str },
-    #[error("{0}")]
+    #[error("it changed while it was read; let the other program finish and run it again")]
+    Changed,
+    /// The file cannot be opened at all; the message names it.
+    #[error(transparent)]
+    Open(crate::Error),
+    #[error("cannot read it")]
     Io(#[source] std::io::Error),
 }
 

@@ -4,12 +4,13 @@
 //! process cuts short while we read it is an error here and would be a SIGBUS there.
 
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::error::{GgufError, Problem};
 use super::reader::{Gguf, MAX_HEADER_BYTES, Stop, TensorInfo, parse_prefix};
+use crate::open::regular_file;
 
 /// An open GGUF file whose header has been checked.
 #[derive(Debug)]
@@ -17,7 +18,8 @@ pub struct GgufFile {
     path: PathBuf,
     file: File,
     file_bytes: u64,
-    /// At least the header.
+    modified: Option<SystemTime>,
+    /// The header.
     prefix: Vec<u8>,
 }
 
@@ -25,15 +27,17 @@ impl GgufFile {
     /// Opens `path` and checks its header; reads no weights.
     ///
     /// # Errors
-    /// [`Problem::Io`] where the file cannot be read or is no regular file, else as [`parse`](super::parse).
+    /// [`Problem::Open`] where the file is missing, unreadable or no regular file, else as [`parse`](super::parse).
     pub fn open(path: &Path) -> Result<Self, GgufError> {
-        let io_error = |error| GgufError::unplaced("file", Problem::Io(error)).in_file(path);
-        let file = File::open(path).map_err(io_error)?;
-        let metadata = file.metadata().map_err(io_error)?;
-        if !metadata.is_file() {
-            return Err(io_error(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file; name a .gguf file")));
-        }
-        let mut opened = Self { path: path.to_owned(), file, file_bytes: metadata.len(), prefix: Vec::new() };
+        let (file, metadata) =
+            regular_file(path).map_err(|error| GgufError::unplaced("file", Problem::Open(error)).in_file(path))?;
+        let mut opened = Self {
+            path: path.to_owned(),
+            file,
+            file_bytes: metadata.len(),
+            modified: metadata.modified().ok(),
+            prefix: Vec::new(),
+        };
 
         // The header does not say its own length. Each round reads four times as much, so all rounds together cost
         // little more than the last.
@@ -77,5 +81,17 @@ impl GgufFile {
         self.file.read_exact_at(out, start).map_err(|error| {
             GgufError::new(start, format!("tensor {}", tensor.name), Problem::Io(error)).in_file(&self.path)
         })
+    }
+
+    /// Fails where another program has written to the file since it was opened: what was read may be a mixture.
+    pub(super) fn check_unchanged(&self) -> Result<(), GgufError> {
+        let changed = match self.file.metadata() {
+            Ok(now) => now.len() != self.file_bytes || now.modified().ok() != self.modified,
+            Err(_) => true,
+        };
+        if changed {
+            return Err(GgufError::unplaced("file", Problem::Changed).in_file(&self.path));
+        }
+        Ok(())
     }
 }

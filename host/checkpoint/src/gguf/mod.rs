@@ -2,7 +2,7 @@
 //!
 //! * [`parse`] reads the header of a whole file in memory; [`GgufFile`] does so on disk, without reading the weights.
 //! * [`dequantize`] turns stored blocks into f32, bit for bit what the Python package `gguf` computes.
-//! * `import` writes `config.json`, `model.safetensors`, the tokenizer and the chat template.
+//! * [`import`] writes `config.json`, `model.safetensors`, the tokenizer and the chat template.
 //! * [`GgufInfo`] is the summary that `unswag inspect` prints.
 //!
 //! The bytes come from a file that anyone may have made, so nothing here may panic, overflow, allocate by a number the
@@ -12,21 +12,26 @@
 //!
 //! Not here: writing GGUF; the 1-, 2- and 3-bit IQ types, ternary and MXFP4, which are refused by name.
 
+mod arch;
+mod config;
+mod convert;
 mod dequant;
 mod error;
 mod file;
+mod import;
 mod info;
+mod metadata;
 mod reader;
+mod tokenizer;
 mod types;
 mod value;
 
+pub use arch::SUPPORTED_ARCHITECTURES;
 pub use dequant::dequantize;
 pub use error::{GgufError, Problem};
 pub use file::GgufFile;
+pub use import::{ImportDtype, ImportError, ImportOptions, ImportReport, import};
 pub use info::{GgufInfo, MetadataInfo, TypeCount};
 pub use reader::{Gguf, MAX_HEADER_BYTES, MAX_KEYS, MAX_TENSORS, TensorInfo, parse};
 pub use types::GgmlType;
 pub use value::{Array, Value, ValueType};
-
-/// Values of `general.architecture` that can be imported.
-pub const SUPPORTED_ARCHITECTURES: [&str; 7] = ["llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gpt2"];

@@ -6,6 +6,7 @@
 use super::error::{GgufError, Problem};
 use super::types::GgmlType;
 use super::value::{Array, Value, ValueType};
+use crate::text::is_invisible;
 
 /// Longest header that is read: a vocabulary of 262,144 tokens with its merges takes about 20 MiB.
 pub const MAX_HEADER_BYTES: u64 = 100 << 20;
@@ -23,7 +24,7 @@ const MAX_NAME_BYTES: u64 = 65_535;
 #[derive(Clone, Debug)]
 pub struct Gguf<'a> {
     version: u32,
-    keys: Vec<(&'a str, Value<'a>)>,
+    keys: Vec<Key<'a>>,
     tensors: Vec<TensorInfo<'a>>,
     /// Indices into `tensors`, sorted by name.
     by_name: Vec<u32>,
@@ -32,6 +33,14 @@ pub struct Gguf<'a> {
     data_start: u64,
     data_end: u64,
     file_bytes: u64,
+}
+
+/// A metadata entry and where it stands in the file.
+#[derive(Clone, Copy, Debug)]
+struct Key<'a> {
+    name: &'a str,
+    value: Value<'a>,
+    at: u64,
 }
 
 /// One tensor's name, shape, type and place.
@@ -43,6 +52,8 @@ pub struct TensorInfo<'a> {
     pub start: u64,
     /// Its size in the file.
     pub bytes: u64,
+    /// Where its entry stands in the header.
+    pub listed_at: u64,
     dims: [u64; 4],
     rank: u8,
 }
@@ -108,29 +119,28 @@ pub(super) fn parse_prefix(prefix: &[u8], file_bytes: u64) -> Result<Gguf<'_>, S
 
     let mut keys = Vec::new();
     for index in 0..key_count {
-        let start = cursor.at;
-        let key = cursor.name(|| format!("key {index}"))?;
-        let field = || format!("key {key}");
         let at = cursor.at;
+        let name = cursor.name(|| format!("key {index}"))?;
+        let field = || format!("key {}", shown(name));
+        let type_at = cursor.at;
         let code = cursor.u32(field)?;
         let value_type = ValueType::from_code(code)
-            .ok_or_else(|| GgufError::new(at, field(), Problem::UnknownValueType { found: code }))?;
+            .ok_or_else(|| GgufError::new(type_at, field(), Problem::UnknownValueType { found: code }))?;
         let value = cursor.value(value_type, &field)?;
-        keys.push((start, key, value));
+        keys.push(Key { name, value, at });
     }
-    refuse_duplicates(&keys, |&(start, key, _)| (start, key), "key")?;
-    let keys: Vec<_> = keys.into_iter().map(|(_, key, value)| (key, value)).collect();
+    refuse_duplicates(&keys, |key| (key.at, key.name), "key")?;
 
     let mut found = Vec::new();
     for index in 0..tensor_count {
         found.push(cursor.tensor(index)?);
     }
-    let by_name = refuse_duplicates(&found, |tensor| (tensor.at, tensor.info.name), "tensor")?;
+    let by_name = refuse_duplicates(&found, |entry| (entry.info.listed_at, entry.info.name), "tensor")?;
 
     let header_bytes = cursor.at;
-    let alignment = match keys.iter().find(|(key, _)| *key == "general.alignment") {
+    let alignment = match keys.iter().find(|key| key.name == "general.alignment") {
         None => DEFAULT_ALIGNMENT,
-        Some((_, value)) => alignment_of(value)?,
+        Some(key) => alignment_of(key)?,
     };
     // Both at most 2^63: the header lies in a file, and files end below i64::MAX.
     let data_start = header_bytes.saturating_add(alignment - 1) / alignment * alignment;
@@ -146,11 +156,16 @@ impl<'a> Gguf<'a> {
 
     /// Metadata in the order of the file.
     pub fn keys(&self) -> impl ExactSizeIterator<Item = (&'a str, &Value<'a>)> {
-        self.keys.iter().map(|(key, value)| (*key, value))
+        self.keys.iter().map(|key| (key.name, &key.value))
     }
 
     pub fn get(&self, key: &str) -> Option<&Value<'a>> {
-        self.keys.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
+        self.keys.iter().find(|found| found.name == key).map(|found| &found.value)
+    }
+
+    /// Where a key's entry starts in the file.
+    pub fn offset_of(&self, key: &str) -> Option<u64> {
+        self.keys.iter().find(|found| found.name == key).map(|found| found.at)
     }
 
     /// Tensors in the order of the file.
@@ -194,11 +209,16 @@ impl<'a> Gguf<'a> {
     }
 }
 
+/// As much of a name as a message shows. Names are printable by then.
+pub(super) fn shown(name: &str) -> &str {
+    const SHOWN_CHARS: usize = 100;
+    name.char_indices().nth(SHOWN_CHARS).map_or(name, |(cut, _)| &name[..cut])
+}
+
 /// A tensor entry before its place in the file is known to be right.
 struct Entry<'a> {
     info: TensorInfo<'a>,
-    /// Where the entry stands in the header, and where in it the offset does.
-    at: u64,
+    /// Where in the header the offset stands.
     offset_at: u64,
     /// From the start of the data section.
     offset: u64,
@@ -273,8 +293,8 @@ impl<'a> Cursor<'a> {
         }
         self.at = at;
         let name = self.string(&|| format!("{}: name", field()))?;
-        if name.is_empty() || name.chars().any(char::is_control) {
-            let name = name.chars().take(100).collect();
+        if name.is_empty() || name.chars().any(is_invisible) {
+            let name = shown(name).to_owned();
             return Err(GgufError::new(at, format!("{}: name", field()), Problem::BadName { name }).into());
         }
         Ok(name)
@@ -338,7 +358,7 @@ impl<'a> Cursor<'a> {
     fn tensor(&mut self, index: u64) -> Result<Entry<'a>, Stop> {
         let at = self.at;
         let name = self.name(|| format!("tensor {index}"))?;
-        let field = |part: &str| format!("tensor {name}: {part}");
+        let field = |part: &str| format!("tensor {}: {part}", shown(name));
 
         let rank_at = self.at;
         let rank = self.u32(|| field("rank"))?;
@@ -372,19 +392,19 @@ impl<'a> Cursor<'a> {
         let offset_at = self.at;
         let offset = self.u64(|| field("offset"))?;
         // `start` is set when the data section's place is known.
-        let info = TensorInfo { name, dtype, start: 0, bytes, dims, rank: rank as u8 };
-        Ok(Entry { info, at, offset_at, offset })
+        let info = TensorInfo { name, dtype, start: 0, bytes, listed_at: at, dims, rank: rank as u8 };
+        Ok(Entry { info, offset_at, offset })
     }
 }
 
-fn alignment_of(value: &Value<'_>) -> Result<u64, GgufError> {
-    let field = "key general.alignment";
-    let Some(found) = value.as_u64() else {
-        let found = value.value_type().to_string();
-        return Err(GgufError::unplaced(field, Problem::WrongType { expected: "an integer", found }));
+fn alignment_of(key: &Key<'_>) -> Result<u64, GgufError> {
+    let refused = |problem| GgufError::new(key.at, "key general.alignment", problem);
+    let Some(found) = key.value.as_u64() else {
+        let found = key.value.value_type().to_string();
+        return Err(refused(Problem::WrongType { expected: "an integer", found }));
     };
     if !found.is_power_of_two() || found > MAX_ALIGNMENT {
-        return Err(GgufError::unplaced(field, Problem::Alignment { found, limit: MAX_ALIGNMENT }));
+        return Err(refused(Problem::Alignment { found, limit: MAX_ALIGNMENT }));
     }
     Ok(found)
 }
@@ -402,7 +422,7 @@ fn refuse_duplicates<T>(
         let (first, second) = (name_of(&entries[pair[0] as usize]), name_of(&entries[pair[1] as usize]));
         if first.1 == second.1 {
             // The sort is stable, so the earlier one comes first.
-            let problem = Problem::Duplicate { name: second.1.to_owned(), first: pair[0].into() };
+            let problem = Problem::Duplicate { name: shown(second.1).to_owned(), first: pair[0].into() };
             return Err(GgufError::new(second.0, format!("{what} {}", pair[1]), problem));
         }
     }
@@ -415,7 +435,7 @@ fn place(entries: &mut [Entry<'_>], data_start: u64, alignment: u64, file_bytes:
     let available = file_bytes.saturating_sub(data_start);
     for entry in entries.iter_mut() {
         let (offset, bytes) = (entry.offset, entry.info.bytes);
-        let field = || format!("tensor {}: offset", entry.info.name);
+        let field = || format!("tensor {}: offset", shown(entry.info.name));
         if offset % alignment != 0 {
             return Err(GgufError::new(entry.offset_at, field(), Problem::Unaligned { offset, alignment }));
         }
@@ -435,7 +455,7 @@ fn place(entries: &mut [Entry<'_>], data_start: u64, alignment: u64, file_bytes:
     let mut end = 0;
     let mut before: Option<&Entry<'_>> = None;
     for entry in order.iter().map(|&index| &entries[index as usize]) {
-        let field = || format!("tensor {}: offset", entry.info.name);
+        let field = || format!("tensor {}: offset", shown(entry.info.name));
         let expected = end + (alignment - end % alignment) % alignment;
         if entry.offset < end
             && let Some(other) = before
@@ -443,14 +463,14 @@ fn place(entries: &mut [Entry<'_>], data_start: u64, alignment: u64, file_bytes:
             let problem = Problem::Overlap {
                 start: entry.info.start,
                 end: entry.info.start + entry.info.bytes,
-                other: other.info.name.to_owned(),
+                other: shown(other.info.name).to_owned(),
                 other_start: other.info.start,
                 other_end: other.info.start + other.info.bytes,
             };
             return Err(GgufError::new(entry.offset_at, field(), problem));
         }
         if entry.offset != expected {
-            let after = before.map_or("the header".to_owned(), |other| other.info.name.to_owned());
+            let after = before.map_or("the header".to_owned(), |other| shown(other.info.name).to_owned());
             let problem = Problem::Gap { start: entry.info.start, expected: data_start + expected, after };
             return Err(GgufError::new(entry.offset_at, field(), problem));
         }

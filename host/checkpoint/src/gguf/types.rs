@@ -139,7 +139,8 @@ impl GgmlType {
 
     /// Bytes of `elements` elements; `None` where they are no whole number of blocks or the size overflows.
     pub fn bytes_of(self, elements: u64) -> Option<u64> {
-        (elements % self.block_elements() == 0)
+        elements
+            .is_multiple_of(self.block_elements())
             .then(|| (elements / self.block_elements()).checked_mul(self.block_bytes()))
             .flatten()
     }
