@@ -114,7 +114,7 @@ pub fn is_plugin_op(kind: &str) -> bool {
 /// # Errors
 /// An unknown kind, or inputs, parameters and attributes that do not fit it; the error says what was expected.
 pub fn infer(kind: &str, inputs: &[&Value], params: &[(&str, &Param)], attrs: &Attrs) -> Result<Vec<Value>, KindError> {
-    let found = find(kind).ok_or_else(|| KindError::Unknown(kind.to_owned()))?;
+    let found = find(kind).ok_or_else(|| KindError::Unknown(crate::names::quoted(kind)))?;
     found.infer(inputs, params, attrs)
 }
 

@@ -5,6 +5,8 @@ use crate::kinds::clipped;
 /// Longer than any module path in use, short enough for a message.
 const MOST_BYTES: usize = 512;
 
+const PATH: &str = "expected words of letters, digits, _ and -, joined by single dots";
+
 /// Any name: not empty, not a page, nothing that would garble a terminal.
 pub(crate) fn check(name: &str) -> Result<(), String> {
     if name.is_empty() {
@@ -13,7 +15,10 @@ pub(crate) fn check(name: &str) -> Result<(), String> {
     if name.len() > MOST_BYTES {
         return Err(format!("expected at most {MOST_BYTES} bytes, got {}", name.len()));
     }
-    if let Some(bad) = name.chars().find(|c| c.is_control()) {
+    let is_plain = |byte: u8| byte.is_ascii_graphic() || byte == b' ';
+    if !name.bytes().all(is_plain)
+        && let Some(bad) = name.chars().find(|c| c.is_control())
+    {
         return Err(format!("expected no control character, got {bad:?}"));
     }
     Ok(())
@@ -22,12 +27,17 @@ pub(crate) fn check(name: &str) -> Result<(), String> {
 /// A module path or the name of a new parameter: words of letters, digits, `_` and `-`, joined by single dots.
 pub(crate) fn check_path(path: &str) -> Result<(), String> {
     check(path)?;
-    let is_word = |word: &str| {
-        let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        !word.is_empty() && word.chars().all(fits)
-    };
-    if !path.split('.').all(is_word) {
-        return Err("expected words of letters, digits, _ and -, joined by single dots".to_owned());
+    // One pass over bytes: a graph has many long paths. The leading dot makes an empty first word two dots in a row.
+    let mut last = b'.';
+    for &byte in path.as_bytes() {
+        let fits = byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-' || (byte == b'.' && last != b'.');
+        if !fits {
+            return Err(PATH.to_owned());
+        }
+        last = byte;
+    }
+    if last == b'.' {
+        return Err(PATH.to_owned());
     }
     Ok(())
 }

@@ -214,6 +214,7 @@ pub(crate) fn check_types(
     stated: &[&Value],
 ) -> Result<(), NodeFault> {
     if kinds::is_plugin_op(kind) {
+        names::check_path(kind).map_err(|_| KindError::Unknown(names::quoted(kind)))?;
         return match stated.is_empty() {
             true => Err(NodeFault::Outputs { expected: "at least one".to_owned(), got: "none".to_owned() }),
             false => Ok(()),

@@ -4,6 +4,7 @@ use serde_json::Value as Json;
 use unswag_abi::doc::{Attrs, Dim, Dtype, Param, Value};
 
 use super::{Attr, AttrType, Inputs, Kind};
+use crate::names::quoted;
 
 /// Why a call does not fit its kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,7 +63,7 @@ impl Call<'_> {
         for (role, _) in self.params {
             if !self.kind.params.iter().any(|known| known.name == *role) {
                 let known = listed(self.kind.params.iter().map(|known| known.name));
-                return Err(KindError::UnknownParam { kind: kind(), role: (*role).to_owned(), known });
+                return Err(KindError::UnknownParam { kind: kind(), role: quoted(role), known });
             }
         }
         for attr in self.kind.attrs {
@@ -80,7 +81,7 @@ impl Call<'_> {
         for name in self.attrs.keys() {
             if !self.kind.attrs.iter().any(|known| known.name == name) {
                 let known = listed(self.kind.attrs.iter().map(|known| known.name));
-                return Err(KindError::UnknownAttr { kind: kind(), name: name.clone(), known });
+                return Err(KindError::UnknownAttr { kind: kind(), name: quoted(name), known });
             }
         }
         Ok(())
