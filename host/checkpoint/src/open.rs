@@ -9,17 +9,19 @@ use std::{
 
 use crate::error::Error;
 
-/// Which file it is and how long it was, so that a later look can tell whether it is still the same.
+/// Which file it is, how long and of when, so that a later look can tell whether it is still the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub device: u64,
     pub inode: u64,
     pub bytes: u64,
+    modified: (i64, i64),
 }
 
 impl Identity {
     pub fn of(metadata: &Metadata) -> Self {
-        Identity { device: metadata.dev(), inode: metadata.ino(), bytes: metadata.len() }
+        let modified = (metadata.mtime(), metadata.mtime_nsec());
+        Identity { device: metadata.dev(), inode: metadata.ino(), bytes: metadata.len(), modified }
     }
 }
 

@@ -175,8 +175,10 @@ impl<'d> Staging<'d> {
 
     fn link(&mut self, source: &Source<'_>, name: &str, progress: &Progress<'_>) -> Result<Hash, WriteError> {
         let path = self.path_for(name)?;
-        let cannot =
-            |error| WriteError::CannotLink { path: source.path.to_owned(), out: self.out.shown.clone(), source: error };
+        let cannot = |error: io::Error| match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => WriteError::io(&path, "link it", error),
+            _ => WriteError::CannotLink { path: source.path.to_owned(), out: self.out.shown.clone(), source: error },
+        };
         let real = fs::canonicalize(source.path).map_err(cannot)?;
         self.disk.hard_link(&real, &path).map_err(cannot)?;
         let hash = source.hash(progress)?;
