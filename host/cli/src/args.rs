@@ -54,6 +54,7 @@ pub enum Command {
     Undo(Undo),
     Import(Import),
     Plugin(Plugin),
+    /// Say what this machine has, and what each of it means for which protocol.
     Doctor,
     Completions(Completions),
     /// Print a manual page, or write all of them into a folder.
@@ -62,12 +63,6 @@ pub enum Command {
         /// Write one page per command into this folder.
         #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
         dir: Option<PathBuf>,
-    },
-    /// The sandboxed child that a plugin is first loaded in. Not for people.
-    #[command(name = unswag_loader::PROBE_COMMAND, hide = true)]
-    Probe {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<String>,
     },
 }
 

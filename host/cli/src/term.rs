@@ -4,6 +4,11 @@
 
 use std::{
     io::{self, IsTerminal, Write},
+    ops::ControlFlow,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -50,6 +55,39 @@ pub fn print(text: &str) -> io::Result<()> {
 pub fn note(output: &Output, text: &str) {
     if !output.quiet {
         let _ = writeln!(anstream::stderr(), "{text}");
+    }
+}
+
+/// A line that a plugin wrote, on stderr.
+pub fn plugin_line(style: Style, line: &str) {
+    let _ = writeln!(anstream::stderr(), "{} {}", paint(DIM, "plugin:"), paint(style, line));
+}
+
+/// An error, on stderr.
+pub fn error(text: &str) {
+    let _ = writeln!(anstream::stderr(), "{} {text}", paint(BAD, "error:"));
+}
+
+static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// Makes the first Ctrl-C (or SIGTERM) stop the work in hand cleanly, and the second end the program at once.
+pub fn catch_interrupts() -> io::Result<()> {
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, INTERRUPTED.clone())?;
+        signal_hook::flag::register(signal, INTERRUPTED.clone())?;
+    }
+    Ok(())
+}
+
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// Reports progress to a bar, and says to stop once interrupted.
+pub fn advance(bar: &ProgressBar) -> impl Fn(u64) -> ControlFlow<()> + Sync + '_ {
+    |bytes| {
+        bar.inc(bytes);
+        if interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 
