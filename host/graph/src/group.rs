@@ -33,9 +33,12 @@ pub(crate) fn ranges(numbers: &BTreeSet<u64>) -> String {
     }
 }
 
+/// Numbers in a path beyond these are told as they are. Real paths have two: a layer's and an expert's.
+const MOST_NUMBERS: usize = 8;
+
 /// A path's numbers.
 pub(crate) fn numbers(path: &str) -> Vec<u64> {
-    path.split('.').filter_map(number).collect()
+    path.split('.').filter_map(number).take(MOST_NUMBERS).collect()
 }
 
 /// `path` with each of `numbers` that it holds as a segment, in order, written `{}`: the same text for every layer.

@@ -13,7 +13,7 @@ use std::{collections::HashMap, sync::LazyLock};
 
 use unswag_abi::doc::{Attrs, Dtype, Param, Value};
 
-pub(crate) use call::{Call, clipped};
+pub(crate) use call::{Call, clipped, clipped_at};
 pub use call::{KindError, show_shape, show_value};
 
 /// One host primitive.

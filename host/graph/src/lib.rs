@@ -14,6 +14,7 @@ mod ops;
 mod patch;
 pub mod saved;
 mod sizes;
+mod summary;
 pub mod tree;
 mod validate;
 
@@ -21,5 +22,6 @@ pub use diff::{FieldChange, GraphDiff, NodeChange, ParamChange, diff};
 pub use ops::{NoOps, Ops};
 pub use patch::{Applied, FEATURES, NewParam, PatchError, PatchFault, Place, TransformCall, apply};
 pub use sizes::Sizes;
+pub use summary::summary;
 pub use unswag_abi::doc::Region;
 pub use validate::{GraphError, NodeFault, validate};

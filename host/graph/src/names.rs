@@ -63,3 +63,14 @@ pub(crate) fn is_output(name: &str, path: &str, index: usize) -> bool {
 pub(crate) fn quoted(name: &str) -> String {
     clipped(&name.escape_debug().to_string())
 }
+
+/// A plugin's own sentence: as long as it likes within reason, and nothing that would garble a terminal.
+pub(crate) fn sentence(text: &str) -> String {
+    const MOST_CHARS: usize = 2000;
+    let is_plain = |c: &char| !c.is_control() || *c == '\n';
+    let mut shown: String = text.chars().filter(is_plain).take(MOST_CHARS).collect();
+    if text.chars().nth(MOST_CHARS).is_some() {
+        shown.push('…');
+    }
+    shown
+}

@@ -15,6 +15,9 @@ use crate::{
     saved::saved,
 };
 
+/// Deeper modules are shown as one name, so that no path can exhaust the stack.
+const MOST_DEPTH: usize = 64;
+
 /// What to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TreeOptions {
@@ -126,7 +129,7 @@ struct Forest<'a> {
 impl<'a> Forest<'a> {
     fn add(&mut self, graph: &Graph, node: &'a Node, figures: Figures) {
         let mut at: Option<usize> = None;
-        for name in node.path.split('.') {
+        for name in node.path.splitn(MOST_DEPTH, '.') {
             let next = self.modules.len();
             let children = match at {
                 Some(parent) => &mut self.modules[parent].children,

@@ -190,8 +190,12 @@ pub fn last_fixed(call: &Call<'_>, what: &str, shape: &[Dim]) -> Result<u64, Kin
 
 /// What a message quotes of a document it did not write: enough to find it, never a page.
 pub fn clipped(text: &str) -> String {
-    const MOST: usize = 80;
-    match text.char_indices().nth(MOST) {
+    clipped_at(80, text)
+}
+
+/// As [`clipped`], at so many characters.
+pub fn clipped_at(most: usize, text: &str) -> String {
+    match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }

@@ -73,7 +73,7 @@ fn plan(
     let plan = ops.plan(&call).map_err(|reason| PatchFault::Plan {
         path: node.path.clone(),
         kind: node.kind.clone(),
-        reason,
+        reason: crate::names::sentence(&reason),
     })?;
     let differs = |what: &str, expected: String, got: String| PatchFault::PlanDiffers {
         path: node.path.clone(),
