@@ -10,6 +10,7 @@ import json
 import sys
 from pathlib import Path
 
+from gguf import GGUFReader
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer
 
@@ -46,8 +47,11 @@ TEXTS = [
 ]
 
 
-def main(gguf, out, digits):
+def encodings(gguf, digits=False):
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # Releases before 5.23 pass over this key.
+    flag = GGUFReader(gguf).get_field("tokenizer.ggml.add_bos_token")
+    tokenizer.add_bos_token = flag is not None and flag.contents()
     if digits:
         backend = tokenizer.backend_tokenizer
         first = pre_tokenizers.Digits(individual_digits=True)
@@ -56,13 +60,9 @@ def main(gguf, out, digits):
     for text in TEXTS:
         ids = tokenizer(text).input_ids
         cases.append({"text": text, "ids": ids, "decoded": tokenizer.decode(ids, skip_special_tokens=False)})
-    chat = None
-    if tokenizer.chat_template:
-        messages = [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "4"}]
-        chat = tokenizer.apply_chat_template(messages, tokenize=False)
     roles = {role: str(token) for role, token in tokenizer.special_tokens_map.items()}
-    out.write_text(json.dumps({"cases": cases, "chat": chat, "roles": roles}))
+    return {"cases": cases, "roles": roles}
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), "--digits" in sys.argv[3:])
+    Path(sys.argv[2]).write_text(json.dumps(encodings(Path(sys.argv[1]), "--digits" in sys.argv[3:])))
