@@ -100,6 +100,12 @@ impl Sizes {
             return Err(meta.error("split.count", Problem::Split { part, count }));
         }
 
+        if meta.u64(".expert_count")?.is_some_and(|count| count > 0) {
+            let what = "a mixture of experts".to_owned();
+            let next = "take the model's own safetensors".to_owned();
+            return Err(meta.error(".expert_count", Problem::Unsupported { what, next }));
+        }
+
         let hidden = meta.needed_size(".embedding_length")?;
         let layers = meta.needed_size(".block_count")?;
         // Names are made for every layer, so their number must not be a lie.
@@ -135,6 +141,7 @@ impl Sizes {
 
         let embedding = gguf.tensor("token_embd.weight").map(TensorInfo::shape);
         let vocab = match (embedding.as_deref(), meta.size(".vocab_size")?) {
+            (Some(&[0, _]), _) => return Err(meta.wrong("tokenizer.ggml.tokens", "at least one token", "none")),
             (Some(&[rows, _]), Some(stated)) if rows != stated => {
                 let expected = format!("{rows}, the rows of token_embd.weight");
                 return Err(meta.wrong(".vocab_size", expected, stated));

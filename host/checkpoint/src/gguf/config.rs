@@ -91,7 +91,8 @@ pub(super) fn config_json(
     set("rope_theta", number(rope_theta(meta)?));
     set("rope_scaling", rope_scaling_json(scaling));
     set("attention_dropout", json!(0.0));
-    let window = meta.size(".attention.sliding_window")?;
+    // Some writers say 0 for none.
+    let window = meta.u64(".attention.sliding_window")?.filter(|&window| window > 0);
     match sizes.family {
         Family::Llama => {
             set("hidden_act", json!("silu"));

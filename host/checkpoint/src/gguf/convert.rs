@@ -8,10 +8,10 @@ use rayon::prelude::*;
 
 use super::arch::{Change, Weight};
 use super::dequant::dequantize;
-use super::error::GgufError;
+use super::error::{GgufError, Problem};
 use super::file::GgufFile;
 use super::import::ImportDtype;
-use super::reader::TensorInfo;
+use super::reader::{TensorInfo, shown};
 
 /// Elements handled at a time; a multiple of every block.
 const PIECE: usize = 1 << 20;
@@ -119,6 +119,8 @@ impl Reader<'_, '_> {
     fn fill(&mut self, values: &mut Vec<f32>, start: usize, len: usize) -> Result<(), GgufError> {
         let dtype = self.tensor.dtype;
         let bytes_of = |elements: usize| in_memory(dtype.bytes_of(elements as u64).expect("whole blocks of a file"));
+        // A sparse file can state more than there is memory for.
+        values.try_reserve(len.saturating_sub(values.len())).map_err(|_| self.too_large(len))?;
         values.resize(len, 0.0);
         for (index, piece) in values.chunks_mut(PIECE).enumerate() {
             self.raw.resize(bytes_of(piece.len()), 0);
@@ -130,6 +132,13 @@ impl Reader<'_, '_> {
             });
         }
         Ok(())
+    }
+
+    fn too_large(&self, elements: usize) -> GgufError {
+        let what = format!("{elements} elements at once");
+        let next = "there is not so much memory; the file is damaged or needs a larger machine".to_owned();
+        let field = format!("tensor {}", shown(self.tensor.name));
+        GgufError::new(self.tensor.listed_at, field, Problem::Unsupported { what, next })
     }
 }
 

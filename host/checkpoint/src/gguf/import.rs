@@ -152,9 +152,10 @@ fn new_tensor<'a>(
     overflowed: &'a Cell<u64>,
 ) -> NewTensor<'a> {
     let make = move || {
-        // The tensor lies in the file, and no type stores an element in less than a quarter of a byte.
-        let bytes = weight.source.elements() * dtype.dtype().bytes();
-        let mut made = Vec::with_capacity(usize::try_from(bytes)?);
+        // The writer has counted the same bytes, with care, before it asks for them.
+        let bytes = weight.source.elements().saturating_mul(dtype.dtype().bytes());
+        let mut made = Vec::new();
+        made.try_reserve_exact(usize::try_from(bytes)?)?;
         let rounding = stream::<GgufError>(file, weight, dtype, &mut |piece| {
             made.extend_from_slice(piece);
             Ok(())

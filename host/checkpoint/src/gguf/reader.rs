@@ -417,11 +417,10 @@ fn refuse_duplicates<T>(
     what: &str,
 ) -> Result<Vec<u32>, GgufError> {
     let mut order: Vec<u32> = (0..entries.len() as u32).collect();
-    order.sort_by(|&a, &b| name_of(&entries[a as usize]).1.cmp(name_of(&entries[b as usize]).1));
+    order.sort_unstable_by_key(|&index| (name_of(&entries[index as usize]).1, index));
     for pair in order.windows(2) {
         let (first, second) = (name_of(&entries[pair[0] as usize]), name_of(&entries[pair[1] as usize]));
         if first.1 == second.1 {
-            // The sort is stable, so the earlier one comes first.
             let problem = Problem::Duplicate { name: shown(second.1).to_owned(), first: pair[0].into() };
             return Err(GgufError::new(second.0, format!("{what} {}", pair[1]), problem));
         }
@@ -448,7 +447,7 @@ fn place(entries: &mut [Entry<'_>], data_start: u64, alignment: u64, file_bytes:
     }
 
     let mut order: Vec<u32> = (0..entries.len() as u32).collect();
-    order.sort_by_key(|&index| {
+    order.sort_unstable_by_key(|&index| {
         let entry = &entries[index as usize];
         (entry.offset, entry.info.bytes)
     });
