@@ -82,7 +82,12 @@ pub fn operate<'a>(model: &Model, protocols: &'a [Box<dyn Protocol>]) -> Result<
     for protocol in protocols {
         let protocol = protocol.as_ref();
         let id = || protocol.id().to_owned();
-        let patch = protocol.rewrite(&graph).map_err(|reason| OperateError::Rewrite { protocol: id(), reason })?;
+        let patch = protocol.rewrite(&graph).map_err(|reason| {
+            // Plugins made with the SDK say who and where they are; so does the error.
+            let said = format!("plugin {}: rewrite: ", protocol.id());
+            let reason = reason.strip_prefix(&said).unwrap_or(&reason).to_owned();
+            OperateError::Rewrite { protocol: id(), reason }
+        })?;
         if patch.edits.is_empty() {
             return Err(OperateError::Nothing { protocol: id() });
         }

@@ -58,8 +58,8 @@ impl Op for Coded {
         Ok(OpPlan {
             outputs: vec![x.clone()],
             saved: vec![Meta { dtype: Dtype::U32, shape: vec![words as u64] }],
-            flops_forward: FLOPS_FORWARD * elements as u64,
-            flops_backward: FLOPS_BACKWARD * elements as u64,
+            flops_forward: FLOPS_FORWARD.saturating_mul(elements as u64),
+            flops_backward: FLOPS_BACKWARD.saturating_mul(elements as u64),
             ..OpPlan::default()
         })
     }

@@ -11,10 +11,11 @@ pub fn check_dtype(call: &OpCall, meta: &Meta) -> Result<(), Error> {
     }
 }
 
-/// The number of elements, where the machine can address them.
+/// The number of elements, where a tensor of them can exist at all.
 pub fn elements(call: &OpCall, meta: &Meta) -> Result<usize, Error> {
-    let elements = meta.elements().and_then(|elements| usize::try_from(elements).ok());
-    elements.ok_or_else(|| unswag_sdk::error!("{}: shape {:?} has more elements than fit memory", call.kind, meta.shape))
+    let fits = meta.bytes().is_some_and(|bytes| isize::try_from(bytes).is_ok());
+    let elements = meta.elements().filter(|_| fits).and_then(|elements| usize::try_from(elements).ok());
+    elements.ok_or_else(|| unswag_sdk::error!("{}: {} {:?} does not fit memory", call.kind, meta.dtype, meta.shape))
 }
 
 /// The activation function of an op or of the primitive it stands for; GELU's form is its attribute `approximate`.

@@ -81,8 +81,8 @@ impl Op for Gated {
         let mut plan = OpPlan {
             outputs: vec![gate.clone()],
             rematerializes: vec![0],
-            flops_forward: FLOPS_FORWARD * elements,
-            flops_backward: FLOPS_BACKWARD * elements,
+            flops_forward: FLOPS_FORWARD.saturating_mul(elements),
+            flops_backward: FLOPS_BACKWARD.saturating_mul(elements),
             ..OpPlan::default()
         };
         if settings.mode == Mode::Exact {
