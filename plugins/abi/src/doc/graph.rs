@@ -3,7 +3,10 @@
 use std::{collections::HashSet, fmt};
 
 use indexmap::IndexMap;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, Unexpected, Visitor},
+};
 
 use super::Attrs;
 
@@ -40,11 +43,8 @@ impl Graph {
     /// The node at `at` and every node under it, with what crosses the border; `None` where there is no such node. One
     /// pass over the graph.
     pub fn region(&self, at: &str) -> Option<Region> {
-        let is_inside = |node: &Node| {
-            node.path
-                .strip_prefix(at)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        };
+        let is_inside =
+            |node: &Node| node.path.strip_prefix(at).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
         let nodes: Vec<usize> = (0..self.nodes.len()).filter(|&i| is_inside(&self.nodes[i])).collect();
         if nodes.is_empty() {
             return None;
@@ -175,7 +175,7 @@ pub struct Loss {
 }
 
 /// A size: a number, or a symbol that a call fixes (`"batch"`, `"seq"`).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(untagged)]
 pub enum Dim {
     Fixed(u64),
@@ -192,6 +192,36 @@ impl Dim {
             Dim::Fixed(size) => Some(*size),
             Dim::Symbol(_) => None,
         }
+    }
+}
+
+/// By hand, because serde buffers what it reads for an untagged enum, and a graph has thousands of sizes.
+impl<'de> Deserialize<'de> for Dim {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct DimVisitor;
+
+        impl Visitor<'_> for DimVisitor {
+            type Value = Dim;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a size: a whole number of at least 0, or the name of a symbol")
+            }
+
+            fn visit_u64<E: de::Error>(self, size: u64) -> Result<Dim, E> {
+                Ok(Dim::Fixed(size))
+            }
+
+            fn visit_i64<E: de::Error>(self, size: i64) -> Result<Dim, E> {
+                let fixed = u64::try_from(size).map(Dim::Fixed);
+                fixed.map_err(|_| E::invalid_value(Unexpected::Signed(size), &self))
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Dim, E> {
+                Ok(Dim::symbol(name))
+            }
+        }
+
+        deserializer.deserialize_any(DimVisitor)
     }
 }
 
