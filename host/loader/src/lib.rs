@@ -28,6 +28,8 @@ mod probe;
 mod protocol;
 mod spec;
 
+pub mod device;
+
 pub use buffers::{Tensor, TensorMut};
 pub use digest::{NotASha256, Sha256};
 pub use elf::NotAPlugin;
@@ -43,7 +45,7 @@ pub use memfd::SealError;
 pub use options::{OptionError, checked_options, typed_options};
 pub use plugin::{Log, LogLevel, OpenProtocolError, Plugin};
 pub use probe::{
-    PROBE_ARGUMENT, Probe, ProbeError, ProbeFailure, ProbeOptions, Sandbox, Stage, probe, probe_child, probe_with,
+    PROBE_COMMAND, Probe, ProbeError, ProbeFailure, ProbeOptions, Sandbox, Stage, probe, probe_child, probe_with,
 };
 pub use protocol::{Built, MAX_DOCUMENT_BYTES, OpenProtocols, PluginError, Protocol, SLOW_CALL};
 pub use spec::{PluginSpec, SpecError};

@@ -2,7 +2,7 @@
 //!
 //! Opening a library runs its constructors. Before the user has agreed to that, they run here: in a fresh process without
 //! environment, files to write, network, further processes or much time ([`Sandbox`]). The child is this program itself,
-//! started with [`PROBE_ARGUMENT`]; it must then call [`probe_child`] before it does anything else.
+//! started with [`PROBE_COMMAND`]; it must then call [`probe_child`] before it does anything else.
 //!
 //! Input: whatever the child sends back, which a hostile constructor may have written. It must never be believed beyond
 //! what a manifest is: the plugin's own word about itself. The sandbox shows what a plugin does when it is opened. It does
@@ -47,7 +47,7 @@ pub use self::{
 };
 
 /// The argument with which this program starts itself as the probe's child. The child calls [`probe_child`].
-pub const PROBE_ARGUMENT: &str = "__probe";
+pub const PROBE_COMMAND: &str = "__probe";
 
 /// How long a plugin may take to open and to say what it is.
 pub const PROBE_TIME_LIMIT: Duration = Duration::from_secs(5);
@@ -61,7 +61,7 @@ const MAX_OUTPUT_BYTES: usize = 16 << 10;
 /// How a probe is run.
 #[derive(Clone, Debug)]
 pub struct ProbeOptions {
-    /// The program to start with [`PROBE_ARGUMENT`].
+    /// The program to start with [`PROBE_COMMAND`].
     pub program: PathBuf,
     pub time_limit: Duration,
 }
@@ -189,7 +189,7 @@ fn error(path: &Path, failure: ProbeFailure, sandbox: Option<Sandbox>, output: O
 fn start(file: &PluginFile, options: &ProbeOptions) -> Result<Child, ProbeFailure> {
     let sealed = SealedLibrary::new(file.bytes())?;
     let child = Command::new(&options.program)
-        .arg(PROBE_ARGUMENT)
+        .arg(PROBE_COMMAND)
         .env_clear()
         .current_dir("/")
         .process_group(0)

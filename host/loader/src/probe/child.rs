@@ -22,7 +22,7 @@ use super::{
 };
 use crate::load;
 
-/// What the program does that was started with [`super::PROBE_ARGUMENT`]: it never returns. Call it before anything else, while
+/// What the program does that was started with [`super::PROBE_COMMAND`]: it never returns. Call it before anything else, while
 /// the process has one thread.
 pub fn probe_child() -> ! {
     let status = match run() {
