@@ -212,8 +212,8 @@ fn describe(bytes: &[u8]) -> &'static str {
     } else if starts(b"MZ") {
         "a PE file (Windows)"
     } else if starts(b"!<arch>\n") {
-        // A Rust library holds its metadata as a member of this name, near the start.
-        if find(&bytes[..bytes.len().min(4096)], b"lib.rmeta") { "a Rust rlib" } else { "a static library (.a)" }
+        // A Rust library holds its metadata as a member of this name; a large symbol table may come before it.
+        if bytes.windows(9).any(|window| window == b"lib.rmeta") { "a Rust rlib" } else { "a static library (.a)" }
     } else if starts(b"#!") {
         "a script"
     } else if starts(b"\0asm") {
@@ -225,10 +225,6 @@ fn describe(bytes: &[u8]) -> &'static str {
     } else {
         "an unknown binary file"
     }
-}
-
-fn find(bytes: &[u8], pattern: &[u8]) -> bool {
-    bytes.windows(pattern.len()).any(|window| window == pattern)
 }
 
 fn is_text(bytes: &[u8]) -> bool {

@@ -112,7 +112,7 @@ pub fn load(file: &PluginFile, consent: Consent<'_>) -> Result<Plugin, LoadError
         Some(plugin) => plugin.clone(),
         None => {
             let sealed = SealedLibrary::new(file.bytes()).map_err(|reason| LoadError::Seal { path: path(), reason })?;
-            let (raw, manifest) = open(&sealed).map_err(|reason| LoadError::Open { path: path(), reason })?;
+            let (raw, manifest) = open(sealed).map_err(|reason| LoadError::Open { path: path(), reason })?;
             let plugin = Plugin::new(raw, manifest, file);
             loaded.insert(file.sha256(), plugin.clone());
             plugin
@@ -126,8 +126,12 @@ pub fn load(file: &PluginFile, consent: Consent<'_>) -> Result<Plugin, LoadError
     }
 }
 
-fn open(sealed: &SealedLibrary) -> Result<(PluginRef, Manifest), OpenError> {
-    let raw = root_module(library_header(dlopen(&sealed.path())?)?)?;
+fn open(sealed: SealedLibrary) -> Result<(PluginRef, Manifest), OpenError> {
+    let library = dlopen(&sealed.path())?;
+    // ld.so knows a library by the path it was opened under. Were this descriptor closed, the next plugin's memory file
+    // would get its number, and ld.so would give this library in its place.
+    sealed.keep_open();
+    let raw = root_module(library_header(library)?)?;
     let manifest = parse_manifest(raw.manifest()().as_str())?;
     Ok((raw, manifest))
 }

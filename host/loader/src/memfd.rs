@@ -6,7 +6,7 @@
 use std::{
     fs::File,
     io::{self, Write},
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, IntoRawFd as _, OwnedFd},
     path::PathBuf,
 };
 
@@ -43,6 +43,11 @@ impl SealedLibrary {
     /// The path under which this process can open it, as long as `self` lives.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+    }
+
+    /// Leaves it open until the process ends. A program that this process starts does not inherit it.
+    pub fn keep_open(self) {
+        let _ = self.0.into_raw_fd();
     }
 
     pub fn into_fd(self) -> OwnedFd {
