@@ -7,7 +7,7 @@ use super::types::{GgmlType, retired};
 use super::value::ValueType;
 
 /// A GGUF file that cannot be read or imported: where, and what.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub struct GgufError {
     /// `None` where the bytes did not come from a file ([`parse`](super::parse)).
     pub file: Option<PathBuf>,
@@ -15,7 +15,6 @@ pub struct GgufError {
     pub offset: Option<u64>,
     /// The field: `tensor count`, `key 3`, `tensor blk.0.attn_q.weight: offset`, ….
     pub field: String,
-    #[source]
     pub problem: Box<Problem>,
 }
 
@@ -32,6 +31,13 @@ impl GgufError {
     pub(super) fn in_file(mut self, path: &Path) -> Self {
         self.file.get_or_insert_with(|| path.to_owned());
         self
+    }
+}
+
+impl std::error::Error for GgufError {
+    /// What lies behind the problem; the problem itself is part of the message.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&*self.problem)
     }
 }
 

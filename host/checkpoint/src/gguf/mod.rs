@@ -6,9 +6,10 @@
 //! * [`GgufInfo`] is the summary that `unswag inspect` prints.
 //!
 //! The bytes come from a file that anyone may have made, so nothing here may panic, overflow, allocate by a number the
-//! file states, or trust an offset. That is also why the reader is our own: candle's, the best kept one in Rust, sizes
-//! its buffers by the file's counts, follows nested arrays without limit, lets a second key replace the first and does
-//! not compare offsets with the file. The checks would be most of the code around it; the format itself is small.
+//! file states, or trust an offset. The reader is our own because the errors must name byte and field and the memory must
+//! stay small: candle's (0.11), the best kept one in Rust, bounds its counts, but patches bad UTF-8, lets a second key
+//! replace the first, does not compare tensors with each other, keeps arrays at 32 bytes an element, and brings a tensor
+//! library along. The format itself is small.
 //!
 //! Not here: writing GGUF; the 1-, 2- and 3-bit IQ types, ternary and MXFP4, which are refused by name.
 
