@@ -106,7 +106,7 @@ pub(crate) fn hash_open_file(
         Work { file, bytes, subtree_bytes, next: AtomicU64::new(0), stop: AtomicBool::new(false), gate, progress };
     if subtrees <= 1 {
         // One subtree is the whole tree, whose root is finished differently.
-        let hasher = work.hash_subtree(0)?;
+        let hasher = work.hash_subtree(0, &mut Vec::new())?;
         return Ok(hasher.map(|hasher| hasher.finalize()));
     }
 
@@ -141,12 +141,13 @@ struct Work<'a> {
 impl Work<'_> {
     fn run(&self, subtrees: u64) -> io::Result<Vec<(u64, ChainingValue)>> {
         let mut values = Vec::new();
+        let mut buffer = Vec::new();
         loop {
             let subtree = self.next.fetch_add(1, Ordering::Relaxed);
             if subtree >= subtrees || self.stop.load(Ordering::Relaxed) {
                 return Ok(values);
             }
-            match self.hash_subtree(subtree) {
+            match self.hash_subtree(subtree, &mut buffer) {
                 Ok(Some(hasher)) => values.push((subtree, hasher.finalize_non_root())),
                 Ok(None) => return Ok(values),
                 Err(error) => {
@@ -159,12 +160,12 @@ impl Work<'_> {
     }
 
     /// `None` where the work is to stop.
-    fn hash_subtree(&self, subtree: u64) -> io::Result<Option<Hasher>> {
+    fn hash_subtree(&self, subtree: u64, buffer: &mut Vec<u8>) -> io::Result<Option<Hasher>> {
         let start = subtree * self.subtree_bytes;
         let end = (start + self.subtree_bytes).min(self.bytes);
         let mut hasher = Hasher::new();
         hasher.set_input_offset(start);
-        let mut buffer = vec![0; PIECE_BYTES.min((end - start) as usize)];
+        buffer.resize(PIECE_BYTES, 0);
         let mut offset = start;
         while offset < end {
             let piece = &mut buffer[..PIECE_BYTES.min((end - offset) as usize)];

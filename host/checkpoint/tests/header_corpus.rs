@@ -151,11 +151,12 @@ fn mutate(file: &mut Vec<u8>, kind: u8, at: usize, byte: u8) {
         _ => file[at] ^= 1 << (byte % 8),
     }
     // Keeps most mutants past the first check, by a length that fits again.
-    if byte % 4 != 0 && file.len() >= 8 {
-        if let Some(end) = file.iter().rposition(|&byte| byte == b'}') {
-            let length = (end as u64 + 1).saturating_sub(8);
-            file[..8].copy_from_slice(&length.to_le_bytes());
-        }
+    if !byte.is_multiple_of(4)
+        && file.len() >= 8
+        && let Some(end) = file.iter().rposition(|&byte| byte == b'}')
+    {
+        let length = (end as u64 + 1).saturating_sub(8);
+        file[..8].copy_from_slice(&length.to_le_bytes());
     }
 }
 

@@ -233,6 +233,14 @@ fn outputs_that_cannot_be_are_refused_at_once() {
 }
 
 #[test]
+fn a_folder_that_cannot_be_written_is_named() {
+    // Nobody, root included, makes files there.
+    let error = Staging::begin(Path::new("/proc/out"), &[], Existing::Refuse, &RealDisk).err().expect("refused");
+    assert!(error.to_string().starts_with("/proc/"), "{error}");
+    assert!(std::error::Error::source(&error).is_some());
+}
+
+#[test]
 fn the_longest_name_works() {
     let scene = Scene::new();
     let name = "ü".repeat(127);
