@@ -19,6 +19,8 @@ pub trait Protocol {
     fn version(&self) -> &str;
     fn plugin(&self) -> PluginId;
     fn options(&self) -> &Attrs;
+    /// Whether an option has the value that it has where nobody asks for another.
+    fn is_default(&self, option: &str, value: &serde_json::Value) -> bool;
     fn rewrite(&self, graph: &Graph) -> Result<Patch, String>;
     fn plan(&self, call: &OpCall) -> Result<OpPlan, String>;
     /// Fills `outputs` (row-major, little-endian, sized as the job says) from `inputs`.
@@ -172,8 +174,9 @@ impl Operation<'_> {
             .collect()
     }
 
-    /// What each step loses, in the plugins' words.
-    pub fn losses(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.steps.iter().filter_map(|step| Some((step.protocol.as_str(), step.patch.lossy.as_deref()?)))
+    /// The options of step `step` that somebody asked for: those that are not at their default.
+    pub fn chosen_options(&self, step: usize) -> impl Iterator<Item = (&String, &serde_json::Value)> {
+        let protocol = &self.protocols[step];
+        self.steps[step].options.iter().filter(|(option, value)| !protocol.is_default(option, value))
     }
 }

@@ -118,6 +118,10 @@ impl Protocol for Loaded {
         self.0.options()
     }
 
+    fn is_default(&self, option: &str, value: &serde_json::Value) -> bool {
+        self.0.info().options.get(option).is_some_and(|spec| spec.default.as_ref() == Some(value))
+    }
+
     fn rewrite(&self, graph: &Graph) -> Result<Patch, String> {
         self.0.rewrite(graph).map_err(reason)
     }

@@ -202,6 +202,10 @@ impl Protocol for Replayed {
         &self.0.options
     }
 
+    fn is_default(&self, _: &str, _: &serde_json::Value) -> bool {
+        false
+    }
+
     fn rewrite(&self, _: &Graph) -> Result<Patch, String> {
         Ok(self.0.patch.clone())
     }

@@ -97,8 +97,9 @@ fn default_output(model: &Model, operation: &Operation<'_>) -> PathBuf {
 /// What changed, for people: each step, the changes in short, the bytes saved for backward.
 fn report(operation: &Operation<'_>, changes: &GraphDiff, all: bool) -> String {
     let mut text = String::new();
-    for step in &operation.steps {
-        let options: Vec<String> = step.options.iter().map(|(key, value)| format!("{key}={}", plain(value))).collect();
+    for (at, step) in operation.steps.iter().enumerate() {
+        let chosen = operation.chosen_options(at);
+        let options: Vec<String> = chosen.map(|(key, value)| format!("{key}={}", plain(value))).collect();
         let options = if options.is_empty() { String::new() } else { format!(" ({})", options.join(", ")) };
         text.push_str(&format!("{} {}{}\n", paint(BOLD, &step.protocol), step.version, paint(DIM, options)));
         if let Some(lossy) = &step.patch.lossy {
