@@ -145,10 +145,12 @@ pub fn header_length(start_of_file: &[u8], file_bytes: u64) -> Result<u64, Heade
 /// Whatever is not a sound header, with its byte or its tensor; see [`HeaderError`].
 ///
 /// ```
-/// let file = b"\x39\0\0\0\0\0\0\0{\"w\":{\"dtype\":\"F16\",\"shape\":[2,1],\"data_offsets\":[0,4]}}\0\x3c\0\x40";
-/// let header = unswag_checkpoint::parse_header(file, file.len() as u64)?;
+/// let text = br#"{"w":{"dtype":"F16","shape":[2,1],"data_offsets":[0,4]}}"#;
+/// let data = [0x00, 0x3c, 0x00, 0x40]; // 1 and 2
+/// let file = [&(text.len() as u64).to_le_bytes(), &text[..], &data].concat();
+/// let header = unswag_checkpoint::parse_header(&file, file.len() as u64)?;
 /// let w = header.tensors.get("w").expect("the header lists w");
-/// assert_eq!((w.shape, w.range), ([2, 1].as_slice(), 65..69));
+/// assert_eq!((w.shape, w.range), ([2, 1].as_slice(), 64..68));
 /// # Ok::<(), unswag_checkpoint::HeaderError>(())
 /// ```
 pub fn parse_header(start_of_file: &[u8], file_bytes: u64) -> Result<Header, HeaderError> {
