@@ -13,6 +13,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("unswag-sdk", &["unswag-abi"]),
     ("unswag-kernels", &[]),
     ("unswag-delhi", &["unswag-sdk", "unswag-kernels"]),
+    // A plugin that makes every kind of edit, for tests.
+    ("unswag-every-edit", &["unswag-sdk"]),
     ("unswag-graph", &["unswag-abi"]),
     ("unswag-checkpoint", &["unswag-graph", "unswag-abi"]),
     ("unswag-loader", &["unswag-graph", "unswag-abi"]),
@@ -37,7 +39,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Arrows that only tests of a package may use.
-const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[("unswag-loader", &["unswag-raw-plugin"])];
+const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
+    ("unswag-loader", &["unswag-raw-plugin"]),
+    // Its patches are held against the host's own rules.
+    ("unswag-every-edit", &["unswag-graph", "unswag-surgery"]),
+];
 
 struct Manifest {
     path: String,

@@ -48,11 +48,13 @@ pub struct Suite<'a> {
     apply: Option<&'a Apply<'a>>,
     watch: Option<&'a dyn Fn(&Check)>,
     options: BTreeMap<String, Attrs>,
+    /// Empty for all.
+    protocols: Vec<String>,
 }
 
 impl<'a> Suite<'a> {
     pub fn new(plugin: PluginRef) -> Self {
-        Self { plugin, apply: None, watch: None, options: BTreeMap::new() }
+        Self { plugin, apply: None, watch: None, options: BTreeMap::new(), protocols: Vec::new() }
     }
 
     /// Validates patches with the host's own rules. Without it they are checked by structure alone.
@@ -66,6 +68,13 @@ impl<'a> Suite<'a> {
     #[must_use]
     pub fn watch(mut self, watch: &'a dyn Fn(&Check)) -> Self {
         self.watch = Some(watch);
+        self
+    }
+
+    /// Checks only these protocols.
+    #[must_use]
+    pub fn protocols<'s>(mut self, ids: impl IntoIterator<Item = &'s str>) -> Self {
+        self.protocols.extend(ids.into_iter().map(str::to_owned));
         self
     }
 
@@ -83,7 +92,8 @@ impl<'a> Suite<'a> {
         let Some(manifest) = manifest::check(&plugin, &mut checks) else {
             return checks.report("", "");
         };
-        for info in &manifest.protocols {
+        let chosen = |info: &&ProtocolInfo| self.protocols.is_empty() || self.protocols.contains(&info.id);
+        for info in manifest.protocols.iter().filter(chosen) {
             self.protocol(&plugin, info, &mut checks);
         }
         checks.report(&manifest.name, &manifest.version)

@@ -49,8 +49,9 @@ pub trait GraphExt {
     /// Whether a node besides `except` uses a parameter.
     fn param_is_shared(&self, name: &str, except: &str) -> bool;
 
-    /// The error for a protocol that finds nothing to do. `what` it looked for, in words, and the kinds that would have
-    /// been that: `no ReLU here: 30 nodes of kind swiglu; try delhi`.
+    /// The error for a protocol that finds nothing to do: `what` it looked for, in words, and the kinds that would have
+    /// been that. Says what the graph has instead, and which protocol is made for it where those are activations:
+    /// `no ReLU here: 30 nodes of kind swiglu; try delhi`.
     fn nothing_to_do(&self, what: &str, kinds: &[&str]) -> Error;
 }
 
@@ -103,8 +104,10 @@ impl GraphExt for Graph {
         if counts.is_empty() {
             return crate::error!("no {what} here: the graph is empty");
         }
-        let others =
-            Vec::from_iter(MADE_FOR.iter().filter(|(kind, _)| counts.contains_key(kind) && !kinds.contains(kind)));
+        // Another protocol helps only somebody who looked for what it is made for: an activation.
+        let for_activations = kinds.iter().any(|wanted| MADE_FOR.iter().any(|(kind, _)| kind == wanted));
+        let is_other = |kind: &str| for_activations && counts.contains_key(kind) && !kinds.contains(&kind);
+        let others = Vec::from_iter(MADE_FOR.iter().filter(|(kind, _)| is_other(kind)));
         let rewritten = Vec::from_iter(counts.keys().copied().filter(|kind| kind.contains('.')));
         let listed = |kinds: &[&str]| {
             let kinds = Vec::from_iter(kinds.iter().map(|kind| (*kind, counts[kind])));

@@ -119,8 +119,47 @@ impl PatchBuilder {
         self
     }
 
-    pub fn finish(self) -> Patch {
+    /// The patch. Host features that its edits need are added to what it requires.
+    pub fn finish(mut self) -> Patch {
+        for feature in features(&self.patch.edits) {
+            self.requires(feature);
+        }
         self.patch
+    }
+}
+
+/// Features without which a host could not honour these edits.
+fn features(edits: &[Edit]) -> Vec<&'static str> {
+    let mut features = Vec::new();
+    for edit in edits {
+        match edit {
+            Edit::Param { init: Init::Expr(expr), .. } => {
+                features.push("expr/1");
+                if has_svd(expr) {
+                    features.push("expr.svd/1");
+                }
+            }
+            Edit::Param { init: Init::Transform { .. }, .. } => features.push("transform/1"),
+            Edit::Cache { .. } => features.push("cache/1"),
+            Edit::Loss { .. } => features.push("loss/1"),
+            Edit::Replace { .. } | Edit::Attr { .. } | Edit::Drop { .. } => {}
+        }
+    }
+    features
+}
+
+fn has_svd(expr: &Expr) -> bool {
+    match expr {
+        Expr::Svd { .. } => true,
+        Expr::Tensor(_) | Expr::Full { .. } | Expr::Eye(_) | Expr::Normal { .. } => false,
+        Expr::Cat { of, .. } => of.iter().any(has_svd),
+        Expr::Slice { of, .. }
+        | Expr::Reshape { of, .. }
+        | Expr::Permute { of, .. }
+        | Expr::Scale { of, .. }
+        | Expr::Cast { of, .. }
+        | Expr::Sqrt(of) => has_svd(of),
+        Expr::Add(a, b) | Expr::Sub(a, b) | Expr::Mul(a, b) | Expr::Matmul(a, b) => has_svd(a) || has_svd(b),
     }
 }
 
@@ -170,6 +209,13 @@ impl NodeBuilder<'_> {
     /// Gives the parameter `name` the role `role` (`weight`, `bias`).
     pub fn param(self, role: &str, name: &str) -> Self {
         self.0.params.insert(role.to_owned(), name.to_owned());
+        self
+    }
+
+    /// Takes over another node's parameters and attributes.
+    pub fn like(self, node: &Node) -> Self {
+        self.0.params.extend(node.params.clone());
+        self.0.attrs.extend(node.attrs.clone());
         self
     }
 
