@@ -190,6 +190,9 @@ pub struct Import {
     /// Element type of the written weights.
     #[arg(long, value_enum, default_value_t = ImportDtype::Bfloat16)]
     pub dtype: ImportDtype,
+    /// Leave the tokenizer out: for a file whose tokenizer cannot be rebuilt.
+    #[arg(long)]
+    pub no_tokenizer: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

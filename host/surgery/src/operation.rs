@@ -97,7 +97,8 @@ pub fn operate<'a>(model: &Model, protocols: &'a [Box<dyn Protocol>]) -> Result<
         let applied = apply(&graph, &patch, &planner)
             .map_err(|source| OperateError::Patch { protocol: id(), source: Box::new(source) })?;
         let plans = planner.asked.into_inner();
-        operation.keeps_forward &= keeps_forward(&graph, &patch);
+        let keeps_forward = keeps_forward(&graph, &patch);
+        operation.keeps_forward &= keeps_forward;
         operation.made.push(
             applied
                 .new_params
@@ -113,6 +114,7 @@ pub fn operate<'a>(model: &Model, protocols: &'a [Box<dyn Protocol>]) -> Result<
             version: protocol.version().to_owned(),
             plugin: protocol.plugin(),
             options: protocol.options().clone(),
+            keeps_forward,
             plans,
             patch,
         });

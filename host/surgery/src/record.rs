@@ -82,6 +82,8 @@ pub struct Step {
     pub plugin: PluginId,
     #[serde(default, skip_serializing_if = "Attrs::is_empty")]
     pub options: Attrs,
+    /// Whether it left what the model computes as it was, so that other tools may open the output as the base.
+    pub keeps_forward: bool,
     /// What the plugin's ops answered when they were planned, so that the graph is rebuilt without the plugin.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub plans: Vec<Planned>,

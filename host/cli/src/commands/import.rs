@@ -22,7 +22,7 @@ pub fn run(args: &Import, output: &Output) -> Result<Done, Box<dyn Error>> {
     let parameters = GgufInfo::of(&GgufFile::open(&args.path)?.header()).parameters;
     let bar = term::byte_bar(output, parameters.saturating_mul(bytes_per_parameter));
     bar.set_message("writing weights");
-    let options = ImportOptions { dtype, ..ImportOptions::default() };
+    let options = ImportOptions { dtype, tokenizer: !args.no_tokenizer };
     let report = gguf::import(&args.path, &args.output, options, &RealDisk, &term::advance(&bar))?;
     bar.finish_and_clear();
     if output.json {
