@@ -4,8 +4,11 @@
 //! libFuzzer calls these through `fuzz_targets/`; the stable tests (`tests/mutations`) include this file and call them with
 //! mutated seeds. So it must not name libFuzzer, and may use only what both packages depend on.
 
+mod kernels;
+
 use std::sync::OnceLock;
 
+pub use kernels::{delhi_codes, delhi_groups};
 use unswag_abi::doc::{Attrs, Graph, OpCall, OpPlan, Patch};
 use unswag_checkpoint::{gguf, parse_header};
 use unswag_graph::{Applied, Ops, PatchError, apply, builders, diff, saved, validate};
@@ -14,8 +17,14 @@ use unswag_graph::{Applied, Ops, PatchError, apply, builders, diff, saved, valid
 pub type Target = fn(&[u8]);
 
 /// Every target: its name (its program, its folder under `corpus/`) and its function.
-pub const TARGETS: &[(&str, Target)] =
-    &[("safetensors_header", safetensors_header), ("gguf_header", gguf_header), ("patch", patch), ("config", config)];
+pub const TARGETS: &[(&str, Target)] = &[
+    ("safetensors_header", safetensors_header),
+    ("gguf_header", gguf_header),
+    ("patch", patch),
+    ("config", config),
+    ("delhi_codes", delhi_codes),
+    ("delhi_groups", delhi_groups),
+];
 
 /// A whole safetensors file. What this project accepts, the `safetensors` crate accepts and understands in the same way.
 pub fn safetensors_header(data: &[u8]) {

@@ -22,7 +22,7 @@ use targets::{TARGETS, Target};
 use unswag_tests::workspace_root;
 
 /// Calls per target where no time is given: a few seconds in an unoptimised build.
-const CALLS: usize = 20_000;
+const CALLS: usize = 10_000;
 /// No input of ours is larger than 64 KiB; a parser may hold several times its input, a believed length is far beyond this.
 const MOST_BYTES_AT_ONCE: usize = 64 << 20;
 
