@@ -86,7 +86,7 @@ pub(super) fn merges<'a>(meta: &Metadata<'_, 'a>, vocab: &Vocab<'_>) -> Result<V
     let key = "tokenizer.ggml.merges";
     let array = meta
         .array(key, ValueType::String)?
-        .ok_or_else(|| meta.missing(key, "byte-level BPE cannot do without; import without the tokenizer"))?;
+        .ok_or_else(|| meta.missing(key, "byte-level BPE cannot do without; import with --no-tokenizer"))?;
     if array.len() > MAX_MERGES {
         return Err(meta.wrong(key, format!("at most {MAX_MERGES} merges"), array.len()));
     }

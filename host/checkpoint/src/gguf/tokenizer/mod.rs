@@ -45,7 +45,7 @@ pub(super) fn rebuild(meta: &Metadata<'_, '_>, sizes: &Sizes) -> Result<Option<F
         other => {
             let what = format!("a tokenizer of the model {other:?}");
             let next =
-                "expected gpt2 (byte-level BPE) or llama (SentencePiece); import without the tokenizer and take \
+                "expected gpt2 (byte-level BPE) or llama (SentencePiece); import with --no-tokenizer and take \
                         the model's own files"
                     .to_owned();
             return Err(meta.error("tokenizer.ggml.model", Problem::Unsupported { what, next }));
@@ -135,7 +135,7 @@ impl<'a> Vocab<'a> {
         let key = "tokenizer.ggml.tokens";
         let array = meta
             .array(key, ValueType::String)?
-            .ok_or_else(|| meta.missing(key, "import without the tokenizer, and take the model's own files"))?;
+            .ok_or_else(|| meta.missing(key, "import with --no-tokenizer, and take the model's own files"))?;
         let limit = MAX_TOKENS.min(sizes.vocab);
         if array.len() > limit || array.is_empty() {
             let expected = format!("1 to {limit} tokens (the embedding has {} rows)", sizes.vocab);

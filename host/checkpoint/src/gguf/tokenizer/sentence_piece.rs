@@ -57,7 +57,7 @@ pub(super) fn parts<'a>(meta: &Metadata<'_, 'a>, family: Family, vocab: &Vocab<'
 fn scores(meta: &Metadata<'_, '_>, vocab: &Vocab<'_>) -> Result<Vec<f32>, GgufError> {
     let key = "tokenizer.ggml.scores";
     let array = meta.array(key, ValueType::F32)?.ok_or_else(|| {
-        meta.missing(key, "a SentencePiece vocabulary is nothing without; import without the tokenizer")
+        meta.missing(key, "a SentencePiece vocabulary is nothing without; import with --no-tokenizer")
     })?;
     if array.len() != vocab.tokens.len() as u64 {
         return Err(meta.wrong(key, format!("{} entries, one per token", vocab.tokens.len()), array.len()));
