@@ -322,7 +322,7 @@ fn rotary_scaling_that_config_json_cannot_say_is_refused() {
 #[test]
 fn tokenizers_that_cannot_be_rebuilt_are_refused_unless_left_out() {
     let wordpiece = tiny().with(|builder| builder.text("tokenizer.ggml.model", "bert")).build();
-    refused(&wordpiece, "tokenizer.ggml.model", &["\"bert\"", "gpt2", "import without the tokenizer"]);
+    refused(&wordpiece, "tokenizer.ggml.model", &["\"bert\"", "gpt2", "import with --no-tokenizer"]);
     let (folder, result) = run(&wordpiece, ImportOptions { tokenizer: false, ..ImportOptions::default() });
     assert!(!result.expect("weights and config are sound").has_tokenizer);
     assert!(folder.path().join("out/config.json").exists());
@@ -352,7 +352,7 @@ fn tokenizers_that_cannot_be_rebuilt_are_refused_unless_left_out() {
     }
     run(&replaced("nothing", |builder| builder), ImportOptions::default()).1.expect("sound");
     let pre = |builder: Builder| builder.text("tokenizer.ggml.pre", "some-new-one");
-    refused(&replaced("pre", pre), "tokenizer.ggml.pre", &["some-new-one", "import without the tokenizer"]);
+    refused(&replaced("pre", pre), "tokenizer.ggml.pre", &["some-new-one", "import with --no-tokenizer"]);
     refused(&replaced("tokens", |builder| builder), "tokenizer.ggml.tokens", &["missing"]);
     refused(&replaced("tokens", |b| b.i32s("tokenizer.ggml.tokens", &[1])), "tokenizer.ggml.tokens", &["string"]);
     let seven = |b: Builder| b.texts("tokenizer.ggml.tokens", &["a", "b", "c", "d", "e", "f", "g"]);
