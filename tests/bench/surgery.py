@@ -34,6 +34,10 @@ SYNTHETIC = dict(
 )
 
 
+# A process starts with its parent's resident memory on its account, so this one must stay small.
+BLOCK_BYTES = 1 << 20
+
+
 def llama_tensors(config):
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     heads = config["num_attention_heads"] * config["head_dim"]
@@ -71,7 +75,7 @@ def make_synthetic(folder):
         file.write(struct.pack("<Q", len(text)) + text)
         left = offset
         while left:
-            left -= file.write(os.urandom(min(left, 32 << 20)))
+            left -= file.write(os.urandom(min(left, BLOCK_BYTES)))
     (folder / "config.json").write_text(json.dumps(SYNTHETIC, indent=2))
     os.sync()
     marker.touch()
@@ -92,7 +96,7 @@ def run(command):
 def sha256(path):
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(8 << 20):
+        while block := file.read(BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
 

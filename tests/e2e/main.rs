@@ -1,6 +1,9 @@
 //! End-to-end tests: the built program as a user runs it, and the repository's own rules.
 
+mod house;
 mod layering;
+mod main_job;
 mod peers;
+mod promises;
 mod shared;
 mod tree;

@@ -137,17 +137,24 @@ pub struct Inspect {
 
 /// Compare the graphs of two checkpoints: nodes, parameters, caches, losses.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  unswag diff ./SmolLM2-135M ./SmolLM2-135M-delhi\n\nExit status: 0 equal, 1 different, 2 could not compare.")]
+#[command(
+    after_help = "Example:\n  unswag diff ./SmolLM2-135M ./SmolLM2-135M-delhi\n\nExit status: 0 equal, 1 different, 2 could not compare."
+)]
 pub struct Diff {
     #[arg(value_name = "A", value_hint = ValueHint::AnyPath)]
     pub a: PathBuf,
     #[arg(value_name = "B", value_hint = ValueHint::AnyPath)]
     pub b: PathBuf,
+    /// Compare the data of the tensors that both have, too. Reads both checkpoints whole.
+    #[arg(long)]
+    pub weights: bool,
 }
 
 /// Check a result of surgery: every file's hash, the record, and that the graph rebuilds from it.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  unswag verify ./SmolLM2-135M-delhi\n\nExit status: 0 sound, 1 something differs, 2 could not check.")]
+#[command(
+    after_help = "Example:\n  unswag verify ./SmolLM2-135M-delhi\n\nExit status: 0 sound, 1 something differs, 2 could not check."
+)]
 pub struct Verify {
     /// A folder that `unswag surgery` wrote.
     #[arg(value_name = "OUT", value_hint = ValueHint::DirPath)]
@@ -241,7 +248,9 @@ pub enum PluginCommand {
         plugin: String,
     },
     /// Run the conformance suite on a plugin.
-    #[command(after_help = "Example:\n  unswag plugin check ./target/release/libmy_protocol.so\n\nExit status: 0 conforms, 1 does not, 2 could not be checked.")]
+    #[command(
+        after_help = "Example:\n  unswag plugin check ./target/release/libmy_protocol.so\n\nExit status: 0 conforms, 1 does not, 2 could not be checked."
+    )]
     Check {
         #[arg(value_name = "PATH", value_hint = ValueHint::FilePath)]
         path: PathBuf,

@@ -211,7 +211,8 @@ mod tests {
         let mut table = Table::new(&["name", ">bytes"]);
         table.row([paint(NAME, "a"), "1".into()]);
         table.row(["long".into(), "1000".into()]);
-        let plain: Vec<String> = table.render().lines().map(|line| anstream::adapter::strip_str(line).to_string()).collect();
+        let plain: Vec<String> =
+            table.render().lines().map(|line| anstream::adapter::strip_str(line).to_string()).collect();
         assert_eq!(plain, ["name  bytes", "a         1", "long   1000"]);
     }
 }

@@ -109,6 +109,8 @@ pub struct Planned {
 pub enum RecordError {
     #[error("{FILE_NAME}: {0}; expected a record written by `unswag surgery`")]
     Yaml(#[from] serde_yaml::Error),
+    #[error("{FILE_NAME}: {0}; the record was edited or damaged")]
+    Field(serde_json::Error),
     #[error(
         "{FILE_NAME}: unswag: expected format version {}, got {got}; read it with the release of unswag that wrote it",
         Record::VERSION
@@ -133,11 +135,13 @@ impl Record {
         struct Version {
             unswag: u32,
         }
-        let version: Version = serde_yaml::from_str(text)?;
+        // By way of JSON, because the documents nest enums, which YAML's own tags cannot say.
+        let document: serde_json::Value = serde_yaml::from_str(text)?;
+        let version = Version::deserialize(&document).map_err(RecordError::Field)?;
         if version.unswag != Self::VERSION {
             return Err(RecordError::Version { got: version.unswag });
         }
-        let record: Record = serde_yaml::from_str(text)?;
+        let record: Record = serde_json::from_value(document).map_err(RecordError::Field)?;
         if record.steps.is_empty() {
             return Err(RecordError::NoSteps);
         }
@@ -156,7 +160,8 @@ impl Record {
 
     /// The record as text, with a first line that tells a reader what it is.
     pub fn to_yaml(&self) -> Result<String, RecordError> {
-        let text = serde_yaml::to_string(self)?;
+        let document = serde_json::to_value(self).map_err(RecordError::Field)?;
+        let text = serde_yaml::to_string(&document)?;
         Ok(format!(
             "# What unswag did to this checkpoint. `unswag verify`, `unswag undo` and `unswag diff` read it.\n{text}"
         ))

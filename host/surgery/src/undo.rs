@@ -132,7 +132,8 @@ fn keep_weights(
 fn plain_config(model: &Model, left: &[Step]) -> Option<String> {
     let written = model.checkpoint.config()?;
     let plain = config::unmarked(written);
-    (left.iter().all(|step| step.keeps_forward) && plain != *written).then(|| serde_json::to_string_pretty(&plain).unwrap_or_default() + "\n")
+    (left.iter().all(|step| step.keeps_forward) && plain != *written)
+        .then(|| serde_json::to_string_pretty(&plain).unwrap_or_default() + "\n")
 }
 
 /// The base again, with the steps that are left operated anew.

@@ -30,7 +30,9 @@ pub fn run(args: &Inspect, output: &Output) -> Result<Done, Box<dyn Error>> {
     let tree = tree::tree(&model.graph, options);
     if tree.rows.is_empty() {
         let layer = args.layer.unwrap_or_default();
-        return Err(format!("{}: no layer {layer}; leave out --layer to see them all", args.model.path.display()).into());
+        return Err(
+            format!("{}: no layer {layer}; leave out --layer to see them all", args.model.path.display()).into()
+        );
     }
     let steps: Vec<_> = model.record.iter().flat_map(|record| &record.steps).collect();
     if output.json {

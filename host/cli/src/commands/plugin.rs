@@ -48,7 +48,9 @@ fn new(name: &str, dir: Option<&Path>, output: &Output) -> Result<Done, Box<dyn 
 
 fn add(path: &Path, replace: bool, bundled: bool, output: &Output) -> Result<Done, Box<dyn Error>> {
     let lock = match bundled {
-        true => bundled_lock_path().ok_or("the executable's own folder is not known, so nothing can be locked beside it")?,
+        true => {
+            bundled_lock_path().ok_or("the executable's own folder is not known, so nothing can be locked beside it")?
+        }
         false => user_lock_path()?,
     };
     let file = PluginFile::read(path)?;
@@ -205,7 +207,13 @@ fn checked(report: &Report) -> String {
         let line = match &check.outcome {
             Outcome::Passed(None) => format!("{} {}: {}", paint(GOOD, "ok  "), check.subject, check.claim),
             Outcome::Passed(Some(measured)) => {
-                format!("{} {}: {} {}", paint(GOOD, "ok  "), check.subject, check.claim, paint(DIM, format!("({measured})")))
+                format!(
+                    "{} {}: {} {}",
+                    paint(GOOD, "ok  "),
+                    check.subject,
+                    check.claim,
+                    paint(DIM, format!("({measured})"))
+                )
             }
             Outcome::Failed(why) => format!("{} {}: {}: {why}", paint(BAD, "FAIL"), check.subject, check.claim),
             Outcome::Skipped(why) => {
@@ -231,7 +239,12 @@ fn remove(name: &str, output: &Output) -> Result<Done, Box<dyn Error>> {
     if output.json {
         term::print(&format!("{:#}\n", json!({ "removed": entry.protocols, "path": entry.path })))?;
     } else if !output.quiet {
-        let page = format!("{} {}; the library itself stays at {}\n", paint(GOOD, "removed"), entry.protocols.join(", "), entry.path.display());
+        let page = format!(
+            "{} {}; the library itself stays at {}\n",
+            paint(GOOD, "removed"),
+            entry.protocols.join(", "),
+            entry.path.display()
+        );
         term::print(&page)?;
     }
     Ok(Done::Ok)
