@@ -4,6 +4,7 @@ mod house;
 mod layering;
 mod main_job;
 mod peers;
+mod plugins;
 mod promises;
 mod shared;
 mod tree;
