@@ -49,8 +49,8 @@ pub(super) fn parts<'a>(meta: &Metadata<'_, 'a>, vocab: &Vocab<'_>) -> Result<Pa
     let name = meta.text(key)?.unwrap_or("default");
     let (splitting, ignore_merges, adds_bos) = by_name(name).ok_or_else(|| {
         let what = format!("the pre-tokenizer {name:?}");
-        let next = "another one would cut text differently from what the model was trained on; import without the \
-                    tokenizer and take the model's own files"
+        let next = "another one would cut text differently from what the model was trained on; import with \
+                    --no-tokenizer and take the model's own files"
             .to_owned();
         meta.error(key, Problem::Unsupported { what, next })
     })?;
