@@ -32,6 +32,9 @@ fn a_new_plugin_builds_passes_its_tests_and_conforms_with_no_edit() {
     let again = house.run(&["plugin", "new", "my-first-2"]);
     assert!(again.code(2).contains("my-first-2"), "{}", again.stderr);
     house.run(&["plugin", "new", "Not A Name"]).code(2);
+    // Every run has another temporary folder, hence other artefacts of these; they would pile up.
+    let own = ["clean", "--package", "my-first-2", "--package", "unswag-sdk", "--package", "unswag-abi"];
+    cargo(&folder, &own).outcome().ok();
 }
 
 #[test]

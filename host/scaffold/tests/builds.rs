@@ -1,6 +1,7 @@
 //! A crate fresh from the scaffold builds and passes its own tests, outside this repository, with no edit.
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -10,6 +11,14 @@ use unswag_scaffold::new_plugin;
 /// One for all names and runs: the dependencies are then compiled once.
 fn target_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/scaffold-target")
+}
+
+/// Held by one test at a time: each cleans up packages that the other is using. The tests may be processes of their own.
+fn alone() -> File {
+    std::fs::create_dir_all(target_dir()).expect("the target folder can be made");
+    let lock = File::create(target_dir().join("tests.lock")).expect("a file can be made in it");
+    lock.lock().expect("a file can be locked");
+    lock
 }
 
 fn cargo(dir: &Path, args: &[&str]) {
@@ -33,6 +42,7 @@ fn forget(dir: &Path, name: &str) {
 
 #[test]
 fn a_fresh_crate_builds_and_passes_its_tests_with_the_locked_versions() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     for (name, library) in [("my-first2-plugin", "libmy_first2_plugin.so"), ("zed_9", "libzed_9.so")] {
         let made = dir.path().join(name);
@@ -46,6 +56,7 @@ fn a_fresh_crate_builds_and_passes_its_tests_with_the_locked_versions() {
 
 #[test]
 fn a_fresh_crate_is_formatted_and_has_no_warnings() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let made = dir.path().join("tidy");
     new_plugin("tidy", &made).unwrap();
