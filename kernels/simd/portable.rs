@@ -1,4 +1,7 @@
 //! [`Simd`] in plain Rust: arrays of sixteen, left to the compiler's own vectoriser.
+//!
+//! What is more than a few instructions per lane is kept out of line: inlined into every op, element type and width it made
+//! this the larger half of the crate's code and compile time, and a call per sixteen elements does not show in its speed.
 
 use std::array::from_fn;
 
@@ -57,23 +60,23 @@ impl Simd for Portable {
     fn mul(self, a: F, b: F) -> F {
         zip(a, b, |a, b| a * b)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn div(self, a: F, b: F) -> F {
         zip(a, b, |a, b| a / b)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn fma(self, a: F, b: F, c: F) -> F {
         from_fn(|i| a[i].mul_add(b[i], c[i]))
     }
-    #[inline(always)]
+    #[inline(never)]
     fn fnma(self, a: F, b: F, c: F) -> F {
         from_fn(|i| (-a[i]).mul_add(b[i], c[i]))
     }
-    #[inline(always)]
+    #[inline(never)]
     fn min(self, a: F, b: F) -> F {
         zip(a, b, |a, b| if a < b { a } else { b })
     }
-    #[inline(always)]
+    #[inline(never)]
     fn max(self, a: F, b: F) -> F {
         zip(a, b, |a, b| if a > b { a } else { b })
     }
@@ -85,7 +88,7 @@ impl Simd for Portable {
     fn abs(self, a: F) -> F {
         a.map(f32::abs)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn round(self, a: F) -> F {
         a.map(f32::round_ties_even)
     }
@@ -97,23 +100,23 @@ impl Simd for Portable {
             p * power_of_two(half) * power_of_two(n - half)
         })
     }
-    #[inline(always)]
+    #[inline(never)]
     fn ge(self, a: F, b: F) -> [bool; 16] {
         from_fn(|i| a[i] >= b[i])
     }
-    #[inline(always)]
+    #[inline(never)]
     fn select(self, m: [bool; 16], a: F, b: F) -> F {
         from_fn(|i| if m[i] { a[i] } else { b[i] })
     }
-    #[inline(always)]
+    #[inline(never)]
     fn bits(self, m: [bool; 16]) -> u32 {
         (0..16).fold(0, |bits, i| bits | u32::from(m[i]) << i)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn reduce_min(self, a: F) -> f32 {
         a.into_iter().fold(f32::INFINITY, |a, b| if a < b { a } else { b })
     }
-    #[inline(always)]
+    #[inline(never)]
     fn reduce_max(self, a: F) -> f32 {
         a.into_iter().fold(f32::NEG_INFINITY, |a, b| if a > b { a } else { b })
     }
@@ -130,7 +133,7 @@ impl Simd for Portable {
     fn add_i(self, a: I, b: I) -> I {
         zip_i(a, b, u32::wrapping_add)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn mul_i(self, a: I, b: I) -> I {
         zip_i(a, b, u32::wrapping_mul)
     }
@@ -142,16 +145,16 @@ impl Simd for Portable {
     fn shr_i<const BY: u32>(self, a: I) -> I {
         a.map(|a| a >> BY)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn to_f32(self, a: I) -> F {
         a.map(|a| a as f32)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn truncate(self, a: F) -> I {
         a.map(|a| a as u32)
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn pack<const B: usize>(self, a: I) -> [u32; 4] {
         let mut words = [0; 4];
         for (i, code) in a.into_iter().enumerate() {
@@ -159,15 +162,15 @@ impl Simd for Portable {
         }
         words
     }
-    #[inline(always)]
+    #[inline(never)]
     fn unpack<const B: usize>(self, words: [u32; 4]) -> I {
         from_fn(|i| words[i * B / 32] >> (i * B % 32) & ((1 << B) - 1))
     }
-    #[inline(always)]
+    #[inline(never)]
     fn weave<const B: usize>(self, planes: [u64; B]) -> [u64; B] {
         weave_by_table(planes)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn lookup<const B: usize>(self, table: &[f32; 16], codes: u64) -> F {
         from_fn(|i| table[(codes >> (B * i)) as usize & ((1 << B) - 1)])
     }
@@ -176,27 +179,26 @@ impl Simd for Portable {
     fn load_f32(self, from: &[f32; 16]) -> F {
         *from
     }
-    #[inline(always)]
+    #[inline(never)]
     fn load_bf16(self, from: &[bf16; 16]) -> F {
         from.map(Element::to_f32)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn load_f16(self, from: &[f16; 16]) -> F {
         from.map(f16::to_f32)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn store_f32(self, to: &mut [f32; 32], low: F, high: F, _stream: bool) {
         store(to, low, high);
     }
-    #[inline(always)]
+    #[inline(never)]
     fn store_bf16(self, to: &mut [bf16; 32], low: F, high: F, _stream: bool) {
         store(to, low, high);
     }
-    #[inline(always)]
+    #[inline(never)]
     fn store_f16(self, to: &mut [f16; 32], low: F, high: F, _stream: bool) {
         store(to, low, high);
     }
-    // Out of line: sixteen lanes of scalar code are large, and there would be a copy per op, element type and width.
     #[inline(never)]
     fn value<A: Function>(self, x: F) -> F {
         A::value(self, x)
