@@ -2,9 +2,9 @@
 
 use std::{path::Path, process::Command};
 
-use unswag_tests::{Run, plugin, workspace_root};
+use unswag_tests::{Base, Family, Run, plugin, workspace_root};
 
-use crate::house::House;
+use crate::house::{House, assert_same_files};
 
 /// Cargo, in the workspace's own target folder for such crates, so that a second run builds little.
 fn cargo(folder: &Path, args: &[&str]) -> Command {
@@ -86,4 +86,21 @@ fn help_completions_and_manual_pages_are_there() {
     }
     assert!(house.run(&["doctor"]).ok().contains("CPU"));
     assert!(house.json(&["doctor"])["machine"].is_object());
+}
+
+#[test]
+fn the_example_plugin_is_built_tested_and_operates() {
+    let house = House::without_plugins();
+    let folder = workspace_root().join("examples/01-low-rank");
+    cargo(&folder, &["test", "--quiet", "--locked"]).outcome().ok();
+    cargo(&folder, &["build", "--quiet", "--locked"]).outcome().ok();
+    let library = library("unswag-low-rank");
+    house.run(&["plugin", "check", &library]).ok();
+    house.run(&["plugin", "add", &library]).ok();
+    let base = Base::guard(house.tiny(Family::Llama, "base"));
+    house.run(&["surgery", "-p", "low-rank:rank=8", "base", "-o", "out"]).ok();
+    house.run(&["plugin", "remove", "low-rank"]).ok();
+    house.run(&["verify", "out"]).ok();
+    house.run(&["undo", "out"]).ok();
+    assert_same_files(&house.path("out"), base.path());
 }

@@ -23,11 +23,7 @@ impl From<Dtype> for DlDataType {
             Dtype::F8E4M3 => FLOAT8_E4M3FN,
             Dtype::F8E5M2 => FLOAT8_E5M2,
         };
-        Self {
-            code,
-            bits: (dtype.bytes() * 8) as u8,
-            lanes: 1,
-        }
+        Self { code, bits: (dtype.bytes() * 8) as u8, lanes: 1 }
     }
 }
 
@@ -51,14 +47,6 @@ mod tests {
 
     #[test]
     fn a_vector_of_lanes_is_no_element_type() {
-        assert_eq!(
-            DlDataType {
-                code: FLOAT,
-                bits: 32,
-                lanes: 4
-            }
-            .dtype(),
-            None
-        );
+        assert_eq!(DlDataType { code: FLOAT, bits: 32, lanes: 4 }.dtype(), None);
     }
 }

@@ -179,10 +179,7 @@ unsafe impl Sync for Extension {}
 
 impl Extension {
     pub fn new<T: StableAbi + Send + Sync>(value: &'static T) -> Self {
-        Self {
-            layout: T::LAYOUT,
-            value: (value as *const T).cast(),
-        }
+        Self { layout: T::LAYOUT, value: (value as *const T).cast() }
     }
 
     /// The interface, if its layout here and there agree.

@@ -10,8 +10,8 @@ use unswag_kernels::{
     delhi::{Activation, CodeTable, Weighting, code_words, gelu, silu, tables},
 };
 use unswag_sdk::{
-    Attrs, AttrsExt, Built, Device, Dtype, Error, Inputs, Kernel, Launch, Meta, Op, OpCall, OpPlan, Outputs, Target, bail,
-    error,
+    Attrs, AttrsExt, Built, Device, Dtype, Error, Inputs, Kernel, Launch, Meta, Op, OpCall, OpPlan, Outputs, Target,
+    bail, error,
 };
 
 use crate::call::{activation, by_dtype, check_dtype, elements};

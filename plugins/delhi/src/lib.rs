@@ -163,7 +163,10 @@ impl Delhi {
             );
         }
         if graph.nodes.iter().any(|node| KINDS.contains(&node.kind.as_str())) {
-            return unswag_sdk::error!("layers={}: no SiLU or GELU in these layers; use layers=all", self.options.layers);
+            return unswag_sdk::error!(
+                "layers={}: no SiLU or GELU in these layers; use layers=all",
+                self.options.layers
+            );
         }
         graph.nothing_to_do("SiLU or GELU", &KINDS)
     }

@@ -132,7 +132,8 @@ impl Layers {
         };
         text.split(',')
             .map(|part| {
-                range(part).ok_or_else(|| error!("layers: expected all, or numbers and ranges like 0-9,20, got {part:?}"))
+                range(part)
+                    .ok_or_else(|| error!("layers: expected all, or numbers and ranges like 0-9,20, got {part:?}"))
             })
             .collect::<Result<_, _>>()
             .map(Layers::Ranges)

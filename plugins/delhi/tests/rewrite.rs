@@ -28,7 +28,8 @@ fn refusal(options: Value, family: &str) -> String {
 fn every_gated_mlp_is_rewritten_and_stands_for_what_it_was() {
     for family in FAMILIES {
         let graph = sample(family);
-        let gated: Vec<_> = graph.nodes.iter().filter(|node| ["swiglu", "geglu"].contains(&node.kind.as_str())).collect();
+        let gated: Vec<_> =
+            graph.nodes.iter().filter(|node| ["swiglu", "geglu"].contains(&node.kind.as_str())).collect();
         if gated.is_empty() {
             continue;
         }
@@ -39,7 +40,11 @@ fn every_gated_mlp_is_rewritten_and_stands_for_what_it_was() {
             assert_eq!(at, old.path);
             assert_eq!(new.kind, format!("delhi.{}", old.kind));
             assert_eq!(new.stands_for.as_deref(), Some(old.kind.as_str()));
-            assert_eq!(new.attrs.get("approximate"), old.attrs.get("approximate"), "{family}: the form of GELU is kept");
+            assert_eq!(
+                new.attrs.get("approximate"),
+                old.attrs.get("approximate"),
+                "{family}: the form of GELU is kept"
+            );
         }
         assert_eq!(patch.lossy, None, "{family}: mode exact loses nothing");
     }

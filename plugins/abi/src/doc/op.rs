@@ -14,9 +14,7 @@ pub struct Meta {
 impl Meta {
     /// Number of elements, or `None` where it does not fit 64 bits.
     pub fn elements(&self) -> Option<u64> {
-        self.shape
-            .iter()
-            .try_fold(1u64, |product, &size| product.checked_mul(size))
+        self.shape.iter().try_fold(1u64, |product, &size| product.checked_mul(size))
     }
 
     /// Number of bytes, or `None` where it does not fit 64 bits.

@@ -29,18 +29,9 @@ pub enum Edit {
     /// Puts a subgraph where a node, or all nodes under a path (`model.layers.0.self_attn`), stood.
     Replace { at: String, with: Subgraph },
     /// Sets one attribute of a node.
-    Attr {
-        at: String,
-        name: String,
-        value: serde_json::Value,
-    },
+    Attr { at: String, name: String, value: serde_json::Value },
     /// Adds a parameter, or makes an existing one anew.
-    Param {
-        name: String,
-        dtype: Dtype,
-        shape: Vec<u64>,
-        init: Init,
-    },
+    Param { name: String, dtype: Dtype, shape: Vec<u64>, init: Init },
     /// Removes a parameter that no node uses any more.
     Drop { param: String },
     /// Adds slots to what generation keeps between tokens.

@@ -44,10 +44,9 @@ pub(super) fn rebuild(meta: &Metadata<'_, '_>, sizes: &Sizes) -> Result<Option<F
         "gpt2" | "llama" => Vocab::read(meta, sizes, model == "llama" && sizes.family.is_gemma())?,
         other => {
             let what = format!("a tokenizer of the model {other:?}");
-            let next =
-                "expected gpt2 (byte-level BPE) or llama (SentencePiece); import with --no-tokenizer and take \
+            let next = "expected gpt2 (byte-level BPE) or llama (SentencePiece); import with --no-tokenizer and take \
                         the model's own files"
-                    .to_owned();
+                .to_owned();
             return Err(meta.error("tokenizer.ggml.model", Problem::Unsupported { what, next }));
         }
     };
