@@ -13,17 +13,17 @@ use crate::{operation::Protocol, record::PluginId};
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(transparent)]
-    Spec(#[from] SpecError),
+    Spec(Box<SpecError>),
     #[error(transparent)]
-    Lock(#[from] LockError),
+    Lock(Box<LockError>),
     #[error(transparent)]
-    File(#[from] FileError),
+    File(Box<FileError>),
     #[error(transparent)]
-    Load(#[from] LoadError),
+    Load(Box<LoadError>),
     #[error(transparent)]
-    Protocol(#[from] OpenProtocolError),
+    Protocol(Box<OpenProtocolError>),
     #[error(transparent)]
-    Options(#[from] OptionError),
+    Options(Box<OptionError>),
     #[error(
         "plugin {}: no lock file names it, so none of it was run; run `unswag plugin add {}` to look at it in a sandbox and \
          consent to its bytes, or pass --allow-unlocked for this run",
@@ -33,6 +33,18 @@ pub enum OpenError {
     #[error("plugin {}: it has the protocols {}; say which: --plugin {}#{}", path.display(), ids.join(", "), path.display(), ids[0])]
     WhichProtocol { path: PathBuf, ids: Vec<String> },
 }
+
+/// The loader's errors carry whole paths and hashes; boxed, so that a success does not pay for them.
+macro_rules! boxed {
+    ($($variant:ident: $error:ty),+) => {$(
+        impl From<$error> for OpenError {
+            fn from(error: $error) -> Self {
+                OpenError::$variant(Box::new(error))
+            }
+        }
+    )+};
+}
+boxed!(Spec: SpecError, Lock: LockError, File: FileError, Load: LoadError, Protocol: OpenProtocolError, Options: OptionError);
 
 /// Opens every `NAME[:key=value,…]` in order. A name with a `/` is the path of a library, with `#PROTOCOL` behind it where
 /// the library has several.

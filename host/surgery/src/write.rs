@@ -69,7 +69,7 @@ impl Operation<'_> {
     /// Bytes of weights that writing will report as progress, where `link` is as in [`WriteOptions`].
     pub fn weight_bytes(&self, model: &Model) -> u64 {
         let plan = FilePlan::new(model, self);
-        let bytes_of = |name: &str| self.after.params.get(name).and_then(|param| meta_bytes(param)).unwrap_or(0);
+        let bytes_of = |name: &str| self.after.params.get(name).and_then(meta_bytes).unwrap_or(0);
         let whole: u64 = plan.whole.iter().map(|file| file.bytes).sum();
         let kept = plan.rewritten.values().flatten().map(|tensor| match tensor {
             Kept::Untouched(name) => model.checkpoint.tensor(name).map_or(0, |tensor| tensor.bytes()),

@@ -93,20 +93,22 @@ impl Kernel for CodedKernel {
         let [mut y] = outputs.array()?;
         let exec = Exec::new(launch.threads());
         by_dtype!(self.dtype, T => {
-            let (x, y) = (x.as_slice::<T>()?, y.as_mut_slice::<T>()?);
-            if !launch.training() {
-                return Ok(match self.activation {
-                    Activation::Silu => silu::plain(exec, x, y)?,
-                    gelu => gelu::plain(exec, gelu, x, y)?,
-                });
-            }
-            let [mut codes] = saved.array()?;
-            let codes = codes.as_mut_slice::<u32>()?;
-            Ok(match self.activation {
-                Activation::Silu => silu::forward(exec, &self.table, x, y, codes)?,
-                _ => gelu::forward(exec, &self.table, x, y, codes)?,
-            })
-        })
+                    let (x, y) = (x.as_slice::<T>()?, y.as_mut_slice::<T>()?);
+                    if !launch.training() {
+                        match self.activation {
+                            Activation::Silu => silu::plain(exec, x, y)?,
+                            gelu => gelu::plain(exec, gelu, x, y)?,
+                        }
+        return Ok(());
+                    }
+                    let [mut codes] = saved.array()?;
+                    let codes = codes.as_mut_slice::<u32>()?;
+                    match self.activation {
+                        Activation::Silu => silu::forward(exec, &self.table, x, y, codes)?,
+                        _ => gelu::forward(exec, &self.table, x, y, codes)?,
+                    }
+        Ok(())
+                })
     }
 
     fn backward(
@@ -124,16 +126,17 @@ impl Kernel for CodedKernel {
         }
         let exec = Exec::new(launch.threads());
         by_dtype!(self.dtype, T => {
-            let dx = dx.as_mut_slice::<T>()?;
-            if !dy.is_wanted() {
-                dx.fill(T::default());
-                return Ok(());
-            }
-            let (dy, codes) = (dy.as_slice::<T>()?, codes.as_slice::<u32>()?);
-            Ok(match self.activation {
-                Activation::Silu => silu::backward(exec, &self.table, dy, codes, dx)?,
-                _ => gelu::backward(exec, &self.table, dy, codes, dx)?,
-            })
-        })
+                    let dx = dx.as_mut_slice::<T>()?;
+                    if !dy.is_wanted() {
+                        dx.fill(T::default());
+                        return Ok(());
+                    }
+                    let (dy, codes) = (dy.as_slice::<T>()?, codes.as_slice::<u32>()?);
+                    match self.activation {
+                        Activation::Silu => silu::backward(exec, &self.table, dy, codes, dx)?,
+                        _ => gelu::backward(exec, &self.table, dy, codes, dx)?,
+                    }
+        Ok(())
+                })
     }
 }

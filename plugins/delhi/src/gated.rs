@@ -128,10 +128,11 @@ fn plain<T: unswag_kernels::Element>(
     u: &[T],
     h: &mut [T],
 ) -> Result<(), Error> {
-    Ok(match activation {
+    match activation {
         Activation::Silu => swiglu::plain(exec, g, u, h)?,
         gelu => geglu::plain(exec, gelu, g, u, h)?,
-    })
+    }
+    Ok(())
 }
 
 impl Kernel for Exact {
@@ -157,20 +158,21 @@ impl Kernel for Exact {
         let [dg, du] = grad_inputs.array()?;
         let exec = Exec::new(launch.threads());
         by_dtype!(self.dtype, T => {
-            let (g, u) = (g.as_slice::<T>()?, u.as_slice::<T>()?);
-            let grads = Grads::<T>::take(dg, du)?;
-            if !dh.is_wanted() {
-                return grads.zero();
-            }
-            let dh = dh.as_slice::<T>()?;
-            grads.fill(CHUNK, |range, dg, du| {
-                let (dh, g, u) = (&dh[range.clone()], &g[range.clone()], &u[range]);
-                Ok(match self.activation {
-                    Activation::Silu => swiglu::exact_backward(exec, dh, g, u, dg, du)?,
-                    gelu => geglu::exact_backward(exec, gelu, dh, g, u, dg, du)?,
+                    let (g, u) = (g.as_slice::<T>()?, u.as_slice::<T>()?);
+                    let grads = Grads::<T>::take(dg, du)?;
+                    if !dh.is_wanted() {
+                        return grads.zero();
+                    }
+                    let dh = dh.as_slice::<T>()?;
+                    grads.fill(CHUNK, |range, dg, du| {
+                        let (dh, g, u) = (&dh[range.clone()], &g[range.clone()], &u[range]);
+                        match self.activation {
+                            Activation::Silu => swiglu::exact_backward(exec, dh, g, u, dg, du)?,
+                            gelu => geglu::exact_backward(exec, gelu, dh, g, u, dg, du)?,
+                        }
+        Ok(())
+                    })
                 })
-            })
-        })
     }
 
     fn rematerialize(&self, launch: &mut Launch<'_>, saved: Inputs<'_>, outputs: Outputs<'_>) -> Result<(), Error> {
@@ -230,22 +232,23 @@ impl Kernel for Grouped {
         let exec = Exec::new(launch.threads());
         let config = self.settings.config(launch);
         by_dtype!(self.dtype, T => {
-            let (g, u, h) = (g.as_slice::<T>()?, u.as_slice::<T>()?, h.as_mut_slice::<T>()?);
-            if !launch.training() {
-                return plain(self.activation, exec, g, u, h);
-            }
-            let [mut g_codes, mut g_params, mut u_codes, mut u_params] = saved.array()?;
-            let saved = SavedMut {
-                g_codes: g_codes.as_mut_slice::<u32>()?,
-                g_params: g_params.as_mut_slice::<bf16>()?,
-                u_codes: u_codes.as_mut_slice::<u32>()?,
-                u_params: u_params.as_mut_slice::<bf16>()?,
-            };
-            Ok(match self.activation {
-                Activation::Silu => swiglu::forward(exec, self.shape, &config, g, u, h, saved)?,
-                gelu => geglu::forward(exec, gelu, self.shape, &config, g, u, h, saved)?,
-            })
-        })
+                    let (g, u, h) = (g.as_slice::<T>()?, u.as_slice::<T>()?, h.as_mut_slice::<T>()?);
+                    if !launch.training() {
+                        return plain(self.activation, exec, g, u, h);
+                    }
+                    let [mut g_codes, mut g_params, mut u_codes, mut u_params] = saved.array()?;
+                    let saved = SavedMut {
+                        g_codes: g_codes.as_mut_slice::<u32>()?,
+                        g_params: g_params.as_mut_slice::<bf16>()?,
+                        u_codes: u_codes.as_mut_slice::<u32>()?,
+                        u_params: u_params.as_mut_slice::<bf16>()?,
+                    };
+                    match self.activation {
+                        Activation::Silu => swiglu::forward(exec, self.shape, &config, g, u, h, saved)?,
+                        gelu => geglu::forward(exec, gelu, self.shape, &config, g, u, h, saved)?,
+                    }
+        Ok(())
+                })
     }
 
     fn backward(
@@ -262,21 +265,22 @@ impl Kernel for Grouped {
         let config = self.settings.config(launch);
         let cols = self.shape.cols;
         by_dtype!(self.dtype, T => {
-            let grads = Grads::<T>::take(dg, du)?;
-            if !dh.is_wanted() {
-                return grads.zero();
-            }
-            let dh = dh.as_slice::<T>()?;
-            grads.fill(cols, |range, dg, du| {
-                let rows = range.start.checked_div(cols).unwrap_or(0)..range.end.checked_div(cols).unwrap_or(0);
-                let shape = Shape { rows: rows.len(), cols };
-                let (dh, saved) = (&dh[range], self.rows(&saved, rows));
-                Ok(match self.activation {
-                    Activation::Silu => swiglu::backward(exec, shape, &config, dh, saved, dg, du)?,
-                    gelu => geglu::backward(exec, gelu, shape, &config, dh, saved, dg, du)?,
+                    let grads = Grads::<T>::take(dg, du)?;
+                    if !dh.is_wanted() {
+                        return grads.zero();
+                    }
+                    let dh = dh.as_slice::<T>()?;
+                    grads.fill(cols, |range, dg, du| {
+                        let rows = range.start.checked_div(cols).unwrap_or(0)..range.end.checked_div(cols).unwrap_or(0);
+                        let shape = Shape { rows: rows.len(), cols };
+                        let (dh, saved) = (&dh[range], self.rows(&saved, rows));
+                        match self.activation {
+                            Activation::Silu => swiglu::backward(exec, shape, &config, dh, saved, dg, du)?,
+                            gelu => geglu::backward(exec, gelu, shape, &config, dh, saved, dg, du)?,
+                        }
+        Ok(())
+                    })
                 })
-            })
-        })
     }
 
     fn rematerialize(&self, launch: &mut Launch<'_>, saved: Inputs<'_>, outputs: Outputs<'_>) -> Result<(), Error> {
@@ -285,12 +289,13 @@ impl Kernel for Grouped {
         let exec = Exec::new(launch.threads());
         let config = self.settings.config(launch);
         by_dtype!(self.dtype, T => {
-            let h = h.as_mut_slice::<T>()?;
-            Ok(match self.activation {
-                Activation::Silu => swiglu::rematerialize(exec, self.shape, &config, saved, h)?,
-                gelu => geglu::rematerialize(exec, gelu, self.shape, &config, saved, h)?,
-            })
-        })
+                    let h = h.as_mut_slice::<T>()?;
+                    match self.activation {
+                        Activation::Silu => swiglu::rematerialize(exec, self.shape, &config, saved, h)?,
+                        gelu => geglu::rematerialize(exec, gelu, self.shape, &config, saved, h)?,
+                    }
+        Ok(())
+                })
     }
 }
 

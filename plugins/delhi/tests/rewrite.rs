@@ -13,10 +13,12 @@ fn rewrite(options: Value, graph: &Graph) -> Result<Patch, String> {
 }
 
 fn new_nodes(patch: &Patch) -> Vec<(&str, &SubNode)> {
-    let replaced = |edit| match edit {
-        &Edit::Replace { ref at, ref with } => (at.as_str(), &with.nodes[0]),
-        other => panic!("Delhi replaces nodes and does nothing else, got {other:?}"),
-    };
+    fn replaced(edit: &Edit) -> (&str, &SubNode) {
+        match edit {
+            Edit::Replace { at, with } => (at, &with.nodes[0]),
+            other => panic!("Delhi replaces nodes and does nothing else, got {other:?}"),
+        }
+    }
     patch.edits.iter().map(replaced).collect()
 }
 
