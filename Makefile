@@ -46,8 +46,10 @@ venv: ## Lay down the Python environment that the tests compare with (about 700 
 libtorch: ## Lay down the view of libtorch that torch-sys builds against; set LIBTORCH to .cache/libtorch
 	scripts/fetch libtorch
 
-bench: build $(SMOLLM2)/model.safetensors ## Measure documents, loading, kernels, and whole runs against cp (10 GB of scratch)
-	cargo bench --package unswag-graph --package unswag-loader --package unswag-kernels
+bench: build venv $(SMOLLM2)/model.safetensors ## Measure documents, loading, kernels, and whole runs against cp (10 GB of scratch)
+	cargo bench --package unswag-graph --package unswag-loader --package unswag-sdk
+	UNSWAG_BENCH_PLUGIN=$(abspath $(TARGET)/release/libunswag_delhi.so) cargo bench --package unswag-loader
+	$(CACHE)/venv/bin/python kernels/benches/compare.py
 	tests/bench/surgery.py $(UNSWAG) $(SMOLLM2) $(CACHE)/bench
 
 fuzz: ## Fuzz every target for SECONDS_EACH seconds: cargo-fuzz on nightly where installed, else by mutation

@@ -1,6 +1,7 @@
 //! What a plugin costs: to load, to probe, to ask for a plan, and to call.
 //!
-//! `cargo bench -p unswag-loader`. The library is the one on the bare frame, so what is measured is the loader's. Each load
+//! `cargo bench -p unswag-loader`. The library is the one on the bare frame, so what is measured is the loader's; another may
+//! be named in UNSWAG_BENCH_PLUGIN. Each load
 //! is of other bytes (one is appended; ELF ignores it), since the same bytes are loaded once. Prints median and range.
 
 use std::{
@@ -23,7 +24,11 @@ const LOADS: usize = 40;
 const CALLS: u32 = 200_000;
 
 fn main() {
-    let library = std::env::current_exe().expect("a bench has an executable").with_file_name("libunswag_raw_plugin.so");
+    // Another library, for its size alone: UNSWAG_BENCH_PLUGIN=target/release/libunswag_delhi.so.
+    let other = std::env::var_os("UNSWAG_BENCH_PLUGIN").map(std::path::PathBuf::from);
+    let beside =
+        || std::env::current_exe().expect("a bench has an executable").with_file_name("libunswag_raw_plugin.so");
+    let library = other.clone().unwrap_or_else(beside);
     let folder = tempfile::tempdir().expect("a folder for temporary files");
     let bytes = fs::read(&library).expect("cargo builds the raw plugin beside its benches");
     println!("library: {} bytes", bytes.len());
@@ -48,7 +53,9 @@ fn main() {
             timed(|| probe_with(&file, &options).expect("it passes")).0
         }),
     );
-    calls(&plugins[0]);
+    if other.is_none() {
+        calls(&plugins[0]);
+    }
 }
 
 fn calls(plugin: &Plugin) {
