@@ -157,14 +157,15 @@ struct Plain<'a, T, A> {
 impl<T: Element, A: Function> Body for Plain<'_, T, A> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (mut x_room, mut y_room) = ([T::ZERO; 32], [T::ZERO; 32]);
-        for (x, y) in self.x.chunks(32).zip(self.y.chunks_mut(32)) {
-            let stream = self.stream && x.len() == 32;
-            let values = block(x, &mut x_room).as_chunks::<16>().0;
-            let low = s.value::<A>(T::load(s, &values[0]));
-            let high = s.value::<A>(T::load(s, &values[1]));
-            T::store(s, block_mut(y, &mut y_room), low, high, stream);
-            flush(y, &y_room);
+        let (x_blocks, x_tail) = self.x.as_chunks::<32>();
+        let (y_blocks, y_tail) = self.y.as_chunks_mut::<32>();
+        for (x, y) in x_blocks.iter().zip(y_blocks) {
+            plain_block::<S, T, A>(s, x, y, self.stream);
+        }
+        if !x_tail.is_empty() {
+            let (x, mut y) = (padded(x_tail), [T::ZERO; 32]);
+            plain_block::<S, T, A>(s, &x, &mut y, false);
+            y_tail.copy_from_slice(&y[..x_tail.len()]);
         }
         if self.stream {
             s.fence();
@@ -172,32 +173,20 @@ impl<T: Element, A: Function> Body for Plain<'_, T, A> {
     }
 }
 
-/// `values` as a full block: itself, or, for the shorter last one, `room` with a copy of it and zeros behind. So there is one
-/// copy of a body's code for both.
 #[inline(always)]
-pub(super) fn block<'a, T: Element, const N: usize>(values: &'a [T], room: &'a mut [T; N]) -> &'a [T; N] {
-    match values.try_into() {
-        Ok(block) => block,
-        Err(_) => {
-            room[..values.len()].copy_from_slice(values);
-            room
-        }
-    }
+fn plain_block<S: Simd, T: Element, A: Function>(s: S, x: &[T; 32], y: &mut [T; 32], stream: bool) {
+    let x = x.as_chunks::<16>().0;
+    let low = s.value::<A>(T::load(s, &x[0]));
+    let high = s.value::<A>(T::load(s, &x[1]));
+    T::store(s, y, low, high, stream);
 }
 
-/// Where a full block of output goes: to `values`, or, for the shorter last one, to `room`.
+/// `tail` followed by zeros.
 #[inline(always)]
-pub(super) fn block_mut<'a, T: Element, const N: usize>(values: &'a mut [T], room: &'a mut [T; N]) -> &'a mut [T; N] {
-    // Asked twice, since a borrow returned from one arm would bar the other.
-    if values.len() == N { values.try_into().expect("the length is N") } else { room }
-}
-
-/// Brings home what [`block_mut`] put into `room`.
-#[inline(always)]
-pub(super) fn flush<T: Element, const N: usize>(values: &mut [T], room: &[T; N]) {
-    if values.len() != N {
-        values.copy_from_slice(&room[..values.len()]);
-    }
+pub(super) fn padded<T: Element, const N: usize>(tail: &[T]) -> [T; N] {
+    let mut block = [T::ZERO; N];
+    block[..tail.len()].copy_from_slice(tail);
+    block
 }
 
 struct Forward<'a, T, A, const B: usize> {
@@ -216,27 +205,26 @@ impl<T: Element, A: Function, const B: usize> Body for Forward<'_, T, A, B> {
         for (lanes, border) in borders.iter_mut().zip(self.borders) {
             *lanes = s.splat(*border);
         }
-        let (mut x_room, mut y_room) = ([T::ZERO; 64], [T::ZERO; 64]);
-        let blocks = self.x.chunks(64).zip(self.y.chunks_mut(64));
-        for ((x, y), codes) in blocks.zip(self.codes.chunks_mut(2 * B)) {
-            let stream = self.stream && x.len() == 64;
-            let (values, out) = (block(x, &mut x_room), block_mut(y, &mut y_room));
-            let mut planes = forward_block::<S, T, A, B>(s, &borders, values, out, stream);
-            if x.len() < 64 {
-                for plane in &mut planes {
-                    *plane &= (1 << x.len()) - 1;
-                }
+        let (x_blocks, x_tail) = self.x.as_chunks::<64>();
+        let (y_blocks, y_tail) = self.y.as_chunks_mut::<64>();
+        let (code_blocks, code_tail) = self.codes.split_at_mut(2 * B * x_blocks.len());
+        let code_blocks = code_blocks.chunks_exact_mut(2 * B);
+        for ((x, y), codes) in x_blocks.iter().zip(y_blocks).zip(code_blocks) {
+            let planes = forward_block::<S, T, A, B>(s, &borders, x, y, self.stream);
+            for (words, woven) in codes.as_chunks_mut::<2>().0.iter_mut().zip(s.weave(planes)) {
+                *words = [woven as u32, (woven >> 32) as u32];
             }
-            let woven = s.weave(planes);
-            if let Ok(codes) = <&mut [u32]>::as_chunks_mut::<2>(codes).0.try_into() {
-                let codes: &mut [[u32; 2]; B] = codes;
-                *codes = woven.map(|word| [word as u32, (word >> 32) as u32]);
-            } else {
-                for (at, word) in codes.iter_mut().enumerate() {
-                    *word = (woven[at / 2] >> (32 * (at % 2))) as u32;
-                }
+        }
+        if !x_tail.is_empty() {
+            let (x, mut y) = (padded(x_tail), [T::ZERO; 64]);
+            let mut planes = forward_block::<S, T, A, B>(s, &borders, &x, &mut y, false);
+            y_tail.copy_from_slice(&y[..x_tail.len()]);
+            for plane in &mut planes {
+                *plane &= (1 << x_tail.len()) - 1;
             }
-            flush(y, &y_room);
+            for (at, word) in code_tail.iter_mut().enumerate() {
+                *word = (s.weave(planes)[at / 2] >> (32 * (at % 2))) as u32;
+            }
         }
         if self.stream {
             s.fence();
@@ -326,19 +314,18 @@ struct Backward<'a, T, const B: usize> {
 impl<T: Element, const B: usize> Body for Backward<'_, T, B> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (mut dy_room, mut dx_room, mut codes_room) = ([T::ZERO; 64], [T::ZERO; 64], [0; 8]);
-        let blocks = self.dy.chunks(64).zip(self.dx.chunks_mut(64));
-        for ((dy, dx), codes) in blocks.zip(self.codes.chunks(2 * B)) {
-            let stream = self.stream && dy.len() == 64;
-            let codes = if codes.len() == 2 * B {
-                codes
-            } else {
-                codes_room[..codes.len()].copy_from_slice(codes);
-                &codes_room[..2 * B]
-            };
-            let (values, out) = (block(dy, &mut dy_room), block_mut(dx, &mut dx_room));
-            backward_block::<S, T, B>(s, self.levels, values, codes, out, stream);
-            flush(dx, &dx_room);
+        let (dy_blocks, dy_tail) = self.dy.as_chunks::<64>();
+        let (dx_blocks, dx_tail) = self.dx.as_chunks_mut::<64>();
+        let (code_blocks, code_tail) = self.codes.split_at(2 * B * dy_blocks.len());
+        let code_blocks = code_blocks.chunks_exact(2 * B);
+        for ((dy, dx), codes) in dy_blocks.iter().zip(dx_blocks).zip(code_blocks) {
+            backward_block::<S, T, B>(s, self.levels, dy, codes, dx, self.stream);
+        }
+        if !dy_tail.is_empty() {
+            let (dy, mut dx, mut codes) = (padded(dy_tail), [T::ZERO; 64], [0; 8]);
+            codes[..code_tail.len()].copy_from_slice(code_tail);
+            backward_block::<S, T, B>(s, self.levels, &dy, &codes[..2 * B], &mut dx, false);
+            dx_tail.copy_from_slice(&dx[..dy_tail.len()]);
         }
         if self.stream {
             s.fence();
