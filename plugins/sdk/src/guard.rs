@@ -1,7 +1,7 @@
 //! Keeps panics inside the plugin. A panic that reaches the boundary would end the host's process.
 //!
 //! The message and its place become the call's error, and nothing is printed. This must never be skipped: every function
-//! that the host can call goes through [`guard`], the destructors included.
+//! that the host can call goes through it, the destructors included.
 //!
 //! What it cannot contain: `panic = "abort"` (the manifest says which, and the host refuses such a build), a panic while
 //! another unwinds, a stack overflow, `process::exit`.

@@ -1,6 +1,6 @@
 //! What an author implements: a protocol, its ops, their kernels.
 //!
-//! The host calls through the frozen frame; [`crate::raw`] turns each call into one of these, with typed documents and
+//! The host calls through the frozen frame; `raw.rs` turns each call into one of these, with typed documents and
 //! checked tensors, and keeps panics inside. Nothing here is called before the user consented to the plugin.
 
 use std::sync::Arc;
