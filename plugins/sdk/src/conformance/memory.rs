@@ -70,8 +70,7 @@ fn strided(tensor: &TensorBuf) -> Result<Option<TensorBuf>, Error> {
     let values = tensor.to_f64()?;
     let (rows, columns) = (rows as usize, columns as usize);
     let mut by_column = vec![0.0; values.len()];
-    for (matrix, (from, to)) in values.chunks(rows * columns).zip(by_column.chunks_mut(rows * columns)).enumerate() {
-        let _ = matrix;
+    for (from, to) in values.chunks(rows * columns).zip(by_column.chunks_mut(rows * columns)) {
         for row in 0..rows {
             for column in 0..columns {
                 to[column * rows + row] = from[row * columns + column];
