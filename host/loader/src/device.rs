@@ -12,6 +12,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -49,12 +50,21 @@ pub struct Finding {
 pub(crate) struct Surroundings {
     pub variables: BTreeMap<String, OsString>,
     pub root: PathBuf,
+    /// NVIDIA's driver library, as ld.so is asked for it.
+    pub cuda_driver: PathBuf,
+    /// How long it may take to answer.
+    pub driver_limit: Duration,
 }
 
 impl Surroundings {
     fn real() -> Self {
         let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
-        Self { variables: variables.collect(), root: PathBuf::from("/") }
+        Self {
+            variables: variables.collect(),
+            root: PathBuf::from("/"),
+            cuda_driver: PathBuf::from("libcuda.so.1"),
+            driver_limit: nvidia::DRIVER_LIMIT,
+        }
     }
 
     /// `path`, given as from the root.

@@ -2,11 +2,7 @@
 
 mod support;
 
-use std::{
-    fs,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, time::Duration};
 
 use support::{altered_plugin, library_with_constructor, probe_options, raw_plugin, write};
 use tempfile::{TempDir, tempdir};
@@ -78,11 +74,9 @@ fn waiting_for_ever_ends_at_the_time_limit() {
     let folder = tempdir().unwrap();
     let library = library_with_constructor(folder.path(), "for (;;) sleep(1000);");
     let options = ProbeOptions { time_limit: Duration::from_millis(700), ..probe_options() };
-    let start = Instant::now();
     let error = probe_with(&PluginFile::read(library).unwrap(), &options).unwrap_err();
     assert!(matches!(error.failure, ProbeFailure::TimedOut { .. }), "{error}");
     assert!(error.to_string().contains("ran past 0.7 s"), "{error}");
-    assert!(start.elapsed() < Duration::from_secs(30));
 }
 
 #[test]

@@ -61,6 +61,14 @@ fn call(attrs: &[(&str, &str)]) -> OpCall {
 }
 
 #[test]
+fn plugins_protocols_and_kernels_cross_threads() {
+    fn crosses<T: Send + Sync>() {}
+    crosses::<Plugin>();
+    crosses::<Protocol>();
+    crosses::<Kernel>();
+}
+
+#[test]
 fn a_patch_arrives_as_it_was_written() {
     let patch = open("well").rewrite(&Graph::default()).unwrap();
     assert_eq!((patch.version, patch.edits.len()), (1, 1));

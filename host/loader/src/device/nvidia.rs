@@ -2,6 +2,7 @@
 
 use std::{
     ffi::{CStr, c_char, c_int},
+    path::Path,
     sync::mpsc,
     time::Duration,
 };
@@ -13,7 +14,7 @@ use super::{Finding, Surroundings, show_bytes};
 use crate::plain;
 
 /// A driver that hangs (a GPU that fell off the bus) must not take the program with it.
-const DRIVER_TIME_LIMIT: Duration = Duration::from_secs(3);
+pub(super) const DRIVER_LIMIT: Duration = Duration::from_secs(3);
 
 const MAX_GPUS: c_int = 64;
 
@@ -54,7 +55,7 @@ impl Nvidia {
             return Self::default();
         };
         let mut found = Self { driver: driver_version(&version), ..Self::default() };
-        match ask_in_time() {
+        match ask_in_time(around) {
             Ok((cuda, gpus)) => {
                 found.cuda = Some(cuda);
                 found.gpus = gpus;
@@ -123,18 +124,19 @@ fn driver_version(text: &str) -> Option<String> {
 
 type Answer = Result<((i32, i32), Vec<Gpu>), String>;
 
-fn ask_in_time() -> Answer {
+fn ask_in_time(around: &Surroundings) -> Answer {
+    let (library, limit) = (around.cuda_driver.clone(), around.driver_limit);
     let (send, receive) = mpsc::channel();
     std::thread::Builder::new()
         .name("unswag-cuda".to_owned())
         .spawn(move || {
-            let _ = send.send(ask());
+            let _ = send.send(ask(&library));
         })
         .map_err(|error| format!("no thread could be started to ask the driver: {error}"))?;
     // After the time limit the thread is left where it is; it holds nothing that anyone else needs.
-    receive.recv_timeout(DRIVER_TIME_LIMIT).unwrap_or_else(|error| {
+    receive.recv_timeout(limit).unwrap_or_else(|error| {
         Err(match error {
-            mpsc::RecvTimeoutError::Timeout => format!("it did not answer within {} s", DRIVER_TIME_LIMIT.as_secs()),
+            mpsc::RecvTimeoutError::Timeout => format!("it did not answer within {} s", limit.as_secs_f64()),
             mpsc::RecvTimeoutError::Disconnected => "asking it failed".to_owned(),
         })
     })
@@ -159,9 +161,9 @@ const CAPABILITY_MINOR: c_int = 76;
 const NO_DEVICE: c_int = 100;
 
 impl Driver {
-    fn open() -> Result<Self, String> {
+    fn open(library: &Path) -> Result<Self, String> {
         // SAFETY: this is the system's own driver; its kernel module runs. Its constructors start no work.
-        let library = unsafe { Library::open(Some("libcuda.so.1"), RTLD_NOW | RTLD_LOCAL) }
+        let library = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_LOCAL) }
             .map_err(|_| "libcuda.so.1 is missing or does not open".to_owned())?;
         // The driver keeps threads and exit handlers: it is never closed.
         let library: &'static Library = Box::leak(Box::new(library));
@@ -184,8 +186,8 @@ impl Driver {
     }
 }
 
-fn ask() -> Answer {
-    let driver = Driver::open()?;
+fn ask(library: &Path) -> Answer {
+    let driver = Driver::open(library)?;
     let check = |call: &str, code: c_int| match code {
         0 => Ok(()),
         code => Err(format!("{call} failed with CUDA error {code}")),

@@ -1,6 +1,6 @@
 //! Machines that are not here, as trees of files.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use tempfile::{TempDir, tempdir};
 
@@ -13,7 +13,12 @@ struct Fake {
 
 fn fake() -> Fake {
     let folder = tempdir().unwrap();
-    let surroundings = Surroundings { variables: BTreeMap::new(), root: folder.path().to_owned() };
+    let surroundings = Surroundings {
+        variables: BTreeMap::new(),
+        root: folder.path().to_owned(),
+        cuda_driver: folder.path().join("libcuda.so.1"),
+        driver_limit: Duration::from_secs(60),
+    };
     Fake { _folder: folder, around: surroundings }
 }
 
@@ -119,6 +124,89 @@ fn the_working_directory_is_never_searched() {
         .variable("PJRT_NAMES_AND_LIBRARY_PATHS", "cpu:pjrt.so,nonsense")
         .detect();
     assert_eq!(machine.libraries, Libraries::default());
+}
+
+/// A driver that answers as `functions` say, and otherwise well: one H100.
+fn with_driver(functions: &[&str]) -> Fake {
+    let usual = [
+        "int cuDriverGetVersion(int *v) { *v = 13020; return 0; }",
+        "int cuInit(unsigned f) { return 0; }",
+        "int cuDeviceGetCount(int *n) { *n = 1; return 0; }",
+        "int cuDeviceGet(int *d, int i) { *d = i; return 0; }",
+        "int cuDeviceGetName(char *s, int n, int d) { strncpy(s, \"NVIDIA H100\", n); return 0; }",
+        "int cuDeviceTotalMem_v2(size_t *b, int d) { *b = (size_t)80 << 30; return 0; }",
+        "int cuDeviceGetAttribute(int *v, int a, int d) { *v = a == 75 ? 9 : 0; return 0; }",
+    ];
+    let name = |function: &str| function.split('(').next().unwrap_or_default().to_owned();
+    let given: Vec<_> = functions.iter().map(|function| name(function)).collect();
+    let mut source = "#include <stddef.h>\n#include <string.h>\n#include <unistd.h>\n".to_owned();
+    for function in usual.iter().filter(|function| !given.contains(&name(function))).chain(functions) {
+        source.push_str(function);
+        source.push('\n');
+    }
+    let fake = fake()
+        .file("/proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun\n")
+        .file("/driver.c", &source);
+    let compiled = Command::new(std::env::var("CC").unwrap_or_else(|_| "cc".to_owned()))
+        .args(["-shared", "-fPIC", "-w", "-o"])
+        .args([&fake.around.cuda_driver, &fake.around.path("/driver.c")])
+        .status()
+        .expect("the tests need a C compiler");
+    assert!(compiled.success());
+    fake
+}
+
+#[test]
+fn a_gpu_is_described_by_its_driver() {
+    let machine = with_driver(&[]).detect();
+    assert_eq!((machine.nvidia.driver.as_deref(), machine.nvidia.cuda), (Some("580.65.06"), Some((13, 2))));
+    let gpu = &machine.nvidia.gpus[0];
+    assert_eq!((gpu.name.as_str(), gpu.memory_bytes, gpu.compute_capability), ("NVIDIA H100", 80 << 30, (9, 0)));
+    assert!(machine.devices().contains(&Device::Cuda));
+    assert_eq!(machine.target(Device::Cuda).unwrap().features, ["sm_90a"]);
+}
+
+#[test]
+fn a_driver_that_does_not_work_is_told_and_not_waited_for() {
+    for (function, said) in [
+        ("int cuInit(unsigned f) { return 999; }", "cuInit failed with CUDA error 999"),
+        ("int cuDeviceGetCount(int *n) { return 3; }", "cuDeviceGetCount failed with CUDA error 3"),
+        ("int cuDeviceTotalMem_v2(size_t *b, int d) { return 2; }", "cuDeviceTotalMem failed"),
+        ("int cuInit(unsigned f) { for (;;) sleep(1000); }", "it did not answer within 0.3 s"),
+    ] {
+        let mut fake = with_driver(&[function]);
+        if said.contains("0.3 s") {
+            fake.around.driver_limit = Duration::from_millis(300);
+        }
+        let machine = fake.detect();
+        let problem = machine.nvidia.problem.as_deref().expect(function);
+        assert!(problem.contains(said), "{problem}");
+        assert_eq!(machine.devices(), BTreeSet::from([Device::Cpu]));
+        assert!(machine.findings().iter().any(|finding| finding.found.contains(said)));
+    }
+}
+
+#[test]
+fn a_driver_without_gpu_or_library_is_no_gpu() {
+    // CUDA_ERROR_NO_DEVICE is no defect.
+    let machine = with_driver(&["int cuInit(unsigned f) { return 100; }"]).detect();
+    assert_eq!((machine.nvidia.gpus.len(), machine.nvidia.problem), (0, None));
+    let missing = with_driver(&[]);
+    fs::remove_file(&missing.around.cuda_driver).unwrap();
+    assert!(missing.detect().nvidia.problem.unwrap().contains("libcuda.so.1 is missing"));
+}
+
+#[test]
+fn a_driver_is_not_believed_beyond_reason() {
+    let machine = with_driver(&[
+        "int cuDeviceGetCount(int *n) { *n = 2147483647; return 0; }",
+        "int cuDeviceGetName(char *s, int n, int d) { memset(s, 27, n); return 0; }",
+    ])
+    .detect();
+    assert_eq!(machine.nvidia.gpus.len(), 64);
+    assert!(!machine.nvidia.gpus[0].name.contains('\u{1b}'));
+    let machine = with_driver(&["int cuDeviceGetCount(int *n) { *n = -1; return 0; }"]).detect();
+    assert!(machine.nvidia.gpus.is_empty());
 }
 
 #[test]
