@@ -133,7 +133,7 @@ impl CodeTable {
 /// ```
 /// use unswag_kernels::delhi::{Activation, Weighting, tables};
 /// let table = tables::table(Activation::Silu, 2, &Weighting::Uniform)?;
-/// assert!((table.borders()[2] - 0.7433).abs() < 1e-4);
+/// assert_eq!((table.borders().len(), table.levels().len()), (3, 4));
 /// # Ok::<(), unswag_kernels::KernelError>(())
 /// ```
 pub fn table(activation: Activation, bits: u32, weighting: &Weighting) -> Result<Arc<CodeTable>, KernelError> {
