@@ -25,11 +25,11 @@ impl Identity {
     }
 }
 
-/// Opens a regular file for reading.
+/// Opens a regular file for reading, at once, whatever stands in its place.
 ///
 /// # Errors
 /// It is missing, unreadable, or not a regular file.
-pub(crate) fn regular_file(path: &Path) -> Result<(File, Metadata), Error> {
+pub fn regular_file(path: &Path) -> Result<(File, Metadata), Error> {
     // Without O_NONBLOCK, opening a named pipe waits for a writer that may never come.
     let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let file = OpenOptions::new()

@@ -29,6 +29,7 @@ mod protocol;
 mod spec;
 
 pub mod device;
+pub mod yaml;
 
 pub use buffers::{Tensor, TensorMut};
 pub use digest::{NotASha256, Sha256};

@@ -22,6 +22,7 @@ use crate::{
     manifest::{ManifestError, check_manifest},
     options::nearest,
     plain,
+    yaml::{self, YamlError},
 };
 
 /// The name of a lock file in its folder.
@@ -289,13 +290,13 @@ fn parse(path: &Path, text: &str) -> Result<Vec<LockEntry>, LockError> {
         version: serde_yaml::Value,
     }
 
-    let yaml_error = |error: serde_yaml::Error| malformed(path, plain::one_line(&error.to_string(), 300));
-    let VersionOnly { version } = serde_yaml::from_str(text).map_err(yaml_error)?;
+    let yaml_error = |error: YamlError| malformed(path, plain::one_line(&error.to_string(), 300));
+    let VersionOnly { version } = yaml::parse(text).map_err(yaml_error)?;
     if version.as_u64() != Some(LOCK_VERSION.into()) {
         let found = serde_yaml::to_string(&version).unwrap_or_default();
         return Err(LockError::UnknownVersion { path: path.to_owned(), found: plain::one_line(&found, 40) });
     }
-    let document: Document = serde_yaml::from_str(text).map_err(yaml_error)?;
+    let document: Document = yaml::parse(text).map_err(yaml_error)?;
     let mut ids = BTreeMap::new();
     for (index, entry) in document.plugins.iter().enumerate() {
         check_entry(entry).map_err(|problem| malformed(path, format!("plugins[{index}]: {problem}")))?;

@@ -6,12 +6,12 @@
 use std::{
     cell::RefCell,
     collections::BTreeSet,
-    fs, io,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
 use unswag_abi::doc::{Attrs, Dtype, Graph};
-use unswag_checkpoint::Checkpoint;
+use unswag_checkpoint::{Checkpoint, Error as CheckpointError, regular_file};
 use unswag_graph::{
     PatchError, apply,
     builders::{self, BuildError, Built, Inferred, TensorInfo},
@@ -183,16 +183,16 @@ fn tensors(checkpoint: &Checkpoint) -> impl Iterator<Item = TensorInfo<'_>> {
 /// The record in a folder, if there is one.
 pub fn read_record(root: &Path) -> Result<Option<Record>, ModelError> {
     let path = root.join(record::FILE_NAME);
-    let failed = |source| ModelError::RecordIo { path: path.clone(), source };
-    let found = match fs::metadata(&path) {
-        Ok(metadata) => metadata.len(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
+    let (mut file, metadata) = match regular_file(&path) {
+        Ok(opened) => opened,
+        Err(CheckpointError::Missing { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
     };
-    if found > record::MAX_BYTES {
-        return Err(ModelError::RecordSize { path, found });
+    if metadata.len() > record::MAX_BYTES {
+        return Err(ModelError::RecordSize { path, found: metadata.len() });
     }
-    let text = fs::read_to_string(&path).map_err(failed)?;
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(|source| ModelError::RecordIo { path, source })?;
     let record = Record::parse(&text).map_err(|source| ModelError::Record { root: root.to_owned(), source })?;
     Ok(Some(record))
 }

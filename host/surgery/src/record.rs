@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use unswag_abi::doc::{Attrs, Edit, Graph, OpCall, OpPlan, Param, Patch};
+use unswag_loader::yaml::{self, YamlError};
 
 pub const FILE_NAME: &str = "unswag.yaml";
 /// A record holds patches, not weights; one beyond this size is not a record.
@@ -108,7 +109,7 @@ pub struct Planned {
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     #[error("{FILE_NAME}: {0}; expected a record written by `unswag surgery`")]
-    Yaml(#[from] serde_yaml::Error),
+    Yaml(#[from] YamlError),
     #[error("{FILE_NAME}: {0}; the record was edited or damaged")]
     Field(serde_json::Error),
     #[error(
@@ -136,7 +137,7 @@ impl Record {
             unswag: u32,
         }
         // By way of JSON, because the documents nest enums, which YAML's own tags cannot say.
-        let document: serde_json::Value = serde_yaml::from_str(text)?;
+        let document: serde_json::Value = yaml::parse(text)?;
         let version = Version::deserialize(&document).map_err(RecordError::Field)?;
         if version.unswag != Self::VERSION {
             return Err(RecordError::Version { got: version.unswag });
@@ -161,7 +162,7 @@ impl Record {
     /// The record as text, with a first line that tells a reader what it is.
     pub fn to_yaml(&self) -> Result<String, RecordError> {
         let document = serde_json::to_value(self).map_err(RecordError::Field)?;
-        let text = serde_yaml::to_string(&document)?;
+        let text = serde_yaml::to_string(&document).map_err(YamlError::Syntax)?;
         Ok(format!(
             "# What unswag did to this checkpoint. `unswag verify`, `unswag undo` and `unswag diff` read it.\n{text}"
         ))
