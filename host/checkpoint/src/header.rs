@@ -207,20 +207,24 @@ fn check_layout(tensors: &TensorTable, data_start: u64, file_bytes: u64) -> Resu
 /// # Errors
 /// The name is empty, too long, holds control or invisible characters, or looks like a path out of a folder.
 pub fn check_name(name: &str) -> Result<(), TensorFault> {
-    let why = if name.is_empty() {
-        "it is empty"
+    fault_of_name(name).map_or(Ok(()), |why| Err(TensorFault::Name { why }))
+}
+
+/// Why a name of a tensor, in any format, cannot be used, or `None` where it can.
+pub(crate) fn fault_of_name(name: &str) -> Option<&'static str> {
+    if name.is_empty() {
+        Some("it is empty")
     } else if name.len() > TensorTable::MAX_NAME_BYTES {
-        "it is longer than 4096 bytes"
+        Some("it is longer than 4096 bytes")
     } else if name.chars().any(is_invisible) {
-        "it holds control or invisible characters"
+        Some("it holds control or invisible characters")
     } else if name.starts_with(['/', '\\']) {
-        "it looks like an absolute path"
+        Some("it looks like an absolute path")
     } else if name.split(['/', '\\']).any(|part| part == "..") {
-        "it looks like a path out of its folder"
+        Some("it looks like a path out of its folder")
     } else {
-        return Ok(());
-    };
-    Err(TensorFault::Name { why })
+        None
+    }
 }
 
 /// Checks one tensor's numbers against each other and the file; returns its bytes as counted from the file's start.

@@ -76,8 +76,8 @@ pub enum Problem {
     TooMany { found: u64, limit: u64 },
     #[error("the text is not UTF-8 (first bad byte at {bad_byte} of {bytes}); the file is damaged")]
     NotUtf8 { bad_byte: u64, bytes: u64 },
-    #[error("the name {name:?} is empty or holds control or invisible characters; the file is damaged")]
-    BadName { name: String },
+    #[error("the name {name:?} cannot be used: {why}; the file is damaged or hostile")]
+    BadName { name: String, why: &'static str },
     #[error("{name:?} stands twice, first as number {first}; every name must be unique")]
     Duplicate { name: String, first: u64 },
     #[error("value type {found} does not exist, expected 0 to 12; the file is damaged or newer than version 3")]

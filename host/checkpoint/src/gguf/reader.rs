@@ -6,7 +6,7 @@
 use super::error::{GgufError, Problem};
 use super::types::GgmlType;
 use super::value::{Array, Value, ValueType};
-use crate::text::is_invisible;
+use crate::header::fault_of_name;
 
 /// Longest header that is read: a vocabulary of 262,144 tokens with its merges takes about 20 MiB.
 pub const MAX_HEADER_BYTES: u64 = 100 << 20;
@@ -293,9 +293,9 @@ impl<'a> Cursor<'a> {
         }
         self.at = at;
         let name = self.string(&|| format!("{}: name", field()))?;
-        if name.is_empty() || name.chars().any(is_invisible) {
-            let name = shown(name).to_owned();
-            return Err(GgufError::new(at, format!("{}: name", field()), Problem::BadName { name }).into());
+        if let Some(why) = fault_of_name(name) {
+            let problem = Problem::BadName { name: shown(name).to_owned(), why };
+            return Err(GgufError::new(at, format!("{}: name", field()), problem).into());
         }
         Ok(name)
     }
