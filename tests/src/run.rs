@@ -29,6 +29,8 @@ pub struct Outcome {
     pub wall: Duration,
     /// The most memory it had resident. An upper bound: the system counts what this test process held when it started it.
     pub peak_rss_bytes: u64,
+    /// Time on the processor, in the program and in the system for it: unlike `wall`, hardly longer on a busy machine.
+    pub cpu: Duration,
     command: String,
 }
 
@@ -84,14 +86,15 @@ impl Run for Command {
         let wall = start.elapsed();
         drop(ended);
         let is_late = watchdog.join().expect("the watchdog does not panic");
-        let (status, peak_rss_bytes) = reap(pid);
+        let (status, usage) = reap(pid);
         assert!(!is_late, "{text}: killed after {TIME_LIMIT:?}");
         Outcome {
             status,
             stdout: stdout.join().expect("a reader does not panic"),
             stderr: stderr.join().expect("a reader does not panic"),
             wall,
-            peak_rss_bytes,
+            peak_rss_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
+            cpu: duration(usage.ru_utime) + duration(usage.ru_stime),
             command: text,
         }
     }
@@ -121,7 +124,7 @@ fn wait_until_ended(id: libc::id_t) {
 }
 
 /// Reaps an ended child and takes its resource usage, which the standard library does not give.
-fn reap(pid: libc::pid_t) -> (ExitStatus, u64) {
+fn reap(pid: libc::pid_t) -> (ExitStatus, libc::rusage) {
     let mut status = 0;
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: both pointers are to live locals of the types that wait4 writes.
@@ -129,6 +132,10 @@ fn reap(pid: libc::pid_t) -> (ExitStatus, u64) {
     assert_eq!(waited, pid, "reaping child {pid}: {}", io::Error::last_os_error());
     // SAFETY: zeroed is a valid rusage, and wait4 filled it.
     let usage = unsafe { usage.assume_init() };
-    let peak_kib = u64::try_from(usage.ru_maxrss).unwrap_or(0);
-    (ExitStatus::from_raw(status), peak_kib * 1024)
+    (ExitStatus::from_raw(status), usage)
+}
+
+fn duration(time: libc::timeval) -> Duration {
+    let seconds = Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0));
+    seconds + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0))
 }
