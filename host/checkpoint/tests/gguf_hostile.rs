@@ -189,9 +189,18 @@ fn text_must_be_utf8_and_names_printable_and_unique() {
     let tokens = array(STRING, &[string("fine"), raw_string(b"\xC3")]);
     refused(&small().raw_key(b"tokens", ARRAY, &tokens).build(), "key tokens: element 1", &["not UTF-8"]);
     refused(&small().raw_key(b"k\xFFy", 4, &[0; 4]).build(), "key 6: name", &["not UTF-8"]);
-    for name in ["", "a\0b", "new\nline", "\u{1b}[31m", "left\u{202e}right"] {
-        refused(&small().u32(name, 1).build(), "key 6: name", &["invisible characters"]);
-        refused(&small().raw_tensor(name.as_bytes(), &[1], 0, 0).build(), "tensor 2: name", &["invisible characters"]);
+    let invisible = "invisible characters";
+    for (name, why) in [
+        ("", "it is empty"),
+        ("a\0b", invisible),
+        ("new\nline", invisible),
+        ("\u{1b}[31m", invisible),
+        ("left\u{202e}right", invisible),
+        ("../up", "a path out of its folder"),
+        ("/root", "an absolute path"),
+    ] {
+        refused(&small().u32(name, 1).build(), "key 6: name", &[why]);
+        refused(&small().raw_tensor(name.as_bytes(), &[1], 0, 0).build(), "tensor 2: name", &[why]);
     }
     refused(&small().u32("flag", 1).build(), "key 6", &["\"flag\" stands twice, first as number 2"]);
     refused(&small().f32_tensor("one", &[1], &[0.0]).build(), "tensor 2", &["\"one\" stands twice, first as number 0"]);
