@@ -65,6 +65,10 @@ impl Simd for Portable {
         zip(a, b, |a, b| a / b)
     }
     #[inline(never)]
+    fn sqrt(self, a: F) -> F {
+        a.map(f32::sqrt)
+    }
+    #[inline(never)]
     fn fma(self, a: F, b: F, c: F) -> F {
         from_fn(|i| a[i].mul_add(b[i], c[i]))
     }
