@@ -5,6 +5,7 @@ use half::{bf16, f16};
 use crate::{
     Exec, Isa, KernelError,
     delhi::{Activation, CodeTable, Config, Saved, SavedMut, Shape, code, gated},
+    norm, rope,
     simd::{self, Body, Simd},
 };
 
@@ -16,7 +17,9 @@ mod sealed {
 }
 
 /// An element type of tensors. Sealed: f32, [`bf16`], [`f16`].
-pub trait Element: Copy + Send + Sync + PartialEq + std::fmt::Debug + Kernels + sealed::Sealed + 'static {
+pub trait Element:
+    Copy + Send + Sync + PartialEq + std::fmt::Debug + Kernels + norm::Kernels + rope::Kernels + sealed::Sealed + 'static
+{
     /// The name that error messages, benches and cases use.
     const NAME: &'static str;
     /// Positive zero.
@@ -29,6 +32,9 @@ pub trait Element: Copy + Send + Sync + PartialEq + std::fmt::Debug + Kernels + 
 
     #[doc(hidden)]
     fn load<S: Simd>(s: S, from: &[Self; 16]) -> S::F;
+    /// The lanes as they would come back after a store.
+    #[doc(hidden)]
+    fn round<S: Simd>(s: S, value: S::F) -> S::F;
     /// Stores 32 lanes. `stream` asks to go around the caches; the caller has found `to` aligned to 64 bytes.
     #[doc(hidden)]
     fn store<S: Simd>(s: S, to: &mut [Self; 32], low: S::F, high: S::F, stream: bool);
@@ -167,6 +173,10 @@ impl Element for f32 {
         s.load_f32(from)
     }
     #[inline(always)]
+    fn round<S: Simd>(_: S, value: S::F) -> S::F {
+        value
+    }
+    #[inline(always)]
     fn store<S: Simd>(s: S, to: &mut [Self; 32], low: S::F, high: S::F, stream: bool) {
         s.store_f32(to, low, high, stream);
     }
@@ -193,6 +203,10 @@ impl Element for bf16 {
         s.load_bf16(from)
     }
     #[inline(always)]
+    fn round<S: Simd>(s: S, value: S::F) -> S::F {
+        s.round_bf16(value)
+    }
+    #[inline(always)]
     fn store<S: Simd>(s: S, to: &mut [Self; 32], low: S::F, high: S::F, stream: bool) {
         s.store_bf16(to, low, high, stream);
     }
@@ -217,6 +231,10 @@ impl Element for f16 {
     #[inline(always)]
     fn load<S: Simd>(s: S, from: &[Self; 16]) -> S::F {
         s.load_f16(from)
+    }
+    #[inline(always)]
+    fn round<S: Simd>(s: S, value: S::F) -> S::F {
+        s.round_f16(value)
     }
     #[inline(always)]
     fn store<S: Simd>(s: S, to: &mut [Self; 32], low: S::F, high: S::F, stream: bool) {

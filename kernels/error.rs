@@ -24,12 +24,20 @@ pub enum KernelError {
     /// A calibration histogram that describes no distribution.
     #[error("calibration histogram: {reason}; write it again from activations of this layer")]
     Histogram { reason: String },
+    /// An argument has a value that the op is not defined for.
+    #[error("{op}: `{argument}` must be {expected}, got {got}")]
+    Argument { op: &'static str, argument: &'static str, expected: String, got: String },
     /// The chosen instruction set is not on this CPU.
     #[error("{isa:?} kernels asked for, but this CPU has no {isa:?}; use `Isa::best()`")]
     IsaUnavailable { isa: Isa },
     /// No such name.
     #[error("unknown {what} `{got}`: expected one of {expected}")]
     Name { what: &'static str, expected: &'static str, got: String },
+}
+
+/// rows x cols, or the error that says that it overflows.
+pub(crate) fn elements(op: &'static str, rows: usize, cols: usize) -> Result<usize, KernelError> {
+    rows.checked_mul(cols).ok_or_else(|| KernelError::Overflow { op, what: format!("{rows} rows of {cols}") })
 }
 
 /// Checks one slice's length.

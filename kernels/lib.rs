@@ -12,7 +12,10 @@ mod element;
 mod error;
 mod exec;
 pub mod math;
+pub mod norm;
 mod random;
+pub mod rope;
+mod rows;
 pub mod simd;
 
 pub use element::Element;

@@ -163,6 +163,7 @@ impl Simd for Avx2 {
         fn xor_i(a: __m256i, b: __m256i) -> __m256i = _mm256_xor_si256(a, b);
         fn to_f32(a: __m256i) -> __m256 = _mm256_cvtepi32_ps(a);
         fn truncate(a: __m256) -> __m256i = _mm256_cvttps_epi32(a);
+        fn round_f16(a: __m256) -> __m256 = _mm256_cvtph_ps(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a));
     }
 
     ops! {
@@ -219,6 +220,17 @@ impl Simd for Avx2 {
             [
                 _mm256_blendv_ps(level[0], upper[0], _mm256_castsi256_ps(bit_3[0])),
                 _mm256_blendv_ps(level[1], upper[1], _mm256_castsi256_ps(bit_3[1])),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn round_bf16(self, a: F) -> F {
+        // SAFETY: `self` proves that the CPU has the instructions.
+        unsafe {
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(Avx2::round_to_bf16(self, a[0]))),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(Avx2::round_to_bf16(self, a[1]))),
             ]
         }
     }

@@ -152,6 +152,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves))
         };
         fn load_f16(from: &[f16; 16]) -> __m512 = _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast()));
+        fn round_f16(a: __m512) -> __m512 = _mm512_cvtph_ps(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a));
         fn fence() -> () = _mm_sfence();
     }
 
@@ -161,6 +162,12 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         let index = self.spread_codes::<B>(codes);
         // SAFETY: `self` proves that the CPU has the instructions; the load reads a whole array.
         unsafe { _mm512_permutexvar_ps(index, _mm512_loadu_ps(table.as_ptr())) }
+    }
+
+    #[inline(always)]
+    fn round_bf16(self, a: __m512) -> __m512 {
+        // SAFETY: `self` proves that the CPU has the instructions.
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(self.round_to_bf16(a))) }
     }
 
     #[inline(always)]

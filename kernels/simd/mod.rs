@@ -86,6 +86,22 @@ pub trait Simd: Copy {
     fn store_f32(self, to: &mut [f32; 32], low: Self::F, high: Self::F, stream: bool);
     fn store_bf16(self, to: &mut [bf16; 32], low: Self::F, high: Self::F, stream: bool);
     fn store_f16(self, to: &mut [f16; 32], low: Self::F, high: Self::F, stream: bool);
+    /// The nearest bf16, as f32: what a store and a load would give.
+    fn round_bf16(self, a: Self::F) -> Self::F;
+    /// The nearest f16, as f32.
+    fn round_f16(self, a: Self::F) -> Self::F;
+    /// The sum of the lanes: lane i and lane i + 8 first, then i and i + 4, and so on.
+    #[inline(always)]
+    fn reduce_add(self, a: Self::F) -> f32 {
+        let mut lanes = [0.0f32; 32];
+        self.store_f32(&mut lanes, a, a, false);
+        let mut eight = [0.0f32; 8];
+        for i in 0..8 {
+            eight[i] = lanes[i] + lanes[i + 8];
+        }
+        let four = [eight[0] + eight[4], eight[1] + eight[5], eight[2] + eight[6], eight[3] + eight[7]];
+        (four[0] + four[2]) + (four[1] + four[3])
+    }
     /// act(x).
     #[inline(always)]
     fn value<A: math::Function>(self, x: Self::F) -> Self::F {

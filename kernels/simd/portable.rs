@@ -204,6 +204,14 @@ impl Simd for Portable {
         store(to, low, high);
     }
     #[inline(never)]
+    fn round_bf16(self, a: F) -> F {
+        a.map(|a| Element::to_f32(<bf16 as Element>::from_f32(a)))
+    }
+    #[inline(never)]
+    fn round_f16(self, a: F) -> F {
+        a.map(|a| f16::to_f32(f16::from_f32(a)))
+    }
+    #[inline(never)]
     fn value<A: Function>(self, x: F) -> F {
         A::value(self, x)
     }

@@ -95,3 +95,75 @@ pub fn shifted<T: Element>(values: &[T], offset: usize) -> Vec<T> {
     all.extend_from_slice(values);
     all
 }
+
+/// The largest relative error of one rounding to `T`.
+pub fn unit<T: Element>() -> f64 {
+    match T::NAME {
+        "f32" => (-24f64).exp2(),
+        "bf16" => (-8f64).exp2(),
+        "f16" => (-11f64).exp2(),
+        other => panic!("no unit for {other}"),
+    }
+}
+
+/// The relative error that an f32 sum of `n` terms in 32 accumulators may have, of the sum of the terms' magnitudes.
+pub fn sum_error(n: usize) -> f64 {
+    (n as f64 / 32.0 + 8.0) * (-24f64).exp2()
+}
+
+/// Every instruction set on one thread, and the best on none and on three.
+pub fn execs() -> Vec<unswag_kernels::Exec> {
+    use unswag_kernels::{Exec, Isa};
+    let mut execs: Vec<Exec> = Isa::available().into_iter().map(|isa| Exec { isa, threads: 1 }).collect();
+    execs.push(Exec::new(0));
+    execs.push(Exec::new(3));
+    execs
+}
+
+pub fn widened<T: Element>(values: &[T]) -> Vec<f64> {
+    values.iter().map(|value| f64::from(value.to_f32())).collect()
+}
+
+/// The first element of `got` that is further than `tolerance(i)` from `expected`.
+pub fn far<T: Element>(got: &[T], expected: &[f64], tolerance: impl Fn(usize) -> f64) -> Option<String> {
+    assert_eq!(got.len(), expected.len());
+    let off = |i: usize| (f64::from(got[i].to_f32()) - expected[i]).abs();
+    // Written so that a NaN is far.
+    let at = (0..got.len()).find(|&i| !(off(i) <= tolerance(i)))?;
+    Some(format!("element {at}: {:?}, expected {}, off {:e} of {:e}", got[at], expected[at], off(at), tolerance(at)))
+}
+
+/// The gradient of `loss` by central differences with a step fit for f64.
+pub fn numerical_gradient(at: &[f64], loss: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+    let mut at = at.to_vec();
+    let mut gradient = Vec::with_capacity(at.len());
+    for i in 0..at.len() {
+        let (value, step) = (at[i], 1e-5 * at[i].abs().max(1.0));
+        at[i] = value + step;
+        let above = loss(&at);
+        at[i] = value - step;
+        let below = loss(&at);
+        at[i] = value;
+        gradient.push((above - below) / (2.0 * step));
+    }
+    gradient
+}
+
+/// A golden file: little-endian values, one tensor after the other.
+pub struct Golden<'a>(pub &'a [u8]);
+
+impl Golden<'_> {
+    /// The next `n` values of two bytes, as bf16.
+    pub fn bf16(&mut self, n: usize) -> Vec<half::bf16> {
+        let (values, rest) = self.0.split_at(2 * n);
+        self.0 = rest;
+        values.as_chunks::<2>().0.iter().map(|bytes| half::bf16::from_le_bytes(*bytes)).collect()
+    }
+
+    /// The next `n` values of four bytes, as f32.
+    pub fn f32(&mut self, n: usize) -> Vec<f32> {
+        let (values, rest) = self.0.split_at(4 * n);
+        self.0 = rest;
+        values.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    }
+}
