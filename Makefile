@@ -29,8 +29,8 @@ $(SMOLLM2)/model.safetensors: | build
 
 # The plain build comes first because tests run the program and load the plugins, which `cargo test` alone does not promise
 # to build; with the tests in the same call, nothing is compiled twice.
-test: venv ## Run every test
-	scripts/fetch smollm2
+test: venv $(SMOLLM2)/model.safetensors ## Run every test
+	scripts/fetch smollm2 shakespeare
 	cargo build --workspace --lib --bins --tests
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace --lib --bins --tests; fi
 	cargo test --workspace --doc

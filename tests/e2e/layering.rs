@@ -20,6 +20,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("unswag-loader", &["unswag-graph", "unswag-abi"]),
     ("unswag-surgery", &["unswag-checkpoint", "unswag-graph", "unswag-loader", "unswag-abi"]),
     ("unswag-scaffold", &[]),
+    ("unswag-data", &[]),
     (
         "unswag",
         &[

@@ -1,0 +1,281 @@
+//! Files of text as one stream of tokens, document by document, from any position.
+
+use std::sync::Arc;
+
+use crate::{
+    error::Error,
+    files::{self, DataFile, Format},
+    lines::{Lines, text_field},
+    options::{Split, TextOptions, setting},
+    seams::{Limits, SeamTokens, TextPosition},
+    shuffle,
+    text::{FileText, MemoryText, cut_after},
+    tokenizer::{Token, Tokenizer},
+};
+
+/// Where a reader of files stands. Opaque: saved and given back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cursor {
+    /// Number of the file in the epoch's order.
+    pub(crate) file: u64,
+    /// First byte and number of the line that is being read or comes next.
+    pub(crate) offset: u64,
+    pub(crate) line: u64,
+    /// Where in the document; `None` where the next one is yet to be opened.
+    pub(crate) inside: Option<Inside>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Inside {
+    /// Tokens given of those before and after the text.
+    before: u64,
+    text: TextPosition,
+    after: u64,
+}
+
+/// A token of the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct StreamToken {
+    pub id: u32,
+    pub starts_document: bool,
+}
+
+/// What is read, and how; shared by every reader of it.
+pub(crate) struct Corpus {
+    pub files: Vec<DataFile>,
+    pub tokenizer: Arc<Tokenizer>,
+    field: String,
+    split: Split,
+    shuffle_seed: Option<u64>,
+    before: Vec<u32>,
+    after: Vec<u32>,
+    limits: Limits,
+}
+
+impl Corpus {
+    pub fn open(
+        patterns: &[String],
+        tokenizer: Arc<Tokenizer>,
+        options: &TextOptions,
+        limits: Limits,
+    ) -> Result<Self, Error> {
+        let files = files::resolve(patterns)?;
+        let (before, after) = tokenizer.prefix_and_suffix();
+        let (before, mut after) = (before.to_vec(), after.to_vec());
+        if options.append_eos {
+            let eos = tokenizer.eos_id().ok_or_else(|| {
+                setting(
+                    "append_eos",
+                    "false, or a tokenizer that states its eos_token",
+                    "true, and the tokenizer states none",
+                )
+            })?;
+            if after.last() != Some(&eos) {
+                after.push(eos);
+            }
+        }
+        let (field, split, shuffle_seed) = (options.field.clone(), options.split, options.shuffle_seed);
+        Ok(Corpus { files, tokenizer, field, split, shuffle_seed, before, after, limits })
+    }
+
+    /// The bytes of a text file that are in this part.
+    fn range(&self, file: &FileText) -> Result<(u64, u64), Error> {
+        let bytes = file.end;
+        let cut = |fraction: f64| {
+            let tail = (bytes as f64 * fraction) as u64;
+            cut_after(&file.file, &file.path, bytes - tail.min(bytes), bytes)
+        };
+        Ok(match self.split {
+            Split::All => (0, bytes),
+            Split::Train { validation_fraction, .. } => (0, cut(validation_fraction)?),
+            Split::Validation { validation_fraction, .. } => (cut(validation_fraction)?, bytes),
+        })
+    }
+}
+
+enum Body {
+    File(SeamTokens<FileText>),
+    Memory(SeamTokens<MemoryText>),
+}
+
+impl Body {
+    fn next(&mut self, tokenizer: &Tokenizer) -> Result<Option<Token>, Error> {
+        match self {
+            Body::File(tokens) => tokens.next(tokenizer),
+            Body::Memory(tokens) => tokens.next(tokenizer),
+        }
+    }
+
+    fn position(&self) -> TextPosition {
+        match self {
+            Body::File(tokens) => tokens.position(),
+            Body::Memory(tokens) => tokens.position(),
+        }
+    }
+
+    fn forced_seams(&self) -> u64 {
+        match self {
+            Body::File(tokens) => tokens.forced_seams(),
+            Body::Memory(tokens) => tokens.forced_seams(),
+        }
+    }
+}
+
+struct Document {
+    body: Body,
+    before: usize,
+    after: usize,
+    /// The document ends where it was cut for the split: nothing is put behind it.
+    is_cut: bool,
+}
+
+/// The stream of one epoch.
+pub(crate) struct CorpusTokens {
+    corpus: Arc<Corpus>,
+    order: Vec<usize>,
+    file: usize,
+    offset: u64,
+    line: u64,
+    lines: Option<Lines>,
+    document: Option<Document>,
+    forced_seams: u64,
+}
+
+impl CorpusTokens {
+    pub fn new(corpus: Arc<Corpus>, epoch: u64) -> Self {
+        let order = file_order(corpus.files.len(), corpus.shuffle_seed, epoch);
+        CorpusTokens { corpus, order, file: 0, offset: 0, line: 1, lines: None, document: None, forced_seams: 0 }
+    }
+
+    pub fn corpus(&self) -> &Arc<Corpus> {
+        &self.corpus
+    }
+
+    /// Cuts in text that could not be put where they change no token.
+    pub fn forced_seams(&self) -> u64 {
+        self.forced_seams + self.document.as_ref().map_or(0, |document| document.body.forced_seams())
+    }
+
+    pub fn cursor(&self) -> Cursor {
+        let inside = self.document.as_ref().map(|document| Inside {
+            before: document.before as u64,
+            text: document.body.position(),
+            after: document.after as u64,
+        });
+        Cursor { file: self.file as u64, offset: self.offset, line: self.line, inside }
+    }
+
+    /// Goes to where [`CorpusTokens::cursor`] was taken, in the same epoch.
+    pub fn seek(&mut self, cursor: &Cursor) -> Result<(), Error> {
+        let file = usize::try_from(cursor.file).ok().filter(|file| *file <= self.order.len());
+        self.file = file.ok_or_else(|| Error::Position { why: format!("there is no file {}", cursor.file) })?;
+        (self.offset, self.line) = (cursor.offset, cursor.line.max(1));
+        (self.lines, self.document) = (None, None);
+        if let Some(inside) = cursor.inside {
+            if !self.open_document(inside.text)? {
+                return Err(Error::Position { why: "the document that it stands in is not there".to_owned() });
+            }
+            let (before, after) = (self.corpus.before.len() as u64, self.corpus.after.len() as u64);
+            let document = self.document.as_mut().expect("it was opened");
+            // At most the few tokens of the list, so the casts lose nothing.
+            document.before = inside.before.min(before) as usize;
+            document.after = inside.after.min(after) as usize;
+        }
+        Ok(())
+    }
+
+    /// The next token; `None` at the end of the epoch.
+    pub fn next(&mut self) -> Result<Option<StreamToken>, Error> {
+        let corpus = self.corpus.clone();
+        loop {
+            let Some(document) = &mut self.document else {
+                if !self.open_document(TextPosition::default())? {
+                    return Ok(None);
+                }
+                continue;
+            };
+            let is_first =
+                document.before == 0 && document.after == 0 && document.body.position() == TextPosition::default();
+            let token = |id| Some(StreamToken { id, starts_document: is_first });
+            if let Some(&id) = corpus.before.get(document.before) {
+                document.before += 1;
+                return Ok(token(id));
+            }
+            if document.after == 0
+                && let Some(text) = document.body.next(&corpus.tokenizer)?
+            {
+                return Ok(token(text.id));
+            }
+            if let Some(&id) = corpus.after.get(document.after).filter(|_| !document.is_cut) {
+                document.after += 1;
+                return Ok(token(id));
+            }
+            self.close_document();
+        }
+    }
+
+    fn close_document(&mut self) {
+        self.forced_seams = self.forced_seams();
+        self.document = None;
+        match &self.lines {
+            Some(lines) => (self.offset, self.line) = lines.at(),
+            None => self.next_file(),
+        }
+    }
+
+    fn next_file(&mut self) {
+        self.file += 1;
+        (self.offset, self.line, self.lines) = (0, 1, None);
+    }
+
+    /// Opens the next document that is in this part and not empty; false at the end of the epoch.
+    fn open_document(&mut self, position: TextPosition) -> Result<bool, Error> {
+        let corpus = self.corpus.clone();
+        while let Some(&index) = self.order.get(self.file) {
+            let file = &corpus.files[index];
+            if file.format == Format::Text {
+                let whole =
+                    FileText { file: Arc::new(file.open()?), path: file.path.clone(), start: 0, end: file.bytes };
+                let (start, end) = corpus.range(&whole)?;
+                if start == end {
+                    self.next_file();
+                    continue;
+                }
+                let is_cut = end < file.bytes;
+                let source = FileText { start, end, ..whole };
+                let tokens = SeamTokens::new(source, &corpus.tokenizer, corpus.limits, position)?;
+                self.document = Some(Document { body: Body::File(tokens), before: 0, after: 0, is_cut });
+                return Ok(true);
+            }
+            let lines = match &mut self.lines {
+                Some(lines) => lines,
+                closed => closed.insert(Lines::open(file, self.offset, self.line)?),
+            };
+            let Some(row) = lines.next()? else {
+                self.next_file();
+                continue;
+            };
+            let text = row.object.and_then(|object| text_field(object, &corpus.field));
+            let text = text.map_err(|fault| Error::Row { place: row.place.clone(), fault })?;
+            if text.is_empty() || !corpus.split.takes(&text) {
+                continue;
+            }
+            (self.offset, self.line) = (row.offset, row.place.line);
+            let source = MemoryText { text: text.into(), place: row.place };
+            let tokens = SeamTokens::new(source, &corpus.tokenizer, corpus.limits, position)?;
+            self.document = Some(Document { body: Body::Memory(tokens), before: 0, after: 0, is_cut: false });
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}
+
+/// The order in which an epoch reads its files.
+pub(crate) fn file_order(count: usize, shuffle_seed: Option<u64>, epoch: u64) -> Vec<usize> {
+    match shuffle_seed {
+        Some(seed) => shuffle::order("files", seed, epoch, 0, count),
+        None => (0..count).collect(),
+    }
+}

@@ -1,0 +1,139 @@
+//! What can be wrong with data: each error names the file and the line, what was expected, what was found, and the next step.
+
+use std::{io, path::PathBuf};
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    #[error("{}: cannot {action}", path.display())]
+    Io { path: PathBuf, action: &'static str, source: io::Error },
+    #[error("{}: no such file; check the path", path.display())]
+    Missing { path: PathBuf },
+    #[error("{}: expected a file of text or JSON lines, found {found}; give the files in it, or a pattern such as \"folder/*.txt\"", path.display())]
+    NotAFile { path: PathBuf, found: &'static str },
+    #[error(
+        "data {pattern:?}: no file matches; check the path, and quote the pattern so that the shell leaves it alone"
+    )]
+    NoMatch { pattern: String },
+    #[error("data {pattern:?}: not a sound pattern: {message}")]
+    Pattern { pattern: String, message: String },
+    #[error("data: no file was given; name at least one")]
+    NoFiles,
+    #[error("{}: {} bytes, at most {limit} are read of such a file", path.display(), bytes)]
+    TooLarge { path: PathBuf, bytes: u64, limit: u64 },
+    #[error("{}: {message}; expected a JSON object as transformers writes it", path.display())]
+    Json { path: PathBuf, message: String },
+    #[error("{}: not a tokenizer that can be read: {message}; expected the tokenizer.json of a Hugging Face folder", path.display())]
+    Tokenizer { path: PathBuf, message: String },
+    #[error("{}: the tokenizer cannot encode this: {message}", place)]
+    Encode { place: Place, message: String },
+    #[error("{place}: byte {byte} of the file is not UTF-8; convert the file, for example with iconv -t UTF-8")]
+    Utf8 { place: Place, byte: u64 },
+    #[error("{place}: {fault}")]
+    Row { place: Place, fault: RowFault },
+    #[error("{}: the file changed while it was read; let the other program finish and start again", path.display())]
+    Changed { path: PathBuf },
+    #[error("{name}: expected {expected}, got {got}")]
+    Setting { name: &'static str, expected: String, got: String },
+    #[error(
+        "position: {why}; start the epoch anew, or give the data, the tokenizer and the options that the position was saved with"
+    )]
+    Position { why: String },
+    #[error("{}: no chat template: expected chat_template.jinja, or \"chat_template\" in tokenizer_config.json; give a template, or train on plain text", folder.display())]
+    NoTemplate { folder: PathBuf },
+    #[error("{}: {}; correct the template", path.display(), message)]
+    Template { path: PathBuf, message: String },
+    #[error("{what}: nothing to read from: {why}")]
+    Empty { what: String, why: String },
+    #[error(
+        "{first}: no row of the data supervises an end-of-turn token ({expected}), so the model would never learn to stop: {why}; {next}"
+    )]
+    EndOfTurn { first: Place, expected: String, why: String, next: String },
+}
+
+/// A line of a file, counted from one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub path: PathBuf,
+    pub line: u64,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.path.display(), self.line)
+    }
+}
+
+/// What is wrong with one row.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RowFault {
+    #[error("the line is longer than {limit_bytes} bytes; a row is one document, split it")]
+    TooLongLine { limit_bytes: usize },
+    #[error("not sound JSON: {message}; expected one object a line")]
+    Json { message: String },
+    #[error("expected an object, found {found}")]
+    NotAnObject { found: &'static str },
+    #[error("no field {field:?}; expected {expected}; the row has {}", list(has))]
+    NoField { field: String, expected: &'static str, has: Vec<String> },
+    #[error("field {field:?}: expected {expected}, found {found}")]
+    FieldKind { field: String, expected: &'static str, found: &'static str },
+    #[error("the conversation has no message; remove the row")]
+    NoMessages,
+    #[error("message {index}: {what}")]
+    Message { index: usize, what: String },
+    #[error("the chat template refuses the conversation: {message}")]
+    Template { message: String },
+    #[error(
+        "the turn of message {index} cannot be found in what the chat template makes of it: {why}; mark the turns in the template with {{% generation %}} and {{% endgeneration %}}"
+    )]
+    LostTurn { index: usize, why: String },
+    #[error("no supervised token: {why}")]
+    NoSupervised { why: String },
+    #[error(
+        "{tokens} tokens, more than the {limit} of a block; raise the block size, or choose to cut or to leave out such rows"
+    )]
+    TooLong { tokens: usize, limit: usize },
+}
+
+/// Names shown in a message before it cuts.
+const SHOWN: usize = 8;
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() {
+        return "no field at all".to_owned();
+    }
+    let mut text: Vec<String> = names.iter().take(SHOWN).map(|name| format!("{:?}", cut(name))).collect();
+    if names.len() > SHOWN {
+        text.push(format!("and {} more", names.len() - SHOWN));
+    }
+    text.join(", ")
+}
+
+/// The start of a text from outside, short enough for one line of a message.
+pub(crate) fn cut(text: &str) -> String {
+    const CHARS: usize = 60;
+    let mut short: String = text.chars().take(CHARS).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}
+
+impl Error {
+    pub(crate) fn io(path: impl Into<PathBuf>, action: &'static str, source: io::Error) -> Self {
+        let path = path.into();
+        if source.kind() == io::ErrorKind::NotFound {
+            return Error::Missing { path };
+        }
+        Error::Io { path, action, source }
+    }
+
+    /// The place a row-level error stands at, for callers that go on with the next row.
+    pub fn place(&self) -> Option<&Place> {
+        match self {
+            Error::Encode { place, .. } | Error::Utf8 { place, .. } | Error::Row { place, .. } => Some(place),
+            _ => None,
+        }
+    }
+}
