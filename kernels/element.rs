@@ -3,10 +3,11 @@
 use half::{bf16, f16};
 
 use crate::{
-    Exec, Isa, KernelError,
+    Exec, Isa, KernelError, cross_entropy,
     delhi::{Activation, CodeTable, Config, Saved, SavedMut, Shape, code, gated},
-    norm, rope,
+    elementwise, norm, rope,
     simd::{self, Body, Simd},
+    softmax,
 };
 
 mod sealed {
@@ -18,7 +19,19 @@ mod sealed {
 
 /// An element type of tensors. Sealed: f32, [`bf16`], [`f16`].
 pub trait Element:
-    Copy + Send + Sync + PartialEq + std::fmt::Debug + Kernels + norm::Kernels + rope::Kernels + sealed::Sealed + 'static
+    Copy
+    + Send
+    + Sync
+    + PartialEq
+    + std::fmt::Debug
+    + Kernels
+    + norm::Kernels
+    + rope::Kernels
+    + cross_entropy::Kernels
+    + softmax::Kernels
+    + elementwise::Kernels
+    + sealed::Sealed
+    + 'static
 {
     /// The name that error messages, benches and cases use.
     const NAME: &'static str;

@@ -7,8 +7,10 @@
 //! This crate must never allocate a tensor, read a file, keep state between calls, or panic on what a caller passes:
 //! lengths are checked first and a mismatch is a [`KernelError`]. Its input comes from whoever owns the tensors.
 
+pub mod cross_entropy;
 pub mod delhi;
 mod element;
+pub mod elementwise;
 mod error;
 mod exec;
 pub mod math;
@@ -17,6 +19,7 @@ mod random;
 pub mod rope;
 mod rows;
 pub mod simd;
+pub mod softmax;
 
 pub use element::Element;
 pub use error::KernelError;

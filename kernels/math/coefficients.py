@@ -7,7 +7,7 @@ a time, lowest degree first, refitting the rest, so that the constants in the co
 """
 
 import struct
-from mpmath import mp, mpf, matrix, lu_solve, exp, erfc, sqrt, log, linspace, cos, pi
+from mpmath import mp, mpf, matrix, lu_solve, exp, erfc, sqrt, log, linspace, cos, pi, tanh
 
 mp.dps = 40
 
@@ -86,6 +86,12 @@ def main():
     coefficients, worst = rounded(f, lambda t: 1 / f(t), lo, mpf(1), range(0, TAIL_DEGREE + 1))
     print(f"const TAIL_P: f32 = {float(p)!r};")
     show("TAIL", coefficients, worst)
+
+    # tanh(x) = x + x^3 P(x^2), |x| <= 0.625, relative error; u = x^2.
+    ratio = lambda u: tanh(sqrt(u)) / sqrt(u)
+    f = lambda u: (ratio(u) - 1) / u
+    coefficients, worst = rounded(f, lambda u: u / ratio(u), mpf("1e-6"), mpf("0.625") ** 2, range(0, 5))
+    show("TANH", coefficients, worst)
 
 
 TAIL_P = 0.25

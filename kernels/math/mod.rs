@@ -4,7 +4,7 @@
 //! operations with one answer (add, multiply, divide, fused multiply-add, round to even, compare), in a stated order. The
 //! vector forms (`simd/math.rs`) do the same operations, so every instruction set gives these bits. The coefficients come
 //! from `coefficients.py` beside this file. Off f64 by at most (`tests/math.rs`, 8 million values): `exp` 0.9 ulp,
-//! `silu` 2.3, `gelu` 7.1; `gelu_tanh` 3 + 2.5 |z|, z the argument of its exponential, as any f32 form of it.
+//! `tanh` 2, `silu` 2.3, `gelu` 7.1; `gelu_tanh` 3 + 2.5 |z|, z the argument of its exponential, as any f32 form of it.
 //!
 //! Nothing here may call libm: that would tie results to a system.
 
@@ -79,6 +79,55 @@ fn exp_with(x: f32, rest: f32) -> f32 {
 /// ```
 pub fn exp(x: f32) -> f32 {
     exp_with(x, 0.0)
+}
+
+/// tanh(x) = x + x^3 P(x^2) on |x| < [`TANH_SMALL`], highest degree first; relative error 2^-27.7.
+pub(crate) const TANH: [f32; 5] = [-0.005_692_479, 0.020_628_23, -0.053_736_515, 0.133_314_06, -0.333_332_8];
+/// Where tanh changes from its polynomial to the form with an exponential, which cancels near 0.
+pub(crate) const TANH_SMALL: f32 = 0.625;
+
+/// tanh(x), within 2 ulp. tanh(-0) = -0; NaN in, NaN out.
+pub fn tanh(x: f32) -> f32 {
+    let a = x.abs();
+    if a >= TANH_SMALL {
+        let magnitude = 1.0 - 2.0 / (1.0 + exp(a + a));
+        return if x >= 0.0 { magnitude } else { -magnitude };
+    }
+    let square = x * x;
+    let mut p = TANH[0];
+    for c in &TANH[1..] {
+        p = p.mul_add(square, *c);
+    }
+    // Not x + x^3 P: of -0 that would make 0.
+    x * square.mul_add(p, 1.0)
+}
+
+/// The natural logarithm of an f32, in f64 to about 1e-15: ln(0) = -inf, NaN below 0.
+///
+/// ```
+/// assert_eq!(unswag_kernels::math::ln(1.0), 0.0);
+/// ```
+pub fn ln(x: f32) -> f64 {
+    if x == 0.0 {
+        return f64::NEG_INFINITY;
+    }
+    if x < 0.0 || !x.is_finite() {
+        return if x > 0.0 { f64::INFINITY } else { f64::NAN };
+    }
+    // x = 2^e m with m around 1; ln(m) = 2 atanh(f), f = (m - 1) / (m + 1), |f| < 0.172. An f32 is normal in f64.
+    let bits = f64::from(x).to_bits();
+    let mut e = (bits >> 52) as f64 - 1023.0;
+    let mut m = f64::from_bits((bits & ((1 << 52) - 1)) | (1023 << 52));
+    if m > std::f64::consts::SQRT_2 {
+        (m, e) = (0.5 * m, e + 1.0);
+    }
+    let f = (m - 1.0) / (m + 1.0);
+    let square = f * f;
+    let mut p = 0.0;
+    for k in (0..12).rev() {
+        p = p * square + 1.0 / f64::from(2 * k + 1);
+    }
+    2.0 * f * p + e * std::f64::consts::LN_2
 }
 
 /// 1 / (1 + e^-x).

@@ -3,6 +3,7 @@
 use super::Simd;
 use crate::math::{
     EXP, EXP_HIGH, EXP_LOW, GELU_TANH_CUBIC, GELU_TANH_OUTER, LN_2, LN_2_REST, LOG2_E, NORMAL_PEAK, TAIL, TAIL_HIGH,
+    TANH, TANH_SMALL,
 };
 
 #[inline(always)]
@@ -43,6 +44,43 @@ pub struct Silu;
 pub struct Gelu;
 #[derive(Clone, Copy)]
 pub struct GeluTanh;
+
+/// e^x.
+#[derive(Clone, Copy)]
+pub struct Exp;
+#[derive(Clone, Copy)]
+pub struct Tanh;
+
+impl Function for Exp {
+    #[inline(always)]
+    fn value<S: Simd>(s: S, x: S::F) -> S::F {
+        exp_of(s, x, None)
+    }
+
+    #[inline(always)]
+    fn with_derivative<S: Simd>(s: S, x: S::F) -> (S::F, S::F) {
+        let e = exp_of(s, x, None);
+        (e, e)
+    }
+}
+
+impl Function for Tanh {
+    #[inline(always)]
+    fn value<S: Simd>(s: S, x: S::F) -> S::F {
+        let (one, two, a) = (s.splat(1.0), s.splat(2.0), s.abs(x));
+        let magnitude = s.sub(one, s.div(two, s.add(one, exp_of(s, s.add(a, a), None))));
+        let large = s.select(s.ge(x, s.splat(0.0)), magnitude, s.neg(magnitude));
+        let square = s.mul(x, x);
+        let small = s.mul(x, s.fma(square, horner(s, &TANH, square), one));
+        s.select(s.ge(a, s.splat(TANH_SMALL)), large, small)
+    }
+
+    #[inline(always)]
+    fn with_derivative<S: Simd>(s: S, x: S::F) -> (S::F, S::F) {
+        let t = Tanh::value(s, x);
+        (t, s.fnma(t, t, s.splat(1.0)))
+    }
+}
 
 impl Function for Silu {
     #[inline(always)]

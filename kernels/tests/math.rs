@@ -147,3 +147,26 @@ fn ends_of_the_range_are_as_documented() {
         assert_eq!(function(0.0).1, 0.5);
     }
 }
+
+#[test]
+fn tanh_is_within_two_ulp() {
+    let (off, at) = worst(f32::MIN, f32::MAX, math::tanh, f64::tanh);
+    assert!(off <= 2.0, "{off} ulp at {at}");
+    assert_eq!(math::tanh(-0.0).to_bits(), (-0.0f32).to_bits());
+    assert_eq!((math::tanh(f32::INFINITY), math::tanh(f32::NEG_INFINITY)), (1.0, -1.0));
+    assert!(math::tanh(f32::NAN).is_nan());
+}
+
+#[test]
+fn ln_is_right_to_fifteen_digits() {
+    for bits in (1..f32::INFINITY.to_bits()).step_by(STRIDE) {
+        let x = f32::from_bits(bits);
+        let (got, exact) = (math::ln(x), f64::from(x).ln());
+        assert!((got - exact).abs() <= 1e-15 * exact.abs().max(1e-2), "ln({x}) = {got}, not {exact}");
+    }
+    assert_eq!(
+        (math::ln(0.0), math::ln(-0.0), math::ln(f32::INFINITY)),
+        (f64::NEG_INFINITY, f64::NEG_INFINITY, f64::INFINITY)
+    );
+    assert!(math::ln(-1.0).is_nan() && math::ln(f32::NAN).is_nan() && math::ln(f32::NEG_INFINITY).is_nan());
+}
