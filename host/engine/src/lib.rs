@@ -1,0 +1,32 @@
+//! The engine: what a graph computes, forward and backward, written once over [`Backend`].
+//!
+//! ```text
+//! Graph ──► Program::new ──► Program::forward   logits
+//!                            Program::step      loss and gradients, under a policy for each block
+//! ```
+//!
+//! A backend either runs the operations (libtorch, in a crate of its own) or only counts their bytes ([`Meta`], here). Both
+//! read the same program, so what [`Meta`] counts is what a step takes: a plan is exact because it is no estimate.
+//!
+//! Every tensor is `[rows, columns]`, rows being the tokens of all sequences in order. Nothing here may touch a tensor's
+//! elements, a file or a clock, and nothing knows which backend runs it.
+
+mod backend;
+mod error;
+mod lora;
+mod meta;
+mod meter;
+mod ops;
+mod program;
+mod rope;
+mod tape;
+
+pub use backend::{
+    Activation, AttentionSpec, Backend, CrossEntropy, EmbeddingSpec, Gate, IGNORED, LayerNorm, RmsNorm, RopeSpec, View,
+};
+pub use error::EngineError;
+pub use lora::{Adapter, LoraSpec};
+pub use meta::{Meta, MetaTensor};
+pub use meter::{Charge, Meter};
+pub use program::{Grads, ParamInfo, Params, Program, Trainable};
+pub use tape::{Batch, Policy, Step};

@@ -1,0 +1,424 @@
+//! A graph made ready to run: typed ops, numbered values, blocks, and what needs a gradient.
+
+use std::{collections::HashMap, ops::Range};
+
+use serde_json::Value as Json;
+use unswag_abi::doc::{Attrs, Dtype, Graph, Node as GraphNode};
+
+use crate::{
+    Activation, AttentionSpec, Backend, EmbeddingSpec, EngineError, Gate, LayerNorm, RmsNorm, RopeSpec, View,
+    ops::{Ids, Op},
+    rope::Rotary,
+};
+
+/// A parameter as the program knows it: a vector is one row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParamInfo {
+    /// The tensor's name in the checkpoint, or the adapter's.
+    pub name: String,
+    pub shape: [u64; 2],
+    pub dtype: Dtype,
+}
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub path: String,
+    pub kind: String,
+    pub op: Op,
+    pub inputs: Vec<usize>,
+    pub outputs: Vec<usize>,
+    pub requires_grad: bool,
+}
+
+/// Nodes that are kept or computed again together.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub nodes: Range<usize>,
+    /// Which block of the model it is; what stands before, between and after the blocks is none.
+    pub block: Option<usize>,
+    /// Values from outside that its nodes use.
+    pub inputs: Vec<usize>,
+    pub requires_grad: bool,
+}
+
+/// Which of the graph's own parameters are trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trainable {
+    /// None: for inference, and before [`Program::add_lora`].
+    Nothing,
+    Everything,
+}
+
+/// A graph made ready to run.
+#[derive(Debug)]
+pub struct Program {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) params: Vec<ParamInfo>,
+    pub(crate) trainable: Vec<bool>,
+    pub(crate) values: usize,
+    pub(crate) value_requires_grad: Vec<bool>,
+    /// The position of the last node that uses a value; past the end for the output.
+    pub(crate) last_use: Vec<usize>,
+    pub(crate) segments: Vec<Segment>,
+    /// The last linear layer and what follows it.
+    pub(crate) head: Range<usize>,
+    pub(crate) head_input: usize,
+    pub(crate) output: usize,
+    blocks: usize,
+}
+
+impl Program {
+    /// # Errors
+    /// A kind that the engine does not run, or a graph that [`unswag_graph::validate`] would refuse.
+    pub fn new(graph: &Graph, trainable: Trainable) -> Result<Self, EngineError> {
+        let params: Vec<ParamInfo> = graph
+            .params
+            .iter()
+            .map(|(name, param)| {
+                let columns = param.shape.last().copied().unwrap_or(1);
+                let rows = param.shape.iter().rev().skip(1).product();
+                ParamInfo { name: name.clone(), shape: [rows, columns], dtype: param.dtype }
+            })
+            .collect();
+        let mut compile = Compile { graph, values: HashMap::new() };
+        let mut nodes = Vec::new();
+        for node in &graph.nodes {
+            nodes.push(compile.node(node)?);
+        }
+        let values = compile.values.len();
+        let output_name = graph.outputs.first().ok_or_else(|| fault("graph", "outputs", "at least one", "none"))?;
+        let output = compile.value(output_name);
+        let head_start = nodes.iter().rposition(|node| matches!(node.op, Op::Linear { .. }));
+        let head_start = head_start.ok_or_else(|| fault("graph", "nodes", "a linear layer for the head", "none"))?;
+        let head_input = nodes[head_start].inputs[0];
+        if let Some(node) = nodes[head_start..].iter().find(|node| !node.op.is_by_row()) {
+            let why = "after the last linear layer only what works row by row is expected".to_owned();
+            return Err(EngineError::Unsupported { path: node.path.clone(), kind: node.kind.clone(), why });
+        }
+        let mut last_use = vec![0; values];
+        for (index, node) in nodes.iter().enumerate() {
+            node.inputs.iter().for_each(|&value| last_use[value] = index);
+        }
+        last_use[output] = nodes.len();
+        let head = head_start..nodes.len();
+        let mut program = Program {
+            trainable: vec![trainable == Trainable::Everything; params.len()],
+            segments: segments(&graph.nodes[..head_start], &nodes[..head_start]),
+            value_requires_grad: vec![false; values],
+            blocks: 0,
+            nodes,
+            params,
+            values,
+            last_use,
+            head,
+            head_input,
+            output,
+        };
+        program.blocks = program.segments.iter().filter_map(|segment| segment.block).max().map_or(0, |last| last + 1);
+        program.find_what_needs_gradients();
+        Ok(program)
+    }
+
+    /// Parameters in the order of [`Params`]: the graph's, then the adapters'.
+    pub fn params(&self) -> &[ParamInfo] {
+        &self.params
+    }
+
+    /// Whether the parameter at this position is trained.
+    pub fn is_trainable(&self, param: usize) -> bool {
+        self.trainable[param]
+    }
+
+    /// Blocks (decoder layers) that a policy can be chosen for.
+    pub fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    pub(crate) fn find_what_needs_gradients(&mut self) {
+        self.value_requires_grad.iter_mut().for_each(|requires| *requires = false);
+        for node in &mut self.nodes {
+            let by_params = node.op.params().iter().any(|&param| self.trainable[param]);
+            node.requires_grad = by_params || node.inputs.iter().any(|&value| self.value_requires_grad[value]);
+            for &value in &node.outputs {
+                // Positions are no function of a parameter.
+                self.value_requires_grad[value] = node.requires_grad && !matches!(node.op, Op::Rotary { .. });
+            }
+        }
+        for segment in &mut self.segments {
+            segment.requires_grad = self.nodes[segment.nodes.clone()].iter().any(|node| node.requires_grad);
+        }
+    }
+}
+
+/// The tensors of a program's parameters, in its order.
+#[derive(Clone, Debug)]
+pub struct Params<T>(Vec<T>);
+
+impl<T> Params<T> {
+    /// Asks `load` for each parameter.
+    ///
+    /// # Errors
+    /// What `load` says.
+    pub fn load<E>(program: &Program, mut load: impl FnMut(usize, &ParamInfo) -> Result<T, E>) -> Result<Self, E> {
+        let loaded = program.params.iter().enumerate().map(|(index, info)| load(index, info));
+        loaded.collect::<Result<_, E>>().map(Params)
+    }
+
+    pub fn tensors(&self) -> &[T] {
+        &self.0
+    }
+
+    pub fn tensors_mut(&mut self) -> &mut [T] {
+        &mut self.0
+    }
+}
+
+/// Gradients of the parameters, summed in f32.
+#[derive(Debug)]
+pub struct Grads<T>(Vec<Option<T>>);
+
+impl<T: Clone> Grads<T> {
+    pub fn new(program: &Program) -> Self {
+        Grads((0..program.params.len()).map(|_| None).collect())
+    }
+
+    /// The gradient of the parameter at this position, where there is one.
+    pub fn get(&self, param: usize) -> Option<&T> {
+        self.0[param].as_ref()
+    }
+
+    /// Forgets all gradients.
+    pub fn clear(&mut self) {
+        self.0.iter_mut().for_each(|grad| *grad = None);
+    }
+
+    /// The gradient to add to, zeros at first.
+    pub(crate) fn of<B: Backend<Tensor = T>>(
+        &mut self,
+        backend: &B,
+        param: usize,
+        shape: [u64; 2],
+    ) -> Result<T, EngineError> {
+        match &self.0[param] {
+            Some(grad) => Ok(grad.clone()),
+            None => {
+                let grad = backend.zeros(shape, Dtype::F32)?;
+                Ok(self.0[param].insert(grad).clone())
+            }
+        }
+    }
+
+    pub(crate) fn add<B: Backend<Tensor = T>>(
+        &mut self,
+        backend: &B,
+        param: usize,
+        grad: T,
+    ) -> Result<(), EngineError> {
+        let sum = match self.0[param].take() {
+            Some(before) => backend.add(before, grad)?,
+            None => grad,
+        };
+        self.0[param] = Some(sum);
+        Ok(())
+    }
+}
+
+fn fault(path: &str, what: &str, expected: &str, got: &str) -> EngineError {
+    let [path, what, expected, got] = [path, what, expected, got].map(str::to_owned);
+    EngineError::Graph { path, what, expected, got }
+}
+
+/// Neighbouring nodes whose paths share everything up to their first number (`model.layers.3`) are one block.
+fn segments(graph: &[GraphNode], nodes: &[Node]) -> Vec<Segment> {
+    let block_of = |path: &str| -> Option<String> {
+        let mut parts = Vec::new();
+        for part in path.split('.') {
+            parts.push(part);
+            if part.bytes().all(|byte| byte.is_ascii_digit()) {
+                return Some(parts.join("."));
+            }
+        }
+        None
+    };
+    let mut found: Vec<(Option<String>, Range<usize>)> = Vec::new();
+    for (index, node) in graph.iter().enumerate() {
+        let block = block_of(&node.path);
+        match found.last_mut() {
+            Some((last, range)) if *last == block => range.end = index + 1,
+            _ => found.push((block, index..index + 1)),
+        }
+    }
+    let mut blocks = 0;
+    found
+        .into_iter()
+        .map(|(name, range)| {
+            let block = name.map(|_| {
+                blocks += 1;
+                blocks - 1
+            });
+            let made: Vec<usize> = nodes[range.clone()].iter().flat_map(|node| node.outputs.clone()).collect();
+            let mut inputs: Vec<usize> = nodes[range.clone()].iter().flat_map(|node| node.inputs.clone()).collect();
+            inputs.retain(|value| !made.contains(value));
+            inputs.sort_unstable();
+            inputs.dedup();
+            Segment { nodes: range, block, inputs, requires_grad: false }
+        })
+        .collect()
+}
+
+struct Compile<'a> {
+    graph: &'a Graph,
+    values: HashMap<String, usize>,
+}
+
+impl Compile<'_> {
+    fn value(&mut self, name: &str) -> usize {
+        let next = self.values.len();
+        *self.values.entry(name.to_owned()).or_insert(next)
+    }
+
+    fn node(&mut self, node: &GraphNode) -> Result<Node, EngineError> {
+        let op = self.op(node)?;
+        let reads_ids = matches!(op, Op::Embedding { .. } | Op::Rotary { .. });
+        let inputs = if reads_ids { Vec::new() } else { node.inputs.iter().map(|name| self.value(name)).collect() };
+        let outputs = node.outputs.iter().map(|name| self.value(name)).collect();
+        let (path, kind) = (node.path.clone(), node.kind.clone());
+        Ok(Node { path, kind, op, inputs, outputs, requires_grad: false })
+    }
+
+    fn param(&self, node: &GraphNode, role: &str) -> Result<Option<usize>, EngineError> {
+        let Some(name) = node.params.get(role) else { return Ok(None) };
+        let found = self.graph.params.get_index_of(name);
+        found.map(Some).ok_or_else(|| fault(&node.path, role, "a parameter of the graph", name))
+    }
+
+    fn needs_param(&self, node: &GraphNode, role: &str) -> Result<usize, EngineError> {
+        self.param(node, role)?.ok_or_else(|| fault(&node.path, role, "a parameter", "none"))
+    }
+
+    fn op(&self, node: &GraphNode) -> Result<Op, EngineError> {
+        let attrs = Attributes { path: &node.path, attrs: &node.attrs };
+        let weight = || self.needs_param(node, "weight");
+        let is_tanh = attrs.text("approximate") == Some("tanh");
+        Ok(match node.kind.as_str() {
+            "embedding" => {
+                let weight = weight()?;
+                let stored = self.graph.params[weight].dtype;
+                let dtype = attrs.text("dtype").and_then(Dtype::from_name).unwrap_or(stored);
+                let scale = attrs.number("scale").unwrap_or(1.0);
+                let spec = EmbeddingSpec { scale, offset: attrs.whole("offset").unwrap_or(0), dtype };
+                let ids = match node.inputs.first().map(String::as_str) {
+                    Some("input_ids") => Ids::Input,
+                    Some("position_ids") => Ids::Position,
+                    other => {
+                        return Err(fault(&node.path, "ids", "input_ids or position_ids", other.unwrap_or("none")));
+                    }
+                };
+                Op::Embedding { weight, spec, ids }
+            }
+            "linear" => {
+                let is_stored_transposed = attrs.flag("transposed");
+                let weight_view = if is_stored_transposed { View::AsIs } else { View::Transposed };
+                Op::Linear { weight: weight()?, bias: self.param(node, "bias")?, weight_view, adapter: None }
+            }
+            "rms_norm" => {
+                let spec = RmsNorm {
+                    eps: attrs.needs("eps")?,
+                    unit_offset: attrs.flag("unit_offset"),
+                    group: attrs.whole("group"),
+                };
+                Op::RmsNorm { weight: weight()?, spec }
+            }
+            "layer_norm" => {
+                let spec = LayerNorm { eps: attrs.needs("eps")? };
+                Op::LayerNorm { weight: weight()?, bias: self.param(node, "bias")?, spec }
+            }
+            "rotary_embedding" => {
+                let dtype = attrs.text("dtype").and_then(Dtype::from_name).unwrap_or(Dtype::F32);
+                Op::Rotary { rotary: Rotary::new(&node.path, &node.attrs)?, dtype }
+            }
+            "rope" => {
+                Op::Rope(RopeSpec { head_dim: attrs.needs_whole("head_dim")?, interleaved: attrs.flag("interleaved") })
+            }
+            "split" => {
+                let sizes = node.attrs.get("sizes").and_then(Json::as_array).into_iter().flatten();
+                Op::Split { sizes: sizes.filter_map(Json::as_u64).collect() }
+            }
+            "concat" => Op::Concat,
+            "slice" => Op::Slice { start: attrs.needs_whole("start")?, end: attrs.needs_whole("end")? },
+            "attention" => {
+                let head_dim = attrs.needs_whole("head_dim")?;
+                let spec = AttentionSpec {
+                    heads: attrs.needs_whole("num_heads")?,
+                    kv_heads: attrs.needs_whole("num_key_value_heads")?,
+                    head_dim,
+                    v_head_dim: attrs.whole("v_head_dim").unwrap_or(head_dim),
+                    scale: attrs.needs("scale")?,
+                    causal: attrs.flag("causal"),
+                    window: attrs.whole("sliding_window"),
+                    softcap: attrs.number("logit_softcap"),
+                    batch: 0,
+                    seq: 0,
+                };
+                Op::Attention { sinks: self.param(node, "sinks")?, spec }
+            }
+            "silu" => Op::Activation(Activation::Silu),
+            "gelu" => Op::Activation(if is_tanh { Activation::GeluTanh } else { Activation::Gelu }),
+            "relu" => Op::Activation(Activation::Relu),
+            "relu2" => Op::Activation(Activation::Relu2),
+            "tanh" => Op::Activation(Activation::Tanh),
+            "sigmoid" => Op::Activation(Activation::Sigmoid),
+            "swiglu" => Op::Gated(Gate::Silu),
+            "geglu" => Op::Gated(if is_tanh { Gate::GeluTanh } else { Gate::Gelu }),
+            "reglu" => Op::Gated(Gate::Relu),
+            "add" => Op::Add,
+            "sub" => Op::Sub,
+            "mul" => Op::Mul,
+            "scale" => Op::Scale(attrs.needs("by")?),
+            "softcap" => Op::Softcap(attrs.needs("cap")?),
+            "softmax" => Op::Softmax,
+            "dropout" => Op::Dropout { p: attrs.needs("p")? },
+            other => {
+                let why = if unswag_graph::kinds::is_plugin_op(other) {
+                    "plugins' ops are not run yet"
+                } else {
+                    "it has no gradient written"
+                };
+                let (path, kind) = (node.path.clone(), other.to_owned());
+                return Err(EngineError::Unsupported { path, kind, why: why.to_owned() });
+            }
+        })
+    }
+}
+
+/// A node's attributes, whose types the graph's validation has checked.
+struct Attributes<'a> {
+    path: &'a str,
+    attrs: &'a Attrs,
+}
+
+impl Attributes<'_> {
+    fn text(&self, name: &str) -> Option<&str> {
+        self.attrs.get(name).and_then(Json::as_str)
+    }
+
+    fn number(&self, name: &str) -> Option<f64> {
+        self.attrs.get(name).and_then(Json::as_f64)
+    }
+
+    fn whole(&self, name: &str) -> Option<u64> {
+        self.attrs.get(name).and_then(Json::as_u64)
+    }
+
+    fn flag(&self, name: &str) -> bool {
+        self.attrs.get(name).and_then(Json::as_bool).unwrap_or(false)
+    }
+
+    fn needs(&self, name: &str) -> Result<f64, EngineError> {
+        self.number(name).ok_or_else(|| fault(self.path, name, "a number", "none"))
+    }
+
+    fn needs_whole(&self, name: &str) -> Result<u64, EngineError> {
+        self.whole(name).ok_or_else(|| fault(self.path, name, "a whole number", "none"))
+    }
+}
