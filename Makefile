@@ -8,6 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 UNSWAG := $(TARGET)/release/unswag
 SMOLLM2 := $(CACHE)/models/SmolLM2-135M-Instruct
 SECONDS_EACH ?= 60
+export LIBTORCH ?= $(abspath $(CACHE)/libtorch)
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test venv libtorch bench fuzz lint clean-cache
@@ -30,12 +31,12 @@ $(SMOLLM2)/model.safetensors: | build
 # The plain build comes first because tests run the program and load the plugins, which `cargo test` alone does not promise
 # to build; with the tests in the same call, nothing is compiled twice.
 test: venv $(SMOLLM2)/model.safetensors ## Run every test
-	scripts/fetch smollm2 shakespeare
+	scripts/fetch smollm2 shakespeare libtorch
 	cargo build --workspace --lib --bins --tests
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace --lib --bins --tests; fi
 	cargo test --workspace --doc
 
-lint: ## Check the formatting, clippy on every target, licences and bans
+lint: libtorch ## Check the formatting, clippy on every target, licences and bans
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	scripts/deny
@@ -43,7 +44,7 @@ lint: ## Check the formatting, clippy on every target, licences and bans
 venv: ## Lay down the Python environment that the tests compare with (about 700 MB to fetch)
 	scripts/fetch venv
 
-libtorch: ## Lay down the view of libtorch that torch-sys builds against; set LIBTORCH to .cache/libtorch
+libtorch: ## Lay down the view of libtorch that the engine builds against (LIBTORCH, by default .cache/libtorch)
 	scripts/fetch libtorch
 
 bench: build venv $(SMOLLM2)/model.safetensors ## Measure documents, loading, kernels, and whole runs against cp (10 GB of scratch)

@@ -17,6 +17,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("unswag-every-edit", &["unswag-sdk"]),
     ("unswag-graph", &["unswag-abi"]),
     ("unswag-checkpoint", &["unswag-graph", "unswag-abi"]),
+    ("unswag-engine", &["unswag-graph", "unswag-abi"]),
+    ("unswag-torch", &["unswag-engine", "unswag-kernels", "unswag-abi"]),
     ("unswag-loader", &["unswag-graph", "unswag-abi"]),
     ("unswag-surgery", &["unswag-checkpoint", "unswag-graph", "unswag-loader", "unswag-abi"]),
     ("unswag-scaffold", &[]),
@@ -42,6 +44,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
 /// Arrows that only tests of a package may use.
 const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
     ("unswag-loader", &["unswag-raw-plugin"]),
+    // The engine is held against transformers on checkpoints.
+    ("unswag-torch", &["unswag-checkpoint", "unswag-graph"]),
     // Its patches are held against the host's own rules.
     ("unswag-every-edit", &["unswag-graph", "unswag-surgery"]),
 ];

@@ -1,0 +1,180 @@
+//! Attention in blocks of queries, from plain matrix products, with its backward.
+//!
+//! For each block of queries: s = scale q k^T over the keys that any of them sees, capped and masked; lse = log sum exp(s)
+//! (with the sink, where there is one); p = exp(s - lse); y = p v. The backward makes p again from lse:
+//! dv += p^T dy, ds = p (dy v^T - sum(dy y)), dq = scale ds k, dk += scale ds^T q. Dao et al. 2022.
+//!
+//! Heads that share a key lie side by side as rows of one product, so that keys are never repeated. Scores exist for one
+//! block of [`AttentionSpec::BLOCK`] queries at a time. Products are in the element type, everything between in f32.
+
+use tch::{Kind, TchError, Tensor};
+use unswag_engine::AttentionSpec;
+
+type Made<T = Tensor> = Result<T, TchError>;
+
+/// y \[rows, heads * v_head_dim\] and lse \[rows, heads\] f32.
+pub(crate) fn forward(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    sinks: Option<&Tensor>,
+    spec: &AttentionSpec,
+) -> Made<(Tensor, Tensor)> {
+    let shape = Shape::of(spec);
+    let (q, k, v) = (shape.queries(q, shape.d)?, shape.keys(k, shape.d)?, shape.keys(v, shape.dv)?);
+    let device = q.device();
+    let y = Tensor::f_empty([shape.b, shape.t, shape.h, shape.g, shape.dv], (q.kind(), device))?;
+    let lse = Tensor::f_empty([shape.b, shape.t, shape.h, shape.g], (Kind::Float, device))?;
+    for block in shape.blocks(spec) {
+        let keys = |x: &Tensor| x.f_narrow(1, block.first_key, block.keys);
+        let queries = shape.block(&q, &block)?;
+        let scores = shape.scores(&queries, &keys(&k)?, &block, spec)?.0;
+        let mut sum = scores.f_logsumexp(-1i64, true)?;
+        if let Some(sinks) = sinks {
+            let sinks = sinks.f_to_kind(Kind::Float)?.f_reshape([1, shape.h, shape.g, 1, 1])?;
+            let whole = sum.f_reshape([shape.b, shape.h, shape.g, block.queries, 1])?;
+            sum = whole.f_logaddexp(&sinks)?.f_reshape(sum.size())?;
+        }
+        let mut scores = scores;
+        let p = scores.f_sub_(&sum)?.f_exp_()?.f_to_kind(q.kind())?;
+        let part = p.f_bmm(&keys(&v)?)?;
+        shape.put(&y, &part, &block, shape.dv)?;
+        let part = sum.f_reshape([shape.b, shape.h, shape.g, block.queries])?.f_permute([0, 3, 1, 2])?;
+        lse.f_narrow(1, block.first_query, block.queries)?.f_copy_(&part)?;
+    }
+    let rows = shape.b * shape.t;
+    Ok((y.f_reshape([rows, shape.h * shape.g * shape.dv])?, lse.f_reshape([rows, shape.h * shape.g])?))
+}
+
+/// dq, dk and dv, shaped as q, k and v.
+pub(crate) fn backward(dy: &Tensor, [q, k, v, y, lse]: [&Tensor; 5], spec: &AttentionSpec) -> Made<[Tensor; 3]> {
+    let shape = Shape::of(spec);
+    let kind = q.kind();
+    let products = dy.f_to_kind(Kind::Float)?.f_mul(y)?;
+    let rows = shape.b * shape.t;
+    let delta = products.f_reshape([rows, shape.h * shape.g, shape.dv])?.f_sum_dim_intlist(2i64, false, Kind::Float)?;
+    drop(products);
+    let (delta, lse) = (shape.queries(&delta, 1)?, shape.queries(lse, 1)?);
+    let (q, dy) = (shape.queries(q, shape.d)?, shape.queries(dy, shape.dv)?);
+    let (k, v) = (shape.keys(k, shape.d)?, shape.keys(v, shape.dv)?);
+    let device = q.device();
+    let dq = Tensor::f_empty([shape.b, shape.t, shape.h, shape.g, shape.d], (kind, device))?;
+    let sums = |like: &Tensor| Tensor::f_zeros(like.size(), (Kind::Float, device));
+    let (dk, dv) = (sums(&k)?, sums(&v)?);
+    for block in shape.blocks(spec) {
+        let keys = |x: &Tensor| x.f_narrow(1, block.first_key, block.keys);
+        let (queries, dy) = (shape.block(&q, &block)?, shape.block(&dy, &block)?);
+        let (mut scores, slope) = shape.scores(&queries, &keys(&k)?, &block, spec)?;
+        let p = scores.f_sub_(&shape.block(&lse, &block)?)?.f_exp_()?;
+        let narrow = p.f_to_kind(kind)?;
+        drop(keys(&dv)?.f_add_(&narrow.f_transpose(1, 2)?.f_bmm(&dy)?)?);
+        let dp = dy.f_bmm(&keys(&v)?.f_transpose(1, 2)?)?.f_to_kind(Kind::Float)?;
+        let mut ds = dp.f_sub(&shape.block(&delta, &block)?)?.f_mul_(&p)?;
+        if let Some(slope) = slope {
+            drop(ds.f_mul_(&slope)?);
+        }
+        let ds = ds.f_mul_scalar_(spec.scale)?.f_to_kind(kind)?;
+        shape.put(&dq, &ds.f_bmm(&keys(&k)?)?, &block, shape.d)?;
+        drop(keys(&dk)?.f_add_(&ds.f_transpose(1, 2)?.f_bmm(&queries)?)?);
+    }
+    let back = |x: &Tensor, d: i64| {
+        let x = x.f_to_kind(kind)?.f_reshape([shape.b, shape.h, shape.t, d])?;
+        x.f_permute([0, 2, 1, 3])?.f_contiguous()?.f_reshape([rows, shape.h * d])
+    };
+    Ok([dq.f_reshape([rows, shape.h * shape.g * shape.d])?, back(&dk, shape.d)?, back(&dv, shape.dv)?])
+}
+
+/// b sequences of t tokens; h heads of keys, g heads of queries to each; d elements of a query and a key, dv of a value.
+struct Shape {
+    b: i64,
+    t: i64,
+    h: i64,
+    g: i64,
+    d: i64,
+    dv: i64,
+}
+
+struct Block {
+    first_query: i64,
+    queries: i64,
+    first_key: i64,
+    keys: i64,
+}
+
+impl Shape {
+    fn of(spec: &AttentionSpec) -> Self {
+        let [b, t, h] = [spec.batch, spec.seq, spec.kv_heads].map(|size| size as i64);
+        Shape { b, t, h, g: spec.heads as i64 / h, d: spec.head_dim as i64, dv: spec.v_head_dim as i64 }
+    }
+
+    fn blocks(&self, spec: &AttentionSpec) -> impl Iterator<Item = Block> {
+        let (spec, at_once) = (*spec, AttentionSpec::BLOCK);
+        (0..spec.seq.div_ceil(at_once)).map(move |index| {
+            let (start, end) = (index * at_once, ((index + 1) * at_once).min(spec.seq));
+            let (first, last) = spec.keys(start, end);
+            Block {
+                first_query: start as i64,
+                queries: (end - start) as i64,
+                first_key: first as i64,
+                keys: (last - first) as i64,
+            }
+        })
+    }
+
+    /// \[rows, h g d\] as \[b, h, g, t, d\].
+    fn queries(&self, x: &Tensor, d: i64) -> Made {
+        x.f_reshape([self.b, self.t, self.h, self.g, d])?.f_permute([0, 2, 3, 1, 4])
+    }
+
+    /// \[rows, h d\] as \[b h, t, d\].
+    fn keys(&self, x: &Tensor, d: i64) -> Made {
+        x.f_reshape([self.b, self.t, self.h, d])?.f_permute([0, 2, 1, 3])?.f_reshape([self.b * self.h, self.t, d])
+    }
+
+    /// A block's queries as \[b h, g queries, d\].
+    fn block(&self, x: &Tensor, block: &Block) -> Made {
+        let d = x.size()[4];
+        x.f_narrow(3, block.first_query, block.queries)?.f_reshape([self.b * self.h, self.g * block.queries, d])
+    }
+
+    /// Writes \[b h, g queries, d\] to its place in \[b, t, h, g, d\].
+    fn put(&self, to: &Tensor, part: &Tensor, block: &Block, d: i64) -> Made<()> {
+        let part = part.f_reshape([self.b, self.h, self.g, block.queries, d])?.f_permute([0, 3, 1, 2, 4])?;
+        to.f_narrow(1, block.first_query, block.queries)?.f_copy_(&part)
+    }
+
+    /// The scores in f32, \[b h, g queries, keys\], -inf where a query does not see a key; and the soft cap's slope.
+    fn scores(&self, q: &Tensor, k: &Tensor, block: &Block, spec: &AttentionSpec) -> Made<(Tensor, Option<Tensor>)> {
+        let mut scores = q.f_bmm(&k.f_transpose(1, 2)?)?.f_to_kind(Kind::Float)?.f_mul_scalar_(spec.scale)?;
+        let mut slope = None;
+        if let Some(cap) = spec.softcap {
+            let capped = scores.f_div_scalar_(cap)?.f_tanh_()?;
+            slope = Some(capped.f_square()?.f_neg_()?.f_add_scalar_(1)?);
+            scores = scores.f_mul_scalar_(cap)?;
+        }
+        if let Some(hidden) = self.hidden(block, spec, q.device())? {
+            let mut whole = scores.f_reshape([self.b * self.h, self.g, block.queries, block.keys])?;
+            drop(whole.f_masked_fill_(&hidden, f64::NEG_INFINITY)?);
+        }
+        Ok((scores, slope))
+    }
+
+    /// Which keys of the block each query does not see, \[queries, keys\]; `None` where it sees all.
+    fn hidden(&self, block: &Block, spec: &AttentionSpec, device: tch::Device) -> Made<Option<Tensor>> {
+        let range = |start: i64, count: i64| Tensor::f_arange_start(start, start + count, (Kind::Int64, device));
+        let query = range(block.first_query, block.queries)?.f_unsqueeze(1)?;
+        let key = range(block.first_key, block.keys)?.f_unsqueeze(0)?;
+        let mut hidden = None;
+        if spec.causal {
+            hidden = Some(key.f_gt_tensor(&query)?);
+        }
+        if let Some(window) = spec.window {
+            let behind = key.f_le_tensor(&query.f_sub_scalar(window as i64)?)?;
+            hidden = Some(match hidden {
+                Some(hidden) => hidden.f_bitwise_or_tensor(&behind)?,
+                None => behind,
+            });
+        }
+        Ok(hidden)
+    }
+}

@@ -1,0 +1,505 @@
+//! The engine's operations in libtorch's own, on any device of its.
+
+use std::rc::Rc;
+
+use tch::{Device, Kind, TchError, Tensor};
+use unswag_abi::doc::Dtype;
+use unswag_engine::{
+    Activation, AttentionSpec, Backend, CrossEntropy, EmbeddingSpec, EngineError, Gate, IGNORED, LayerNorm, Meter,
+    RmsNorm, RopeSpec, View,
+};
+
+use crate::{
+    attention,
+    tensor::{TorchTensor, dtype_of, kind_of, torch_error},
+};
+
+/// libtorch on one device.
+#[derive(Clone, Debug)]
+pub struct Torch {
+    device: Device,
+    meter: Meter,
+}
+
+type Made<T = TorchTensor> = Result<T, EngineError>;
+
+impl Torch {
+    pub fn cpu() -> Self {
+        Torch { device: Device::Cpu, meter: Meter::default() }
+    }
+
+    /// Bytes of the tensors that are alive.
+    pub fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// A tensor from the bytes of a checkpoint: little-endian elements in row-major order, copied.
+    ///
+    /// # Errors
+    /// An element type that is not floating point, or bytes that do not fit the shape.
+    pub fn tensor_from_bytes(&self, shape: [u64; 2], dtype: Dtype, bytes: &[u8]) -> Made {
+        let tensor = Tensor::f_from_data_size(bytes, &sizes(shape), kind_of(dtype)?).map_err(torch_error)?;
+        self.owned(tensor.f_to_device(self.device))
+    }
+
+    /// Charges a tensor that owns its memory.
+    fn owned(&self, tensor: Result<Tensor, TchError>) -> Made {
+        let tensor = tensor.map_err(torch_error)?;
+        let bytes = tensor.numel() as u64 * dtype_of(tensor.kind()).bytes();
+        Ok(TorchTensor { view: Rc::new(tensor), memory: Rc::new(self.meter.charge(bytes)) })
+    }
+
+    /// Changes x in its own memory where nobody else holds it, else makes another.
+    fn changed(
+        &self,
+        x: TorchTensor,
+        in_place: impl FnOnce(&mut Tensor) -> Result<Tensor, TchError>,
+        fresh: impl FnOnce(&Tensor) -> Result<Tensor, TchError>,
+    ) -> Made {
+        if self.is_unique(&x) {
+            drop(in_place(&mut x.view.shallow_clone()).map_err(torch_error)?);
+            Ok(x)
+        } else {
+            self.owned(fresh(&x.view))
+        }
+    }
+
+    fn ids(&self, ids: &[u32], offset: u64) -> Result<Tensor, EngineError> {
+        let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id) + offset as i64).collect();
+        Tensor::f_from_slice(&ids).and_then(|ids| ids.f_to_device(self.device)).map_err(torch_error)
+    }
+}
+
+fn sizes([rows, columns]: [u64; 2]) -> [i64; 2] {
+    [rows as i64, columns as i64]
+}
+
+fn viewed(x: &Tensor, view: View) -> Result<Tensor, TchError> {
+    match view {
+        View::AsIs => Ok(x.shallow_clone()),
+        View::Transposed => x.f_tr(),
+    }
+}
+
+fn act(x: &Tensor, of: Activation) -> Result<Tensor, TchError> {
+    match of {
+        Activation::Silu => x.f_silu(),
+        Activation::Gelu => x.f_gelu("none"),
+        Activation::GeluTanh => x.f_gelu("tanh"),
+        Activation::Relu => x.f_relu(),
+        Activation::Relu2 => x.f_relu()?.f_pow_tensor_scalar(2),
+        Activation::Tanh => x.f_tanh(),
+        Activation::Sigmoid => x.f_sigmoid(),
+    }
+}
+
+/// dy act'(x).
+fn act_backward(dy: &Tensor, x: &Tensor, of: Activation) -> Result<Tensor, TchError> {
+    match of {
+        Activation::Silu => x.f_silu_backward(dy),
+        Activation::Gelu => x.f_gelu_backward(dy, "none"),
+        Activation::GeluTanh => x.f_gelu_backward(dy, "tanh"),
+        Activation::Relu => x.f_threshold_backward(dy, 0),
+        Activation::Relu2 => x.f_relu()?.f_mul_scalar(2)?.f_mul(dy),
+        Activation::Tanh => Tensor::f_tanh_backward(dy, &x.f_tanh()?),
+        Activation::Sigmoid => Tensor::f_sigmoid_backward(dy, &x.f_sigmoid()?),
+    }
+}
+
+/// x as \[rows, groups, group\] in f32.
+fn grouped(x: &Tensor, spec: &RmsNorm) -> Result<Tensor, TchError> {
+    let (rows, columns) = x.size2()?;
+    let group = spec.group.map_or(columns, |group| group as i64);
+    x.f_to_kind(Kind::Float)?.f_reshape([rows, columns / group, group])
+}
+
+/// The factor in f32, and whether the product is taken in it (Gemma) or after rounding to the element type (Llama).
+fn factor(weight: &Tensor, spec: &RmsNorm) -> Result<Tensor, TchError> {
+    let weight = weight.f_to_kind(Kind::Float)?;
+    if spec.unit_offset { weight.f_add_scalar(1) } else { Ok(weight) }
+}
+
+/// cos or sin as \[rows, 1, dim\].
+fn per_head(table: &Tensor) -> Result<Tensor, TchError> {
+    table.f_unsqueeze(1)
+}
+
+/// (-x2, x1), of halves or of neighbours.
+fn rotate_half(x: &Tensor, spec: &RopeSpec) -> Result<Tensor, TchError> {
+    let dim = x.size()[2];
+    if spec.interleaved {
+        let (rows, heads) = (x.size()[0], x.size()[1]);
+        let pairs = x.f_reshape([rows, heads, dim / 2, 2])?;
+        let (even, odd) = (pairs.f_narrow(3, 0, 1)?, pairs.f_narrow(3, 1, 1)?);
+        Tensor::f_cat(&[odd.f_neg()?, even], 3)?.f_reshape([rows, heads, dim])
+    } else {
+        let (low, high) = (x.f_narrow(2, 0, dim / 2)?, x.f_narrow(2, dim / 2, dim / 2)?);
+        Tensor::f_cat(&[high.f_neg()?, low], 2)
+    }
+}
+
+fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, spec: &RopeSpec, back: bool) -> Result<Tensor, TchError> {
+    let (rows, columns) = x.size2()?;
+    let (head_dim, dim) = (spec.head_dim as i64, cos.size()[1]);
+    let x = x.f_reshape([rows, columns / head_dim, head_dim])?;
+    let turned = x.f_narrow(2, 0, dim)?;
+    let (cos, sin) = (per_head(cos)?, per_head(sin)?);
+    // The tables repeat each frequency in halves; neighbours take each frequency twice in a row.
+    let (cos, sin) = if spec.interleaved {
+        let twice = |x: &Tensor| x.f_narrow(2, 0, dim / 2)?.f_repeat_interleave_self_int(2, 2, None);
+        (twice(&cos)?, twice(&sin)?)
+    } else {
+        (cos, sin)
+    };
+    // A rotation's transpose is the rotation by the opposite angle.
+    let sin = if back { sin.f_neg()? } else { sin };
+    let y = turned.f_mul(&cos)?.f_add(&rotate_half(&turned, spec)?.f_mul(&sin)?)?.f_to_kind(x.kind())?;
+    let y = if dim < head_dim { Tensor::f_cat(&[y, x.f_narrow(2, dim, head_dim - dim)?], 2)? } else { y };
+    y.f_reshape([rows, columns])
+}
+
+/// Log-probabilities need no more than the log-sum-exp and the target's logit.
+fn losses(logits: &Tensor, targets: &Tensor) -> Result<(f64, Tensor, Tensor), TchError> {
+    let logits = logits.f_to_kind(Kind::Float)?;
+    let lse = logits.f_logsumexp(1, true)?;
+    let counted = targets.f_ne(IGNORED)?;
+    let index = targets.f_clamp_min(0)?.f_unsqueeze(1)?;
+    let loss = lse.f_sub(&logits.f_gather(1, &index, false)?)?.f_squeeze_dim(1)?;
+    let sum =
+        loss.f_to_kind(Kind::Double)?.f_where_self(&counted, &Tensor::f_zeros([1], (Kind::Double, loss.device()))?)?;
+    Ok((sum.f_sum(Kind::Double)?.f_double_value(&[])?, logits.f_sub(&lse)?, index))
+}
+
+impl Backend for Torch {
+    type Tensor = TorchTensor;
+
+    fn shape(&self, x: &TorchTensor) -> [u64; 2] {
+        let (rows, columns) = x.view.size2().expect("every tensor here has two dimensions");
+        [rows as u64, columns as u64]
+    }
+
+    fn dtype(&self, x: &TorchTensor) -> Dtype {
+        dtype_of(x.view.kind())
+    }
+
+    fn is_unique(&self, x: &TorchTensor) -> bool {
+        Rc::strong_count(&x.memory) == 1
+    }
+
+    fn tensor_from_f32(&self, shape: [u64; 2], dtype: Dtype, values: &dyn Fn() -> Vec<f32>) -> Made {
+        let kind = kind_of(dtype)?;
+        let made =
+            || Tensor::f_from_slice(&values())?.f_reshape(sizes(shape))?.f_to_kind(kind)?.f_to_device(self.device);
+        self.owned(made())
+    }
+
+    fn zeros(&self, shape: [u64; 2], dtype: Dtype) -> Made {
+        self.owned(Tensor::f_zeros(sizes(shape), (kind_of(dtype)?, self.device)))
+    }
+
+    fn cast(&self, x: &TorchTensor, dtype: Dtype) -> Made {
+        self.owned(x.view.f_to_dtype(kind_of(dtype)?, false, true))
+    }
+
+    fn rows(&self, x: &TorchTensor, start: u64, count: u64) -> TorchTensor {
+        let view = x.view.narrow(0, start as i64, count as i64);
+        TorchTensor { view: Rc::new(view), memory: x.memory.clone() }
+    }
+
+    fn columns(&self, x: &TorchTensor, start: u64, count: u64) -> Made {
+        // `narrow_copy` copies where `narrow` and `contiguous` would hand back the whole of one column's worth.
+        self.owned(x.view.f_narrow_copy(1, start as i64, count as i64).and_then(|x| x.f_contiguous()))
+    }
+
+    fn concat(&self, parts: &[TorchTensor]) -> Made {
+        let parts: Vec<&Tensor> = parts.iter().map(TorchTensor::tensor).collect();
+        self.owned(Tensor::f_cat(&parts, 1))
+    }
+
+    fn copy_rows(&self, to: &TorchTensor, start: u64, from: &TorchTensor) -> Made<()> {
+        let rows = from.view.size()[0];
+        let mut to = to.view.f_narrow(0, start as i64, rows).map_err(torch_error)?;
+        to.f_copy_(&from.view).map_err(torch_error)
+    }
+
+    fn matmul(&self, a: &TorchTensor, av: View, b: &TorchTensor, bv: View) -> Made {
+        let made = || viewed(&a.view, av)?.f_matmul(&viewed(&b.view, bv)?);
+        self.owned(made())
+    }
+
+    fn matmul_add(
+        &self,
+        y: &TorchTensor,
+        alpha: f64,
+        (a, av): (&TorchTensor, View),
+        (b, bv): (&TorchTensor, View),
+    ) -> Made<()> {
+        let add = || {
+            let (mut a, mut b) = (viewed(&a.view, av)?, viewed(&b.view, bv)?);
+            if alpha != 1.0 {
+                let smaller = if a.numel() < b.numel() { &mut a } else { &mut b };
+                *smaller = smaller.f_mul_scalar(alpha)?;
+            }
+            let mut y = y.view.shallow_clone();
+            if y.kind() == a.kind() { y.f_addmm_(&a, &b) } else { y.f_add_(&a.f_matmul(&b)?) }
+        };
+        add().map(drop).map_err(torch_error)
+    }
+
+    fn add_bias(&self, x: TorchTensor, bias: &TorchTensor) -> Made {
+        drop(x.view.shallow_clone().f_add_(&bias.view).map_err(torch_error)?);
+        Ok(x)
+    }
+
+    fn sum_rows(&self, x: &TorchTensor) -> Made {
+        self.owned(x.view.f_sum_dim_intlist(0i64, true, Kind::Float))
+    }
+
+    fn add(&self, a: TorchTensor, b: TorchTensor) -> Made {
+        let (a, b) = if self.is_unique(&a) { (a, b) } else { (b, a) };
+        self.changed(a, |a| a.f_add_(&b.view), |a| a.f_add(&b.view))
+    }
+
+    fn sub(&self, a: TorchTensor, b: &TorchTensor) -> Made {
+        self.changed(a, |a| a.f_sub_(&b.view), |a| a.f_sub(&b.view))
+    }
+
+    fn mul(&self, a: TorchTensor, b: &TorchTensor) -> Made {
+        self.changed(a, |a| a.f_mul_(&b.view), |a| a.f_mul(&b.view))
+    }
+
+    fn scale(&self, x: TorchTensor, by: f64) -> Made {
+        self.changed(x, |x| x.f_mul_scalar_(by), |x| x.f_mul_scalar(by))
+    }
+
+    fn embedding(&self, weight: &TorchTensor, ids: &[u32], spec: &EmbeddingSpec) -> Made {
+        let (rows, kind) = (self.ids(ids, spec.offset)?, kind_of(spec.dtype)?);
+        let made = || {
+            let y = weight.view.f_index_select(0, &rows)?.f_to_kind(kind)?;
+            if spec.scale == 1.0 {
+                return Ok(y);
+            }
+            // transformers keeps the factor in the embedding's own element type.
+            y.f_mul(&Tensor::f_from_slice(&[spec.scale])?.f_to_kind(kind)?.f_to_device(self.device)?)
+        };
+        self.owned(made())
+    }
+
+    fn embedding_backward(
+        &self,
+        dweight: &TorchTensor,
+        dy: &TorchTensor,
+        ids: &[u32],
+        spec: &EmbeddingSpec,
+    ) -> Made<()> {
+        let rows = self.ids(ids, spec.offset)?;
+        let add = || {
+            let dy = dy.view.f_to_kind(Kind::Float)?.f_mul_scalar(spec.scale)?;
+            dweight.view.shallow_clone().f_index_add_(0, &rows, &dy)
+        };
+        add().map(drop).map_err(torch_error)
+    }
+
+    fn rms_norm(&self, x: &TorchTensor, weight: &TorchTensor, spec: &RmsNorm) -> Made<(TorchTensor, TorchTensor)> {
+        let made = || {
+            let kind = x.view.kind();
+            let wide = grouped(&x.view, spec)?;
+            let squares = wide.f_mul(&wide)?.f_mean_dim(2i64, true, None::<Kind>)?;
+            let rstd = squares.f_add_scalar(spec.eps)?.f_rsqrt()?;
+            let normal = wide.f_mul(&rstd)?;
+            let y = if spec.unit_offset {
+                normal.f_mul(&factor(&weight.view, spec)?)?.f_to_kind(kind)?
+            } else {
+                normal.f_to_kind(kind)?.f_mul(&weight.view)?
+            };
+            Ok((y.f_reshape(x.view.size())?, rstd.f_squeeze_dim(2)?))
+        };
+        let (y, rstd) = made().map_err(torch_error)?;
+        Ok((self.owned(Ok(y))?, self.owned(Ok(rstd))?))
+    }
+
+    fn rms_norm_backward(
+        &self,
+        dy: &TorchTensor,
+        x: &TorchTensor,
+        weight: &TorchTensor,
+        rstd: &TorchTensor,
+        spec: &RmsNorm,
+        wants_dweight: bool,
+    ) -> Made<(TorchTensor, Option<TorchTensor>)> {
+        let made = || {
+            let (dy, wide) = (grouped(&dy.view, spec)?, grouped(&x.view, spec)?);
+            let rstd = rstd.view.f_unsqueeze(2)?;
+            let normal = wide.f_mul(&rstd)?;
+            let dweight = match wants_dweight {
+                true => {
+                    Some(dy.f_mul(&normal)?.f_sum_dim_intlist(&[0i64, 1][..], false, Kind::Float)?.f_reshape([1, -1])?)
+                }
+                false => None,
+            };
+            let dnormal = dy.f_mul(&factor(&weight.view, spec)?)?;
+            let along = dnormal.f_mul(&normal)?.f_mean_dim(2i64, true, None::<Kind>)?;
+            let dx = dnormal.f_sub(&normal.f_mul(&along)?)?.f_mul(&rstd)?;
+            Ok((dx.f_to_kind(x.view.kind())?.f_reshape(x.view.size())?, dweight))
+        };
+        let (dx, dweight) = made().map_err(torch_error)?;
+        Ok((self.owned(Ok(dx))?, dweight.map(|dweight| self.owned(Ok(dweight))).transpose()?))
+    }
+
+    fn layer_norm(
+        &self,
+        x: &TorchTensor,
+        weight: &TorchTensor,
+        bias: Option<&TorchTensor>,
+        spec: &LayerNorm,
+    ) -> Made<[TorchTensor; 3]> {
+        let made = || {
+            let columns = x.view.size()[1];
+            let flat = |x: &TorchTensor| x.view.f_reshape([columns]);
+            let bias = bias.map(flat).transpose()?;
+            let (y, mean, rstd) = x.view.f_native_layer_norm(columns, Some(flat(weight)?), bias, spec.eps)?;
+            Ok([y, mean.f_to_kind(Kind::Float)?, rstd.f_to_kind(Kind::Float)?])
+        };
+        let [y, mean, rstd] = made().map_err(torch_error)?;
+        Ok([self.owned(Ok(y))?, self.owned(Ok(mean))?, self.owned(Ok(rstd))?])
+    }
+
+    fn layer_norm_backward(
+        &self,
+        dy: &TorchTensor,
+        x: &TorchTensor,
+        weight: &TorchTensor,
+        [mean, rstd]: [&TorchTensor; 2],
+        wants_dweight: bool,
+    ) -> Made<(TorchTensor, Option<(TorchTensor, TorchTensor)>)> {
+        let made = || {
+            let wide = |x: &TorchTensor| x.view.f_to_kind(Kind::Float);
+            let dy = wide(dy)?;
+            let normal = wide(x)?.f_sub(&mean.view)?.f_mul(&rstd.view)?;
+            let dparams = match wants_dweight {
+                true => Some((
+                    dy.f_mul(&normal)?.f_sum_dim_intlist(0i64, true, Kind::Float)?,
+                    dy.f_sum_dim_intlist(0i64, true, Kind::Float)?,
+                )),
+                false => None,
+            };
+            let dnormal = dy.f_mul(&wide(weight)?)?;
+            let average = |x: &Tensor| x.f_mean_dim(1i64, true, None::<Kind>);
+            let along = average(&dnormal.f_mul(&normal)?)?;
+            let dx = dnormal.f_sub(&average(&dnormal)?)?.f_sub(&normal.f_mul(&along)?)?.f_mul(&rstd.view)?;
+            Ok((dx.f_to_kind(x.view.kind())?, dparams))
+        };
+        let (dx, dparams) = made().map_err(torch_error)?;
+        let dparams = dparams.map(|(dweight, dbias)| Ok((self.owned(Ok(dweight))?, self.owned(Ok(dbias))?)));
+        Ok((self.owned(Ok(dx))?, dparams.transpose()?))
+    }
+
+    fn rope(&self, x: &TorchTensor, cos: &TorchTensor, sin: &TorchTensor, spec: &RopeSpec, back: bool) -> Made {
+        self.owned(rope(&x.view, &cos.view, &sin.view, spec, back))
+    }
+
+    fn attention(
+        &self,
+        q: &TorchTensor,
+        k: &TorchTensor,
+        v: &TorchTensor,
+        sinks: Option<&TorchTensor>,
+        spec: &AttentionSpec,
+    ) -> Made<(TorchTensor, TorchTensor)> {
+        let sinks = sinks.map(TorchTensor::tensor);
+        let (y, lse) = attention::forward(&q.view, &k.view, &v.view, sinks, spec).map_err(torch_error)?;
+        Ok((self.owned(Ok(y))?, self.owned(Ok(lse))?))
+    }
+
+    fn attention_backward(
+        &self,
+        dy: &TorchTensor,
+        saved: [&TorchTensor; 5],
+        spec: &AttentionSpec,
+    ) -> Made<[TorchTensor; 3]> {
+        let [dq, dk, dv] = attention::backward(&dy.view, saved.map(TorchTensor::tensor), spec).map_err(torch_error)?;
+        Ok([self.owned(Ok(dq))?, self.owned(Ok(dk))?, self.owned(Ok(dv))?])
+    }
+
+    fn activation(&self, x: &TorchTensor, of: Activation) -> Made {
+        self.owned(act(&x.view, of))
+    }
+
+    fn activation_backward(&self, dy: &TorchTensor, x: &TorchTensor, of: Activation) -> Made {
+        self.owned(act_backward(&dy.view, &x.view, of))
+    }
+
+    fn gated(&self, gate: &TorchTensor, up: &TorchTensor, of: Gate) -> Made {
+        let made = || act(&gate.view, of.activation())?.f_mul(&up.view);
+        self.owned(made())
+    }
+
+    fn gated_backward(
+        &self,
+        dy: &TorchTensor,
+        gate: &TorchTensor,
+        up: &TorchTensor,
+        of: Gate,
+    ) -> Made<(TorchTensor, TorchTensor)> {
+        let dgate = || act_backward(&dy.view.f_mul(&up.view)?, &gate.view, of.activation());
+        let dup = || dy.view.f_mul(&act(&gate.view, of.activation())?);
+        Ok((self.owned(dgate())?, self.owned(dup())?))
+    }
+
+    fn softcap(&self, x: &TorchTensor, cap: f64) -> Made {
+        let made = || x.view.f_div_scalar(cap)?.f_tanh_()?.f_mul_scalar_(cap);
+        self.owned(made())
+    }
+
+    fn softcap_backward(&self, dy: TorchTensor, y: &TorchTensor, cap: f64) -> Made {
+        let made = || y.view.f_div_scalar(cap)?.f_square_()?.f_neg_()?.f_add_scalar_(1);
+        let slope = made().map_err(torch_error)?;
+        self.changed(dy, |dy| dy.f_mul_(&slope), |dy| dy.f_mul(&slope))
+    }
+
+    fn softmax(&self, x: &TorchTensor) -> Made {
+        self.owned(x.view.f_softmax(1, None::<Kind>))
+    }
+
+    fn softmax_backward(&self, dy: &TorchTensor, y: &TorchTensor) -> Made {
+        self.owned(Tensor::f_internal_softmax_backward_data(&dy.view, &y.view, 1, y.view.kind()))
+    }
+
+    fn dropout(&self, x: &TorchTensor, p: f64, seed: u64) -> Made {
+        // libtorch's generator is its thread's own: set here, it gives the same mask for the same seed.
+        tch::manual_seed(seed as i64);
+        let made = || {
+            let mask = x.view.f_rand_like()?.f_ge(p)?.f_to_kind(x.view.kind())?;
+            x.view.f_mul(&mask)?.f_mul_scalar_(1.0 / (1.0 - p))
+        };
+        self.owned(made())
+    }
+
+    fn cross_entropy(&self, logits: TorchTensor, targets: &[i64], scale: f64) -> Made<(CrossEntropy, TorchTensor)> {
+        let run = || {
+            let targets = Tensor::f_from_slice(targets)?.f_to_device(self.device)?;
+            let (sum, mut log_p, index) = losses(&logits.view, &targets)?;
+            let mut gradient = log_p.f_exp_()?;
+            let minus = Tensor::f_full(index.size(), -1.0, (Kind::Float, self.device))?;
+            drop(gradient.f_scatter_add_(1, &index, &minus)?);
+            let factor = targets.f_ne(IGNORED)?.f_to_kind(Kind::Float)?.f_mul_scalar(scale)?.f_unsqueeze(1)?;
+            // A row that does not count has no gradient, whatever its logits are.
+            let gradient = gradient.f_mul(&factor)?.f_where_self(&factor.f_ne(0)?, &factor.f_zeros_like()?)?;
+            Ok((sum, gradient))
+        };
+        let (sum, gradient) = run().map_err(torch_error)?;
+        let kind = logits.view.kind();
+        let dlogits = self.changed(
+            logits,
+            |logits| logits.f_copy_(&gradient).map(|()| logits.shallow_clone()),
+            |_| gradient.f_to_kind(kind),
+        )?;
+        Ok((CrossEntropy { sum }, dlogits))
+    }
+
+    fn cross_entropy_value(&self, logits: &TorchTensor, targets: &[i64]) -> Made<CrossEntropy> {
+        let run = || losses(&logits.view, &Tensor::f_from_slice(targets)?.f_to_device(self.device)?);
+        let (sum, _, _) = run().map_err(torch_error)?;
+        Ok(CrossEntropy { sum })
+    }
+}

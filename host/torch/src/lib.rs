@@ -1,0 +1,14 @@
+//! unswag's engine on libtorch.
+//!
+//! Everything runs under no-grad: the engine's own tape makes the gradients. Each tensor that owns memory is charged to a
+//! meter for as long as it lives, in the same cases in which `unswag_engine::Meta` charges it; what an operation takes and
+//! gives back within one call is its workspace and is not charged.
+//!
+//! This crate must never keep a tensor between calls, and never panic on what libtorch refuses: that is an error.
+
+mod attention;
+mod backend;
+mod tensor;
+
+pub use backend::Torch;
+pub use tensor::TorchTensor;

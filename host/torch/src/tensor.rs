@@ -1,0 +1,65 @@
+//! A tensor of libtorch's, counted, and its element types.
+
+use std::{fmt, rc::Rc};
+
+use tch::{Kind, Tensor};
+use unswag_abi::doc::Dtype;
+use unswag_engine::{Charge, EngineError};
+
+/// A shared handle. Rows of a tensor hold the memory of the whole.
+#[derive(Clone)]
+pub struct TorchTensor {
+    pub(crate) view: Rc<Tensor>,
+    pub(crate) memory: Rc<Charge>,
+}
+
+impl TorchTensor {
+    /// libtorch's own handle, of two dimensions. What is written through it is seen by every handle.
+    pub fn tensor(&self) -> &Tensor {
+        &self.view
+    }
+
+    /// All elements, rounded to f32, in order.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub fn to_f32(&self) -> Result<Vec<f32>, EngineError> {
+        let flat = self.view.f_to_kind(Kind::Float).and_then(|x| x.f_contiguous()).map_err(torch_error)?;
+        let mut values = vec![0f32; flat.numel()];
+        let count = values.len();
+        flat.f_copy_data(&mut values, count).map_err(torch_error)?;
+        Ok(values)
+    }
+}
+
+impl fmt::Debug for TorchTensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TorchTensor").field("kind", &self.view.kind()).field("shape", &self.view.size()).finish()
+    }
+}
+
+/// The first line of what libtorch says: the rest is its own stack.
+pub(crate) fn torch_error(error: tch::TchError) -> EngineError {
+    let text = error.to_string();
+    EngineError::Backend(format!("libtorch: {}", text.lines().next().unwrap_or("no reason given")))
+}
+
+pub(crate) fn kind_of(dtype: Dtype) -> Result<Kind, EngineError> {
+    Ok(match dtype {
+        Dtype::F32 => Kind::Float,
+        Dtype::F64 => Kind::Double,
+        Dtype::F16 => Kind::Half,
+        Dtype::Bf16 => Kind::BFloat16,
+        other => return Err(EngineError::Backend(format!("expected a floating-point element type, got {other}"))),
+    })
+}
+
+pub(crate) fn dtype_of(kind: Kind) -> Dtype {
+    match kind {
+        Kind::Float => Dtype::F32,
+        Kind::Double => Dtype::F64,
+        Kind::Half => Dtype::F16,
+        Kind::BFloat16 => Dtype::Bf16,
+        other => unreachable!("the backend makes no tensors of {other:?}"),
+    }
+}

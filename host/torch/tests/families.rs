@@ -1,0 +1,190 @@
+//! Every family's logits, loss and gradients against transformers and PyTorch's autograd, in f32; and what `Meta` counts
+//! of the same steps against what the tensors took.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{Model, assert_close};
+use safetensors::SafeTensors;
+use unswag_engine::{Backend, Batch, Grads, Meta, Params, Policy, Program, Step, Trainable};
+use unswag_torch::Torch;
+
+/// What transformers said of one case.
+struct Expected(Vec<u8>);
+
+impl Expected {
+    fn read(path: &Path) -> Self {
+        Expected(std::fs::read(path).expect("made by the script"))
+    }
+
+    fn f32(&self, name: &str) -> Option<Vec<f32>> {
+        let file = SafeTensors::deserialize(&self.0).expect("safetensors");
+        let data = file.tensor(name).ok()?.data().to_vec();
+        Some(data.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("four"))).collect())
+    }
+
+    fn ids(&self, name: &str) -> Vec<u32> {
+        let file = SafeTensors::deserialize(&self.0).expect("safetensors");
+        let data = file.tensor(name).expect("recorded").data();
+        let id = |bytes: &[u8]| i64::from_le_bytes(bytes.try_into().expect("eight")) as u32;
+        data.chunks_exact(8).map(id).collect()
+    }
+
+    fn batch(&self) -> Batch {
+        let file = SafeTensors::deserialize(&self.0).expect("safetensors");
+        let [batch, seq] = file.tensor("input_ids").expect("recorded").shape().try_into().expect("two dimensions");
+        let causal = Batch::causal(batch as u64, seq as u64, self.ids("input_ids"));
+        Batch { position_ids: self.ids("position_ids"), ..causal }
+    }
+}
+
+/// The folder with what the script made, and the cases in it.
+fn cases() -> (PathBuf, Vec<(String, PathBuf)>) {
+    // Small products gain nothing from threads, and threads that wait for each other lose much on a busy machine.
+    tch::set_num_threads(1);
+    let folder = common::made_once("engine.py", &["families.py"]);
+    let mut cases: Vec<_> = std::fs::read_dir(&folder)
+        .expect("made")
+        .map(|entry| entry.expect("readable").path())
+        .filter(|path| path.is_dir())
+        .map(|path| (path.file_name().expect("a name").to_string_lossy().into_owned(), path))
+        .collect();
+    cases.sort();
+    assert!(cases.len() >= 35, "only {} cases", cases.len());
+    (folder, cases)
+}
+
+const STEP: Step = Step { policies: Vec::new(), loss_rows: 3, seed: 1, dropout: false, loss_count: None };
+
+#[test]
+fn logits_loss_and_gradients_of_every_family_are_those_of_transformers() {
+    let (folder, cases) = cases();
+    for (case, path) in &cases {
+        let expected = Expected::read(&folder.join(format!("{case}.safetensors")));
+        let (model, torch, batch) = (Model::open(path), Torch::cpu(), expected.batch());
+        let program =
+            Program::new(&model.graph, Trainable::Everything).unwrap_or_else(|error| panic!("{case}: {error}"));
+        let params = model.params(&torch, &program);
+
+        let logits = program.forward(&torch, &params, &batch).unwrap_or_else(|error| panic!("{case}: {error}"));
+        let wanted = expected.f32("logits").expect("recorded");
+        assert_close(&format!("{case}: logits"), &logits.to_f32().expect("readable"), &wanted, 1e-4, 0.0);
+
+        let mut grads = Grads::new(&program);
+        let loss =
+            program.step(&torch, &params, &batch, &STEP, &mut grads).unwrap_or_else(|error| panic!("{case}: {error}"));
+        let wanted = expected.f32("loss").expect("recorded");
+        assert_close(&format!("{case}: loss"), &[loss as f32], &wanted, 1e-5, 0.0);
+        let again = program.loss(&torch, &params, &batch, &STEP).expect("it ran before");
+        assert!((again - loss).abs() <= 1e-6 * loss, "{case}: {again} without gradients, {loss} with");
+
+        let names = program.params().iter().map(|info| format!("grad.{}", info.name));
+        let all = names.filter_map(|name| expected.f32(&name)).flatten();
+        // A key's bias moves all scores of a query alike: its gradient is 0 but for rounding, which is no scale.
+        let floor = all.fold(0f32, |most, x| most.max(x.abs())) * 1e-3;
+        let mut compared = 0;
+        for (index, info) in program.params().iter().enumerate() {
+            let Some(wanted) = expected.f32(&format!("grad.{}", info.name)) else { continue };
+            let found = grads.get(index).unwrap_or_else(|| panic!("{case}: {} has no gradient", info.name));
+            assert_close(
+                &format!("{case}: gradient of {}", info.name),
+                &found.to_f32().expect("readable"),
+                &wanted,
+                2e-4,
+                floor,
+            );
+            compared += 1;
+        }
+        assert_eq!(compared, program.params().len(), "{case}: gradients compared");
+    }
+}
+
+/// Live and peak bytes of a step, counted from before the parameters.
+fn counts<B: Backend>(
+    backend: &B,
+    meter: &unswag_engine::Meter,
+    program: &Program,
+    params: &Params<B::Tensor>,
+    batch: &Batch,
+    step: &Step,
+) -> (u64, u64) {
+    let mut grads = Grads::new(program);
+    meter.reset_peak();
+    program.step(backend, params, batch, step, &mut grads).expect("a step");
+    (meter.live(), meter.peak())
+}
+
+#[test]
+fn meta_counts_the_bytes_that_a_step_takes() {
+    let (folder, cases) = cases();
+    for (case, path) in &cases {
+        let batch = Expected::read(&folder.join(format!("{case}.safetensors"))).batch();
+        let model = Model::open(path);
+        for trainable in [Trainable::Everything, Trainable::Nothing] {
+            let mut program = Program::new(&model.graph, trainable).expect("it ran before");
+            if trainable == Trainable::Nothing {
+                program.add_lora(&common::lora(4)).expect("there are linear layers");
+            }
+            for policy in [Policy::Keep, Policy::Recompute] {
+                let step = Step { policies: vec![policy; program.blocks()], dropout: true, ..STEP };
+                let (torch, meta) = (Torch::cpu(), Meta::new());
+                let real = counts(&torch, torch.meter(), &program, &model.params(&torch, &program), &batch, &step);
+                let params = Params::load(&program, |_, info| Ok::<_, ()>(meta.tensor(info.shape, info.dtype)));
+                let planned = counts(&meta, meta.meter(), &program, &params.expect("sizes"), &batch, &step);
+                assert_eq!(planned, real, "{case}, {trainable:?}, {policy:?}: live and peak bytes");
+                assert!(real.1 > real.0, "{case}: nothing was made");
+            }
+        }
+    }
+}
+
+#[test]
+fn recompute_gives_the_bits_of_keep() {
+    let (folder, cases) = cases();
+    for (case, path) in &cases {
+        let batch = Expected::read(&folder.join(format!("{case}.safetensors"))).batch();
+        let (model, torch) = (Model::open(path), Torch::cpu());
+        let program = Program::new(&model.graph, Trainable::Everything).expect("it ran before");
+        let params = model.params(&torch, &program);
+        // With dropout, where the family has it: the masks must come again.
+        let run = |policy| {
+            let step = Step { policies: vec![policy; program.blocks()], dropout: true, ..STEP };
+            let mut grads = Grads::new(&program);
+            let loss = program.step(&torch, &params, &batch, &step, &mut grads).expect("a step");
+            let grads: Vec<_> = (0..program.params().len())
+                .filter_map(|index| Some(grads.get(index)?.to_f32().expect("readable")))
+                .collect();
+            (loss.to_bits(), grads)
+        };
+        assert!(run(Policy::Keep) == run(Policy::Recompute), "{case}");
+    }
+}
+
+#[test]
+fn lora_with_zero_b_equals_base() {
+    let (folder, cases) = cases();
+    for (case, path) in &cases {
+        let batch = Expected::read(&folder.join(format!("{case}.safetensors"))).batch();
+        let (model, torch) = (Model::open(path), Torch::cpu());
+        let base = Program::new(&model.graph, Trainable::Nothing).expect("it ran before");
+        let mut adapted = Program::new(&model.graph, Trainable::Nothing).expect("it ran before");
+        let adapters = adapted.add_lora(&common::lora(4)).expect("there are linear layers");
+        let logits = |program: &Program| {
+            let params = model.params(&torch, program);
+            program.forward(&torch, &params, &batch).expect("logits").to_f32().expect("readable")
+        };
+        assert!(logits(&base) == logits(&adapted), "{case}");
+        // A moves nothing while B is zero, B moves at once.
+        let params = model.params(&torch, &adapted);
+        let mut grads = Grads::new(&adapted);
+        adapted.step(&torch, &params, &batch, &STEP, &mut grads).expect("a step");
+        for adapter in adapters {
+            let of = |index: usize| grads.get(index).expect("trained").to_f32().expect("readable");
+            assert!(of(adapter.a).iter().all(|x| *x == 0.0), "{case}: {}", adapter.module);
+            assert!(of(adapter.b).iter().any(|x| *x != 0.0), "{case}: {}", adapter.module);
+        }
+        let frozen = (0..base.params().len()).filter(|&index| grads.get(index).is_some()).count();
+        assert_eq!(frozen, 0, "{case}: frozen parameters with a gradient");
+    }
+}
