@@ -15,6 +15,8 @@ mod error;
 mod exec;
 pub mod math;
 pub mod norm;
+pub mod optim;
+pub mod quant;
 mod random;
 pub mod rope;
 mod rows;

@@ -262,7 +262,7 @@ fn forward_block<S: Simd, T: Element, A: Function, const B: usize>(
 ///
 /// Written out, because as loops over the candidates the four-bit search stayed a loop over memory: 14 times slower.
 #[inline(always)]
-fn code_bits<S: Simd, const B: usize>(s: S, borders: &[S::F; 16], value: S::F) -> [u32; B] {
+pub(crate) fn code_bits<S: Simd, const B: usize>(s: S, borders: &[S::F; 16], value: S::F) -> [u32; B] {
     /// The border at the path that the masks take: the first mask chooses between the halves of the list.
     macro_rules! pick {
         ([$only:literal]) => {
