@@ -257,7 +257,7 @@ impl CorpusTokens {
                 self.next_file();
                 continue;
             };
-            let text = row.object.and_then(|object| text_field(object, &corpus.field));
+            let text = row.text.and_then(|row| text_field(&row, &corpus.field));
             let text = text.map_err(|fault| Error::Row { place: row.place.clone(), fault })?;
             if text.is_empty() || !corpus.split.takes(&text) {
                 continue;

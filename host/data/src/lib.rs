@@ -3,11 +3,15 @@
 //! * [`Tokenizer`] is the tokenizer of a Hugging Face folder.
 //! * [`StreamingContextDataLoader`] gives blocks of one long stream with an exact overlap; [`PackedDataLoader`] gives whole documents,
 //!   packed. Both are a [`DataLoader`]: batches, epochs, and a [`Position`] that resumes token for token.
+//! * [`ChatTemplate`] renders conversations; [`ChatDataLoader`] reads them, with the loss on the assistant's turns.
+//! * [`preview`] and [`preview_chat`] show the first rows token by token.
 //! * [`pack`] is the packing alone.
 //!
 //! Files are only read, a bounded piece at a time. Nothing here knows what a model does with a token.
 
 mod batch;
+mod chat;
+mod conversation;
 mod corpus;
 mod error;
 mod files;
@@ -15,18 +19,25 @@ mod lines;
 mod loader;
 mod options;
 mod pack;
+mod preview;
+mod python;
 mod seams;
 mod shuffle;
 mod stream;
+mod template;
 mod text;
 mod tokenizer;
+mod turns;
 
 pub use batch::{Batch, IGNORED, Row};
+pub use chat::{ChatDataLoader, ChatOptions, ChatReport, Overlong};
 pub use corpus::Cursor;
 pub use error::{Error, Place, RowFault};
 pub use loader::{DataLoader, EpochSize, Mark, Position};
 pub use options::{Split, TextOptions};
 pub use pack::pack;
+pub use preview::{PreviewRow, PreviewToken, preview, preview_chat};
 pub use seams::TextPosition;
 pub use stream::{PackedDataLoader, StreamingContextDataLoader};
+pub use template::{ChatTemplate, Message};
 pub use tokenizer::{Token, Tokenizer};

@@ -30,8 +30,8 @@ pub(crate) struct Lines {
 pub(crate) struct RawRow {
     pub offset: u64,
     pub place: Place,
-    /// The object, or what is wrong with the line.
-    pub object: Result<Map<String, Value>, RowFault>,
+    /// The line, or what is wrong with it.
+    pub text: Result<String, RowFault>,
 }
 
 impl Lines {
@@ -64,8 +64,8 @@ impl Lines {
             self.line += 1;
             if is_too_long {
                 self.buffer = Vec::new();
-                let object = Err(RowFault::TooLongLine { limit_bytes: MAX_LINE_BYTES });
-                return Ok(Some(RawRow { offset, place, object }));
+                let text = Err(RowFault::TooLongLine { limit_bytes: MAX_LINE_BYTES });
+                return Ok(Some(RawRow { offset, place, text }));
             }
             let text = match std::str::from_utf8(&self.buffer) {
                 Ok(text) => text,
@@ -75,7 +75,7 @@ impl Lines {
             if text.trim().is_empty() {
                 continue;
             }
-            return Ok(Some(RawRow { offset, place, object: parse(text) }));
+            return Ok(Some(RawRow { offset, place, text: Ok(text.to_owned()) }));
         }
     }
 
@@ -101,16 +101,8 @@ impl Lines {
     }
 }
 
-fn parse(text: &str) -> Result<Map<String, Value>, RowFault> {
-    match serde_json::from_str(text) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(other) => Err(RowFault::NotAnObject { found: kind(&other) }),
-        Err(error) => Err(RowFault::Json { message: error.to_string() }),
-    }
-}
-
 /// What a value is, in words.
-pub(crate) fn kind(value: &Value) -> &'static str {
+fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
@@ -122,7 +114,12 @@ pub(crate) fn kind(value: &Value) -> &'static str {
 }
 
 /// The text in a field of a row.
-pub(crate) fn text_field(mut object: Map<String, Value>, field: &str) -> Result<String, RowFault> {
+pub(crate) fn text_field(row: &str, field: &str) -> Result<String, RowFault> {
+    let mut object: Map<String, Value> = match serde_json::from_str(row) {
+        Ok(Value::Object(object)) => object,
+        Ok(other) => return Err(RowFault::NotAnObject { found: kind(&other) }),
+        Err(error) => return Err(RowFault::Json { message: error.to_string() }),
+    };
     match object.get_mut(field).map(Value::take) {
         Some(Value::String(text)) => Ok(text),
         Some(other) => Err(RowFault::FieldKind { field: field.to_owned(), expected: "a text", found: kind(&other) }),

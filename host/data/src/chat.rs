@@ -1,0 +1,508 @@
+//! Conversations as training reads them: rendered by the model's own template, with the loss on the assistant's turns.
+//!
+//! Every row is rendered, encoded and judged once before the first step, because what is wrong with one must not show in the
+//! middle of a run: a row that supervises nothing, or a data set that never shows the model how a turn ends.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use serde_json::{Map, Value as Json};
+
+use crate::{
+    batch::{IGNORED, Row},
+    conversation,
+    corpus::{Cursor, file_order},
+    error::{Error, Place, RowFault},
+    files::{self, DataFile},
+    lines::Lines,
+    loader::{Mark, Plan, Rows, Windowed, delegate_loader, fingerprint, nothing},
+    options::{Split, check_block_size, check_window},
+    python,
+    template::{ChatTemplate, variables},
+    tokenizer::{Token, Tokenizer},
+    turns,
+};
+
+/// Faults that a report keeps.
+const KEPT_FAULTS: usize = 20;
+
+/// What becomes of a conversation that is longer than a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overlong {
+    /// It is an error that names its line.
+    #[default]
+    Refuse,
+    /// Its end is cut off.
+    Truncate,
+    /// It is left out, and counted.
+    Skip,
+}
+
+/// How conversations become rows.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ChatOptions {
+    /// Most tokens of a row.
+    pub block_size: usize,
+    /// Puts several conversations into a row, each attended to on its own.
+    pub packing: bool,
+    pub overlong: Overlong,
+    pub split: Split,
+    /// Shuffles the files, and the rows within each window of `shuffle_window` conversations.
+    pub shuffle_seed: Option<u64>,
+    /// Conversations that are held in memory to be shuffled and packed.
+    pub shuffle_window: usize,
+    /// Further variables of the template, such as `enable_thinking`.
+    pub template_variables: Map<String, Json>,
+}
+
+impl Default for ChatOptions {
+    fn default() -> Self {
+        ChatOptions {
+            block_size: 2048,
+            packing: false,
+            overlong: Overlong::Refuse,
+            split: Split::All,
+            shuffle_seed: None,
+            shuffle_window: 1024,
+            template_variables: Map::new(),
+        }
+    }
+}
+
+impl ChatOptions {
+    /// # Errors
+    /// A value that cannot be.
+    pub fn check(&self) -> Result<(), Error> {
+        check_block_size(self.block_size)?;
+        check_window(self.shuffle_window)?;
+        self.split.check()
+    }
+}
+
+/// What the rows of a chat data set are like.
+#[derive(Debug, Default)]
+pub struct ChatReport {
+    /// Sound rows.
+    pub rows: u64,
+    /// Rows left out because they are too long.
+    pub skipped_rows: u64,
+    /// Rows whose end was cut off.
+    pub truncated_rows: u64,
+    pub tokens: u64,
+    pub supervised_tokens: u64,
+    pub longest_row_tokens: u64,
+    /// Ids that end an assistant's turn and are learned.
+    pub end_of_turn_ids: BTreeSet<u32>,
+    /// The first faults, by line; `fault_count` counts all.
+    pub faults: Vec<Error>,
+    pub fault_count: u64,
+    /// Why turns have no supervised end, and where that was first seen.
+    open_end: Option<(Place, OpenEnd)>,
+}
+
+/// Why no end of an assistant's turn is learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OpenEnd {
+    /// The template writes this token behind the turn, but not inside of what it marks as generated.
+    Outside(u32),
+    /// The row was cut before it.
+    Cut,
+    /// The template writes no special token there.
+    Missing,
+}
+
+/// A rendered and encoded conversation.
+struct Built {
+    ids: Vec<u32>,
+    labels: Vec<i64>,
+    is_truncated: bool,
+    ends: Vec<Result<u32, OpenEnd>>,
+}
+
+/// Conversations in rows of at most `block_size` tokens, one a row or packed, with labels on the assistant's turns alone.
+///
+/// A turn is learned from the end of its generation prompt to the token that ends it, and that token with it.
+pub struct ChatDataLoader(Windowed<ChatRows>);
+
+delegate_loader!(ChatDataLoader);
+
+impl ChatDataLoader {
+    /// Opens files of JSON lines, given as paths or glob patterns, and reads them through once.
+    ///
+    /// # Errors
+    /// An option that cannot be; a file that cannot be read; the first row with a fault, one without a supervised token among
+    /// them; data of which no row supervises the end of a turn.
+    pub fn open(
+        patterns: &[String],
+        tokenizer: Arc<Tokenizer>,
+        template: Arc<ChatTemplate>,
+        options: &ChatOptions,
+    ) -> Result<Self, Error> {
+        let loader = Self::unchecked(patterns, tokenizer, template, options)?;
+        loader.inspect(true)?.check(loader.chat())?;
+        Ok(loader)
+    }
+
+    /// Reads the rows through and says what they are like, the faults of all of them.
+    ///
+    /// # Errors
+    /// As [`ChatDataLoader::open`], but for faults of rows.
+    pub fn report(
+        patterns: &[String],
+        tokenizer: Arc<Tokenizer>,
+        template: Arc<ChatTemplate>,
+        options: &ChatOptions,
+    ) -> Result<ChatReport, Error> {
+        let loader = Self::unchecked(patterns, tokenizer, template, options)?;
+        let mut report = loader.inspect(false)?;
+        if report.faults.is_empty()
+            && let Err(error) = report.check(loader.chat())
+        {
+            report.fault_count += 1;
+            report.faults.push(error);
+        }
+        Ok(report)
+    }
+
+    /// The first sound rows in the files' own order, each with its line.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub(crate) fn first_rows(
+        patterns: &[String],
+        tokenizer: Arc<Tokenizer>,
+        template: Arc<ChatTemplate>,
+        options: &ChatOptions,
+        count: usize,
+    ) -> Result<Vec<(Place, Row)>, Error> {
+        let options = ChatOptions { shuffle_seed: None, ..options.clone() };
+        let loader = Self::unchecked(patterns, tokenizer, template, &options)?;
+        let mut source = ChatRows::new(loader.chat().clone(), 0);
+        let mut rows = Vec::new();
+        while rows.len() < count {
+            match source.next_built()? {
+                Some((place, Ok(Some(built)))) => rows.push((place, Row::document(built.ids, built.labels))),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        Ok(rows)
+    }
+
+    fn unchecked(
+        patterns: &[String],
+        tokenizer: Arc<Tokenizer>,
+        template: Arc<ChatTemplate>,
+        options: &ChatOptions,
+    ) -> Result<Self, Error> {
+        options.check()?;
+        let files = files::resolve(patterns)?;
+        // The day is part of the data where the template writes it.
+        let now = template.asks_for_the_date().then(|| template.now());
+        let named = ("chat", options, template.source(), now);
+        let plan = Plan {
+            window_rows: if options.packing || options.shuffle_seed.is_some() { options.shuffle_window } else { 1 },
+            pack_tokens: options.packing.then_some(options.block_size),
+            shuffle_seed: options.shuffle_seed,
+            pad_id: tokenizer.pad_id(),
+            fingerprint: fingerprint(files.iter().map(|file| &file.digest), tokenizer.digest(), &named),
+        };
+        let extra = variables(&options.template_variables);
+        let chat = Arc::new(Chat { files, tokenizer, template, extra, options: options.clone() });
+        Ok(ChatDataLoader(Windowed::new(ChatRows::new(chat, 0), plan)))
+    }
+
+    fn chat(&self) -> &Arc<Chat> {
+        &self.0.source().chat
+    }
+
+    fn inspect(&self, stop_at_fault: bool) -> Result<ChatReport, Error> {
+        let mut report = ChatReport::default();
+        let mut source = ChatRows::new(self.chat().clone(), 0);
+        loop {
+            let (place, built) = match source.next_built() {
+                Ok(Some(next)) => next,
+                Ok(None) => return Ok(report),
+                // Behind bytes that are no text, lines cannot be told apart.
+                Err(error @ Error::Utf8 { .. }) => {
+                    report.fault_count += 1;
+                    report.faults.push(error);
+                    return Ok(report);
+                }
+                Err(error) => return Err(error),
+            };
+            match built {
+                Ok(Some(built)) => report.add(&place, &built),
+                Ok(None) => report.skipped_rows += 1,
+                Err(fault) => {
+                    report.fault_count += 1;
+                    if report.faults.len() < KEPT_FAULTS {
+                        report.faults.push(Error::Row { place, fault });
+                    }
+                    if stop_at_fault {
+                        return Ok(report);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl ChatReport {
+    fn add(&mut self, place: &Place, built: &Built) {
+        self.rows += 1;
+        self.truncated_rows += u64::from(built.is_truncated);
+        self.tokens += built.ids.len() as u64;
+        self.supervised_tokens += built.labels.iter().filter(|label| **label != IGNORED).count() as u64;
+        self.longest_row_tokens = self.longest_row_tokens.max(built.ids.len() as u64);
+        for end in &built.ends {
+            match end {
+                Ok(id) => {
+                    self.end_of_turn_ids.insert(*id);
+                }
+                Err(open_end) => {
+                    self.open_end.get_or_insert((place.clone(), *open_end));
+                }
+            }
+        }
+    }
+
+    fn check(&mut self, chat: &Chat) -> Result<(), Error> {
+        if !self.faults.is_empty() {
+            return Err(self.faults.remove(0));
+        }
+        if self.rows == 0 {
+            let why = if self.skipped_rows > 0 {
+                "every row is longer than a block"
+            } else {
+                "no row in it, or none in this part of the split"
+            };
+            return Err(nothing(&chat.files, why));
+        }
+        if !self.end_of_turn_ids.is_empty() {
+            return Ok(());
+        }
+        let (first, open_end) = self.open_end.clone().expect("a sound row has a turn, and no turn has a learned end");
+        let piece = |id| chat.tokenizer.piece(id).unwrap_or_default();
+        let expected = match chat.tokenizer.eos_ids() {
+            [] => "the tokenizer states none".to_owned(),
+            ids => ids.iter().map(|id| piece(*id)).collect::<Vec<_>>().join(" or "),
+        };
+        let (why, next) = match open_end {
+            OpenEnd::Outside(id) => (
+                format!("the chat template writes {} behind the turn, but outside of {{% generation %}}", piece(id)),
+                "move {% endgeneration %} behind it".to_owned(),
+            ),
+            OpenEnd::Cut => (
+                format!("every row is cut at {} tokens, before a turn ends", chat.options.block_size),
+                "raise the block size".to_owned(),
+            ),
+            OpenEnd::Missing => (
+                "the chat template writes no special token behind a turn".to_owned(),
+                "give a template that ends each turn with one".to_owned(),
+            ),
+        };
+        Err(Error::EndOfTurn { first, expected, why, next })
+    }
+}
+
+/// What is read, and how; shared by every reader of it.
+struct Chat {
+    files: Vec<DataFile>,
+    tokenizer: Arc<Tokenizer>,
+    template: Arc<ChatTemplate>,
+    extra: Vec<(String, minijinja::Value)>,
+    options: ChatOptions,
+}
+
+impl Chat {
+    /// A row; `None` where it is left out, or is of the other part of the split.
+    fn build(&self, place: &Place, line: &str) -> Result<Taken, Error> {
+        Ok(match self.judge(place, line) {
+            Ok(taken) => taken,
+            Err(Judged::Fault(fault)) => Taken::Bad(fault),
+            Err(Judged::Fatal(error)) => return Err(error),
+        })
+    }
+
+    fn judge(&self, place: &Place, line: &str) -> Result<Taken, Judged> {
+        let conversation = conversation::parse(line)?;
+        if self.options.split != Split::All {
+            let mut text = String::new();
+            for message in &conversation.messages {
+                python::print(&mut text, message).map_err(|error| RowFault::Template { message: error.to_string() })?;
+            }
+            if !self.options.split.takes(&text) {
+                return Ok(Taken::OtherPart);
+            }
+        }
+        let mut extra = self.extra.clone();
+        extra.extend(conversation.variables);
+        let turns = turns::find(&self.template, &conversation.messages, &extra)?;
+        let tokens = self.tokenizer.encode_with_bytes(&turns.text).map_err(|error| match error {
+            Error::Encode { message, .. } => Judged::Fatal(Error::Encode { place: place.clone(), message }),
+            error => Judged::Fatal(error),
+        })?;
+        let limit = self.options.block_size;
+        let is_too_long = tokens.len() > limit;
+        match self.options.overlong {
+            Overlong::Refuse if is_too_long => return Err(RowFault::TooLong { tokens: tokens.len(), limit }.into()),
+            Overlong::Skip if is_too_long => return Ok(Taken::Skipped),
+            _ => {}
+        }
+        let mut labels = vec![IGNORED; tokens.len()];
+        let mut ends = Vec::new();
+        for turn in &turns.supervised {
+            let (first, last) = self.tokens_of(&tokens, &turns, turn);
+            for at in first..last {
+                labels[at] = i64::from(tokens[at].id);
+            }
+            ends.push(self.end_of(&tokens, first, last, limit));
+        }
+        let whole = labels.iter().filter(|label| **label != IGNORED).count();
+        labels.truncate(limit);
+        // The first token is predicted from nothing.
+        if labels.iter().skip(1).all(|label| *label == IGNORED) {
+            let why = if turns.supervised.is_empty() {
+                "no message has the role \"assistant\"; remove the row, or correct its roles".to_owned()
+            } else if whole > 0 {
+                format!("the assistant's first word comes after the {limit} tokens of a block; raise the block size")
+            } else {
+                "the assistant's turns are empty; remove the row".to_owned()
+            };
+            return Err(RowFault::NoSupervised { why }.into());
+        }
+        let ids = tokens.iter().take(limit).map(|token| token.id).collect();
+        Ok(Taken::Row(Built { ids, labels, is_truncated: is_too_long, ends }))
+    }
+
+    /// The tokens of a turn. White space behind the token that ends it is the template's, not the model's.
+    fn tokens_of(&self, tokens: &[Token], turns: &turns::Turns, turn: &std::ops::Range<usize>) -> (usize, usize) {
+        let (start, end) = (turn.start as u64, turn.end as u64);
+        let first = tokens.iter().position(|token| token.end > start && token.start < end).unwrap_or(tokens.len());
+        let mut last = first + tokens[first..].iter().take_while(|token| token.start < end).count();
+        if !turns.is_marked
+            && let Some(ending) = (first..last).rev().find(|&at| self.ends_turn(tokens[at].id))
+        {
+            let behind = turns.text.get(tokens[ending].end as usize..turn.end).unwrap_or_default();
+            if behind.trim().is_empty() {
+                last = ending + 1;
+            }
+        }
+        (first, last)
+    }
+
+    fn ends_turn(&self, id: u32) -> bool {
+        self.tokenizer.is_special(id) || self.tokenizer.eos_ids().contains(&id)
+    }
+
+    fn end_of(&self, tokens: &[Token], first: usize, last: usize, limit: usize) -> Result<u32, OpenEnd> {
+        if last > limit {
+            return Err(OpenEnd::Cut);
+        }
+        // The token may be followed by white space where the template marks more than it.
+        let ending = tokens[first..last].iter().rev().map(|token| token.id).find(|id| self.ends_turn(*id));
+        match (ending, tokens.get(last)) {
+            (Some(id), _) => Ok(id),
+            (None, Some(next)) if self.ends_turn(next.id) => Err(OpenEnd::Outside(next.id)),
+            (None, _) => Err(OpenEnd::Missing),
+        }
+    }
+}
+
+/// What came of a line.
+enum Taken {
+    Row(Built),
+    Bad(RowFault),
+    Skipped,
+    OtherPart,
+}
+
+/// Why a line gave no row.
+enum Judged {
+    Fault(RowFault),
+    Fatal(Error),
+}
+
+impl From<RowFault> for Judged {
+    fn from(fault: RowFault) -> Self {
+        Judged::Fault(fault)
+    }
+}
+
+struct ChatRows {
+    chat: Arc<Chat>,
+    order: Vec<usize>,
+    file: usize,
+    offset: u64,
+    line: u64,
+    lines: Option<Lines>,
+}
+
+/// A row's line, and the row; no row where it is left out for its length.
+type NextBuilt = (Place, Result<Option<Built>, RowFault>);
+
+impl ChatRows {
+    fn new(chat: Arc<Chat>, epoch: u64) -> Self {
+        let order = file_order(chat.files.len(), chat.options.shuffle_seed, epoch);
+        ChatRows { chat, order, file: 0, offset: 0, line: 1, lines: None }
+    }
+
+    /// The next row of this part, sound or not.
+    fn next_built(&mut self) -> Result<Option<NextBuilt>, Error> {
+        while let Some(&index) = self.order.get(self.file) {
+            let lines = match &mut self.lines {
+                Some(lines) => lines,
+                closed => closed.insert(Lines::open(&self.chat.files[index], self.offset, self.line)?),
+            };
+            let row = lines.next()?;
+            (self.offset, self.line) = lines.at();
+            let Some(row) = row else {
+                self.file += 1;
+                (self.offset, self.line, self.lines) = (0, 1, None);
+                continue;
+            };
+            let taken = match row.text {
+                Ok(text) => self.chat.build(&row.place, &text)?,
+                Err(fault) => Taken::Bad(fault),
+            };
+            return Ok(Some(match taken {
+                Taken::Row(built) => (row.place, Ok(Some(built))),
+                Taken::Bad(fault) => (row.place, Err(fault)),
+                Taken::Skipped => (row.place, Ok(None)),
+                Taken::OtherPart => continue,
+            }));
+        }
+        Ok(None)
+    }
+}
+
+impl Rows for ChatRows {
+    fn next(&mut self) -> Result<Option<Row>, Error> {
+        loop {
+            match self.next_built()? {
+                Some((_, Ok(Some(built)))) => return Ok(Some(Row::document(built.ids, built.labels))),
+                Some((_, Ok(None))) => {}
+                Some((place, Err(fault))) => return Err(Error::Row { place, fault }),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    fn mark(&self) -> Mark {
+        let cursor = Cursor { file: self.file as u64, offset: self.offset, line: self.line, inside: None };
+        Mark { cursor, carry: Vec::new() }
+    }
+
+    fn seek(&mut self, mark: &Mark) -> Result<(), Error> {
+        let file = usize::try_from(mark.cursor.file).ok().filter(|file| *file <= self.order.len());
+        self.file = file.ok_or_else(|| Error::Position { why: format!("there is no file {}", mark.cursor.file) })?;
+        (self.offset, self.line, self.lines) = (mark.cursor.offset, mark.cursor.line.max(1), None);
+        Ok(())
+    }
+
+    fn at_epoch(&self, epoch: u64) -> Self {
+        ChatRows::new(self.chat.clone(), epoch)
+    }
+}
