@@ -308,13 +308,23 @@ fn rows_that_teach_nothing_or_are_broken_are_refused_by_line() {
         &options,
         &["chat.jsonl:1: ", "refuses", "Roles must alternate", "line 1 of the template"],
     );
-    Data::of(&[good.clone()]).refused(
-        Some("{% for m in messages %}{{ m.content }}{% endfor %}{{ messages | length }}"),
-        &options,
-        &["message 1", "nothing"].map(|_| "chat.jsonl:1"),
-    );
+    let good = [good];
+    for (template, why) in [
+        ("{% for m in messages %}{{ m.content + m.content }}{% endfor %}", "more than once"),
+        ("{% for m in messages %}{{ m.role }}{% endfor %}", "leaves its content out"),
+        (
+            "{% for m in messages %}{{ m.content }}{% endfor %}{{ messages[1].content | length }}",
+            "depends on its content",
+        ),
+    ] {
+        Data::of(&good).refused(
+            Some(template),
+            &options,
+            &["chat.jsonl:1", "turn of message 1", why, "{% generation %}"],
+        );
+    }
     let endless = "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}";
-    Data::of(&[good]).refused(Some(endless), &options, &["chat.jsonl:1", "fuel"]);
+    Data::of(&good).refused(Some(endless), &options, &["chat.jsonl:1", "fuel"]);
 }
 
 #[test]
@@ -333,8 +343,9 @@ fn rows_longer_than_a_block_are_refused_cut_or_left_out_as_asked() {
         &options(Overlong::Truncate),
         &["chat.jsonl:2", "no supervised token", "60 tokens"],
     );
-    Data::of(&[long.clone()]).refused(None, &options(Overlong::Skip), &["longer than a block"]);
-    Data::of(&[long]).refused(
+    let long = [long];
+    Data::of(&long).refused(None, &options(Overlong::Skip), &["longer than a block"]);
+    Data::of(&long).refused(
         None,
         &options(Overlong::Truncate),
         &["chat.jsonl:1", "never learn to stop", "cut at 60", "raise the block size"],
@@ -382,15 +393,16 @@ fn packed_conversations_are_whole_rows_apart() {
         }
     }
     let mut expected: Vec<_> = alone.into_iter().map(|row| (row.ids, row.labels)).collect();
-    (found.sort(), expected.sort());
+    found.sort();
+    expected.sort();
     assert!(found == expected && packed.len() < 20);
 
     // Any position resumes.
     loader.start_epoch(0);
-    for given in 0..packed.len() {
+    for expected in &packed {
         let mut resumed = data.open(None, &options).unwrap();
         resumed.seek(&loader.position()).unwrap();
-        assert!(resumed.next_row().unwrap().as_ref() == Some(&packed[given]));
+        assert!(resumed.next_row().unwrap().as_ref() == Some(expected));
         loader.next_row().unwrap();
     }
 }

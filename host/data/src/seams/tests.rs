@@ -104,6 +104,76 @@ fn text_without_end_is_cut_and_counted() {
     assert_eq!(at, text.len() as u64);
 }
 
+/// A tokenizer trained on two plays, saved and loaded as a model's is.
+fn trained(json: &str) -> Tokenizer {
+    use tokenizers::models::{TrainerWrapper, bpe, unigram, wordpiece};
+    let mut inner: tokenizers::Tokenizer = json.parse().unwrap();
+    let (size, special) = (1500, vec![tokenizers::AddedToken::from("[UNK]", true)]);
+    let mut trainer: TrainerWrapper = match inner.get_model() {
+        tokenizers::ModelWrapper::BPE(_) => {
+            bpe::BpeTrainer::builder().vocab_size(size).show_progress(false).special_tokens(special).build().into()
+        }
+        tokenizers::ModelWrapper::WordPiece(_) => wordpiece::WordPieceTrainer::builder()
+            .vocab_size(size)
+            .show_progress(false)
+            .special_tokens(special)
+            .build()
+            .into(),
+        _ => unigram::UnigramTrainer::builder()
+            .vocab_size(size as u32)
+            .show_progress(false)
+            .special_tokens(special)
+            .unk_token(Some("[UNK]".to_owned()))
+            .build()
+            .unwrap()
+            .into(),
+    };
+    let files = ["macbeth", "tempest"].map(|name| cached(&format!("data/shakespeare/{name}_gut.txt")));
+    inner.train_from_files(&mut trainer, files.map(|file| file.to_str().unwrap().to_owned()).to_vec()).unwrap();
+    let folder = tempfile::TempDir::new().unwrap();
+    inner.save(folder.path().join("tokenizer.json"), false).unwrap();
+    Tokenizer::load(folder.path()).unwrap()
+}
+
+#[test]
+fn tokenizers_of_every_kind_have_the_tokens_of_the_whole() {
+    let bpe = r#"{"type": "BPE", "vocab": {}, "merges": [], "unk_token": "[UNK]"}"#;
+    let byte_level = r#"{"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}"#;
+    let kinds = [
+        // As Llama 2: nothing split, a mark for each space and one before the text.
+        format!(r#""normalizer": {{"type": "Sequence", "normalizers": [{{"type": "Prepend", "prepend": "▁"}},
+            {{"type": "Replace", "pattern": {{"String": " "}}, "content": "▁"}}]}}, "model": {bpe}"#),
+        format!(r#""pre_tokenizer": {{"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": true}}, "model": {bpe}"#),
+        r#""pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true},
+            "normalizer": {"type": "NFKC"}, "model": {"type": "Unigram", "vocab": [["[UNK]", 0.0]], "unk_id": 0}"#.to_owned(),
+        r###""normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true},
+            "pre_tokenizer": {"type": "BertPreTokenizer"}, "model": {"type": "WordPiece", "vocab": {"[UNK]": 0},
+            "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}"###.to_owned(),
+        format!(r#""pre_tokenizer": {byte_level}, "model": {bpe}"#),
+        // As Llama 3: digits in threes, counted from the start of the number.
+        format!(r#""pre_tokenizer": {{"type": "Sequence", "pretokenizers": [
+            {{"type": "Split", "pattern": {{"Regex": "[^\\r\\n\\p{{L}}\\p{{N}}]?\\p{{L}}+|\\p{{N}}{{1,3}}| ?[^\\s\\p{{L}}\\p{{N}}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"}},
+              "behavior": "Isolated", "invert": false}},
+            {{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}}]}}, "model": {bpe}"#),
+    ];
+    let prose = play("sonnets");
+    let text = format!(
+        "{}{}{}  é\u{301}ﬁ 日本 {}",
+        &prose[..20_000],
+        "1234567".repeat(400),
+        " ".repeat(2500),
+        &prose[20_000..40_000]
+    );
+    for kind in kinds {
+        let json = format!(r#"{{"version": "1.0", "added_tokens": [], {kind}}}"#);
+        let tokenizer = trained(&json);
+        for window in [3000, 3001, 4099, 7777, 16_384] {
+            println!("{window}: {kind}");
+            check(&text, &tokenizer, limits(window, 1500));
+        }
+    }
+}
+
 #[test]
 fn every_position_resumes_the_same_tokens() {
     let (tokenizer, text) = (smollm2(), play("sonnets"));
