@@ -195,14 +195,13 @@ impl<R: Rows> DataLoader for Windowed<R> {
 
     fn next_row(&mut self) -> Result<Option<Row>, Error> {
         if self.taken == self.rows.len() {
-            let is_first = self.window == 0 && self.rows.is_empty();
-            self.window += u64::from(!is_first);
-            match self.read_window() {
-                Ok(true) => {}
-                other => {
-                    self.window -= u64::from(!is_first);
-                    return other.map(|_| None);
-                }
+            let window = self.window;
+            // The first window has number 0.
+            self.window = if self.rows.is_empty() { window } else { window.wrapping_add(1) };
+            let read = self.read_window();
+            if !matches!(read, Ok(true)) {
+                self.window = window;
+                return read.map(|_| None);
             }
         }
         self.taken += 1;

@@ -5,8 +5,15 @@ use std::collections::BTreeSet;
 /// Which documents go into which row: the longest first, each into the row with the least room that still takes it, as in best-fit
 /// decreasing bin packing (Ding et al. 2024, "Fewer truncations improve language modeling", section 3).
 ///
-/// Every index of `lengths` is in exactly one row, and no row is longer than `capacity`. Where a document is, its index is
-/// returned as the error.
+/// Every index of `lengths` is in exactly one row, and no row is longer than `capacity`.
+///
+/// ```
+/// let rows = unswag_data::pack(&[3, 9, 5, 2], 10).unwrap();
+/// assert_eq!(rows, [vec![1], vec![2, 0, 3]]);
+/// ```
+///
+/// # Errors
+/// The index of a document that is longer than `capacity` alone.
 pub fn pack(lengths: &[usize], capacity: usize) -> Result<Vec<Vec<usize>>, usize> {
     if let Some(index) = lengths.iter().position(|length| *length > capacity) {
         return Err(index);

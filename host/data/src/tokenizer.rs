@@ -71,7 +71,10 @@ impl Tokenizer {
         let special_ids = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
         let (prefix, suffix) = surroundings(&inner).map_err(unsound)?;
         let digest = *blake3::hash(&content).as_bytes();
-        let config = roles.tokenizer_config;
+        let mut config = roles.tokenizer_config;
+        for (name, value) in roles.special_tokens_map {
+            config.entry(name).or_insert(value);
+        }
         Ok(Tokenizer { inner, path, config, eos_ids, bos_id, pad_id, special_ids, prefix, suffix, digest })
     }
 
@@ -152,7 +155,7 @@ impl Tokenizer {
         (&self.prefix, &self.suffix)
     }
 
-    /// `tokenizer_config.json`, empty where there is none.
+    /// `tokenizer_config.json`, and what `special_tokens_map.json` has besides; empty where there is neither.
     pub fn config(&self) -> &Map<String, Value> {
         &self.config
     }

@@ -2,13 +2,18 @@
 
 mod common;
 
-use std::{collections::HashSet, fs};
+use std::{
+    collections::HashSet,
+    fs,
+    sync::{Arc, OnceLock},
+};
 
 use common::{all_rows, chain, smollm2, text, work};
 use proptest::prelude::*;
 use tempfile::TempDir;
 use unswag_data::{
     DataLoader, Error, IGNORED, PackedDataLoader, Position, Row, Split, StreamingContextDataLoader, TextOptions,
+    Tokenizer,
 };
 
 fn options(block_size: usize, overlap: usize) -> TextOptions {
@@ -310,8 +315,14 @@ fn patterns_name_each_file_once_and_in_order() {
     assert_eq!(tokenizer.decode(&rows[0].ids, false).unwrap(), "c[1].txta.txtb.txt");
 }
 
+/// Loaded once: the cases of a property are many.
+fn shared() -> Arc<Tokenizer> {
+    static LOADED: OnceLock<Arc<Tokenizer>> = OnceLock::new();
+    LOADED.get_or_init(smollm2).clone()
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn packing_puts_every_document_into_one_row_and_fills_no_row_over(
@@ -327,6 +338,36 @@ proptest! {
         for (a, first) in filled.iter().enumerate() {
             prop_assert!(filled[a + 1..].iter().all(|second| first + second > capacity));
         }
+    }
+
+    #[test]
+    fn any_documents_give_the_stream_and_the_exact_overlap(
+        texts in prop::collection::vec("[a-c 0-2\\n\u{e9}\u{65e5}\u{1f642}]{0,60}", 1..12),
+        block in 2usize..40, overlap_share in 0.0f64..1.0, window in 1usize..6, stop in 0usize..30,
+    ) {
+        let tokenizer = shared();
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("rows.jsonl");
+        fs::write(&path, texts.iter().map(|text| format!("{}\n", serde_json::json!({"text": text}))).collect::<String>()).unwrap();
+        let eos = tokenizer.eos_id().unwrap();
+        let kept = texts.iter().filter(|text| !text.is_empty());
+        let expected: Vec<u32> = kept.flat_map(|text| [tokenizer.encode(text, true).unwrap(), vec![eos]].concat()).collect();
+        prop_assume!(!expected.is_empty());
+        let overlap = (block as f64 * overlap_share) as usize;
+        let open = |options: &TextOptions| StreamingContextDataLoader::open(&[text(&path)], tokenizer.clone(), options).unwrap();
+        let plain = options(block, overlap);
+        let rows = all_rows(&mut open(&plain));
+        prop_assert_eq!(stream_of(&rows, overlap), expected.clone());
+        prop_assert!(rows.windows(2).all(|pair| pair[0].ids[block - overlap..] == pair[1].ids[..overlap]));
+        prop_assert!(rows.iter().skip(1).all(|row| row.len() > overlap && row.len() <= block));
+        let shuffled = TextOptions { shuffle_seed: Some(9), shuffle_window: window, ..plain };
+        let mut loader = open(&shuffled);
+        for _ in 0..stop {
+            loader.next_row().unwrap();
+        }
+        let mut resumed = open(&shuffled);
+        resumed.seek(&loader.position()).unwrap();
+        prop_assert_eq!(all_rows(&mut resumed), all_rows(&mut loader));
     }
 
     #[test]
