@@ -1,6 +1,6 @@
 //! CPU kernels of unswag's ops: pure functions over slices, one folder per family.
 //!
-//! Every op has a plain reference (`delhi/reference.rs`) that is its specification, and one vector body written over
+//! Every op has a plain reference (`reference.rs` in its folder) that is its specification, and one vector body written over
 //! [`simd`]'s sixteen lanes, which is compiled for each instruction set and chosen at run time. All of them give the
 //! reference's bits, whatever the instruction set and the thread count.
 //!

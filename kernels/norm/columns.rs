@@ -15,7 +15,7 @@ use crate::{
 /// Rows whose sum is taken before it is added to the total: the error grows with rows / BLOCK + BLOCK, not with rows.
 pub(super) const BLOCK: usize = 64;
 /// Columns that a task takes: a few cache lines of each row.
-const STRIP: usize = 128;
+const STRIP: usize = 256;
 
 pub struct Args<'a, T> {
     pub(super) dy: &'a [T],
@@ -41,11 +41,15 @@ pub(super) fn accumulate<T: Element>(exec: Exec, args: Args<'_, T>) -> Done {
     });
     exec.for_each(tasks, work, |(at, dweight, dbias)| {
         let first = at * STRIP;
-        T::launch(exec.isa, Strip { hidden, first, dy, x, mean, rstd, rounded, dweight, dbias });
+        if dbias.is_empty() {
+            T::launch(exec.isa, Strip::<T, false> { hidden, first, dy, x, mean, rstd, rounded, dweight, dbias });
+        } else {
+            T::launch(exec.isa, Strip::<T, true> { hidden, first, dy, x, mean, rstd, rounded, dweight, dbias });
+        }
     })
 }
 
-struct Strip<'a, T> {
+struct Strip<'a, T, const BIAS: bool> {
     hidden: usize,
     first: usize,
     dy: &'a [T],
@@ -57,7 +61,7 @@ struct Strip<'a, T> {
     dbias: &'a mut [f32],
 }
 
-impl<T: Element> Body for Strip<'_, T> {
+impl<T: Element, const BIAS: bool> Body for Strip<'_, T, BIAS> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let columns = self.first..self.first + self.dweight.len();
@@ -72,17 +76,18 @@ impl<T: Element> Body for Strip<'_, T> {
                 let (x_blocks, x_tail) = self.x[at..][columns.clone()].as_chunks::<32>();
                 let sums = weight_sums.iter_mut().zip(&mut bias_sums);
                 for ((dy, x), (weight, bias)) in dy_blocks.iter().zip(x_blocks).zip(sums) {
-                    add(s, [dy, x], mean, rstd, self.rounded, [weight, bias]);
+                    add::<S, T, BIAS>(s, [dy, x], mean, rstd, self.rounded, [weight, bias]);
                 }
                 if !dy_tail.is_empty() {
                     let last = dy_blocks.len();
                     let sums = [&mut weight_sums[last], &mut bias_sums[last]];
-                    add(s, [&padded(dy_tail), &padded(x_tail)], mean, rstd, self.rounded, sums);
+                    add::<S, T, BIAS>(s, [&padded(dy_tail), &padded(x_tail)], mean, rstd, self.rounded, sums);
                 }
             }
             for (total, sum) in self.dweight.iter_mut().zip(weight_sums.as_flattened()) {
                 *total += sum;
             }
+            // Empty where there is no bias.
             for (total, sum) in self.dbias.iter_mut().zip(bias_sums.as_flattened()) {
                 *total += sum;
             }
@@ -91,7 +96,7 @@ impl<T: Element> Body for Strip<'_, T> {
 }
 
 #[inline(always)]
-fn add<S: Simd, T: Element>(
+fn add<S: Simd, T: Element, const BIAS: bool>(
     s: S,
     [dy, x]: [&[T; 32]; 2],
     mean: S::F,
@@ -102,7 +107,10 @@ fn add<S: Simd, T: Element>(
     let (dy, x): (Pair<S>, Pair<S>) = (load(s, dy), load(s, x));
     let n = [s.mul(s.sub(x[0], mean), rstd), s.mul(s.sub(x[1], mean), rstd)];
     let n = if rounded { [T::round(s, n[0]), T::round(s, n[1])] } else { n };
-    let (old_weight, old_bias): (Pair<S>, Pair<S>) = (load(s, weight), load(s, bias));
-    store(s, weight, [s.fma(dy[0], n[0], old_weight[0]), s.fma(dy[1], n[1], old_weight[1])]);
-    store(s, bias, [s.add(dy[0], old_bias[0]), s.add(dy[1], old_bias[1])]);
+    let old: Pair<S> = load(s, weight);
+    store(s, weight, [s.fma(dy[0], n[0], old[0]), s.fma(dy[1], n[1], old[1])]);
+    if BIAS {
+        let old: Pair<S> = load(s, bias);
+        store(s, bias, [s.add(dy[0], old[0]), s.add(dy[1], old[1])]);
+    }
 }

@@ -48,8 +48,8 @@ pub fn rms_backward<T: Element>(
         let g = |i: usize| dy[i].to_f32() * factor(config, weight[i].to_f32());
         let n = |i: usize| x[i].to_f32() * rstd;
         let mean = Sum::products((0..hidden).map(|i| (g(i), n(i)))) / hidden as f32;
-        for i in 0..hidden {
-            dx[i] = written(dx[i], (-n(i)).mul_add(mean, g(i)), *rstd, write);
+        for (i, dx) in dx.iter_mut().enumerate() {
+            *dx = written(*dx, (-n(i)).mul_add(mean, g(i)), *rstd, write);
         }
     }
 }
@@ -70,11 +70,11 @@ pub fn rms_weight_gradient<T: Element>(
 ) {
     let hidden = config.hidden;
     for (column, total) in dweight.iter_mut().enumerate() {
-        for start in (0..rstd.len()).step_by(BLOCK) {
+        for (block, rstd) in rstd.chunks(BLOCK).enumerate() {
             let mut sum = 0.0f32;
-            for row in start..rstd.len().min(start + BLOCK) {
-                let at = row * hidden + column;
-                sum = dy[at].to_f32().mul_add(normalised(config, x[at], rstd[row]), sum);
+            for (row, rstd) in rstd.iter().enumerate() {
+                let at = (block * BLOCK + row) * hidden + column;
+                sum = dy[at].to_f32().mul_add(normalised(config, x[at], *rstd), sum);
             }
             *total += sum;
         }
@@ -123,8 +123,8 @@ pub fn layer_backward<T: Element>(
         let n = |i: usize| (x[i].to_f32() - mean) * rstd;
         let g_mean = Sum::of((0..hidden).map(g)) / hidden as f32;
         let product_mean = Sum::products((0..hidden).map(|i| (g(i), n(i)))) / hidden as f32;
-        for i in 0..hidden {
-            dx[i] = written(dx[i], (-n(i)).mul_add(product_mean, g(i) - g_mean), *rstd, write);
+        for (i, dx) in dx.iter_mut().enumerate() {
+            *dx = written(*dx, (-n(i)).mul_add(product_mean, g(i) - g_mean), *rstd, write);
         }
     }
 }

@@ -126,7 +126,7 @@ fn check(block: &Block<'_>, scores: usize, rows: [(&'static str, usize); 3]) -> 
     block.check()?;
     let matrix = elements(OP, block.rows, block.cols)?;
     // Without columns the statistics alone say how many matrices there are.
-    let all = if matrix == 0 { rows[0].1 } else { scores / matrix * block.rows };
+    let all = scores.checked_div(matrix).map_or(rows[0].1, |matrices| matrices * block.rows);
     length(OP, "scores", elements(OP, all, block.cols)?, scores)?;
     if block.rows > 0 && !all.is_multiple_of(block.rows) || block.rows == 0 && all > 0 {
         return Err(KernelError::Length { op: OP, argument: rows[0].0, expected: block.rows, got: all });

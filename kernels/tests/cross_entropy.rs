@@ -16,7 +16,7 @@ fn config(vocab: usize) -> Config {
 /// Some rows have no target.
 fn targets(seed: u64, rows: usize, vocab: usize) -> Vec<i64> {
     let mut random = Seeded(seed);
-    let target = |_| if random.next() % 5 == 0 { IGNORE_INDEX } else { (random.next() % vocab as u64) as i64 };
+    let target = |_| if random.next().is_multiple_of(5) { IGNORE_INDEX } else { (random.next() % vocab as u64) as i64 };
     (0..rows).map(target).collect()
 }
 

@@ -31,7 +31,7 @@ fn documents(seed: u64, n: usize) -> Vec<u32> {
     let (mut random, mut document) = (Seeded(seed), 3);
     (0..n)
         .map(|_| {
-            document += u32::from(random.next() % 30 == 0);
+            document += u32::from(random.next().is_multiple_of(30));
             document
         })
         .collect()
@@ -50,7 +50,7 @@ fn agrees<T: Element>() {
                 [(Seeded(1).normals::<T>(n), Seeded(2).normals::<T>(n)), (awkward::<T>(3, n), awkward::<T>(4, n))]
             {
                 // Half of the rows come from a block before.
-                let before = |row: usize| if row % 2 == 0 { (f32::NEG_INFINITY, 0.0) } else { (0.75, 3.0) };
+                let before = |row: usize| if row.is_multiple_of(2) { (f32::NEG_INFINITY, 0.0) } else { (0.75, 3.0) };
                 let (old_max, old_sum): (Vec<f32>, Vec<f32>) = (0..all).map(before).unzip();
                 let (mut p, mut max, mut sum) = (x.clone(), old_max.clone(), old_sum.clone());
                 let mut rescale = vec![7.0; all];

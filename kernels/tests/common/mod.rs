@@ -129,7 +129,8 @@ pub fn far<T: Element>(got: &[T], expected: &[f64], tolerance: impl Fn(usize) ->
     assert_eq!(got.len(), expected.len());
     let off = |i: usize| (f64::from(got[i].to_f32()) - expected[i]).abs();
     // Written so that a NaN is far.
-    let at = (0..got.len()).find(|&i| !(off(i) <= tolerance(i)))?;
+    let is_near = |i: usize| off(i) <= tolerance(i);
+    let at = (0..got.len()).find(|&i| !is_near(i))?;
     Some(format!("element {at}: {:?}, expected {}, off {:e} of {:e}", got[at], expected[at], off(at), tolerance(at)))
 }
 
