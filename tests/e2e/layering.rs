@@ -23,6 +23,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("unswag-surgery", &["unswag-checkpoint", "unswag-graph", "unswag-loader", "unswag-abi"]),
     ("unswag-scaffold", &[]),
     ("unswag-data", &[]),
+    ("unswag-train", &["unswag-engine", "unswag-checkpoint", "unswag-data", "unswag-abi"]),
     (
         "unswag",
         &[

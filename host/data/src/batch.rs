@@ -50,8 +50,8 @@ impl Row {
     }
 }
 
-/// `rows` x `cols` tokens, row by row. Short rows are filled behind with the padding id, label [`IGNORED`] and a document of
-/// their own, so neither attention nor loss sees the filling.
+/// `rows` x `cols` tokens, row by row. Short rows are filled behind with the padding id, label [`IGNORED`] and a
+/// document of their own, so neither attention nor loss sees the filling.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     pub input_ids: Vec<u32>,

@@ -1,7 +1,7 @@
 //! Conversations as training reads them: rendered by the model's own template, with the loss on the assistant's turns.
 //!
-//! Every row is rendered, encoded and judged once before the first step, because what is wrong with one must not show in the
-//! middle of a run: a row that supervises nothing, or a data set that never shows the model how a turn ends.
+//! Every row is rendered, encoded and judged once before the first step, because what is wrong with one must not show
+//! in the middle of a run: a row that supervises nothing, or a data set that never shows the model how a turn ends.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -120,7 +120,8 @@ struct Built {
     ends: Vec<Result<u32, OpenEnd>>,
 }
 
-/// Conversations in rows of at most `block_size` tokens, one a row or packed, with labels on the assistant's turns alone.
+/// Conversations in rows of at most `block_size` tokens, one a row or packed, with labels on the assistant's turns
+/// alone.
 ///
 /// A turn is learned from the end of its generation prompt to the token that ends it, and that token with it.
 pub struct ChatDataLoader(Windowed<ChatRows>);
@@ -131,8 +132,8 @@ impl ChatDataLoader {
     /// Opens files of JSON lines, given as paths or glob patterns, and reads them through once.
     ///
     /// # Errors
-    /// An option that cannot be; a file that cannot be read; the first row with a fault, one without a supervised token among
-    /// them; data of which no row supervises the end of a turn.
+    /// An option that cannot be; a file that cannot be read; the first row with a fault, one without a supervised
+    /// token among them; data of which no row supervises the end of a turn.
     pub fn open(
         patterns: &[String],
         tokenizer: Arc<Tokenizer>,

@@ -1,4 +1,5 @@
-//! What can be wrong with data: each error names the file and the line, what was expected, what was found, and the next step.
+//! What can be wrong with data: each error names the file and the line, what was expected, what was found, and the next
+//! step.
 
 use std::{io, path::PathBuf};
 

@@ -1,8 +1,9 @@
 //! What the trainer reads: text, documents and conversations, as blocks of tokens.
 //!
 //! * [`Tokenizer`] is the tokenizer of a Hugging Face folder.
-//! * [`StreamingContextDataLoader`] gives blocks of one long stream with an exact overlap; [`PackedDataLoader`] gives whole documents,
-//!   packed. Both are a [`DataLoader`]: batches, epochs, and a [`Position`] that resumes token for token.
+//! * [`StreamingContextDataLoader`] gives blocks of one long stream with an exact overlap; [`PackedDataLoader`] gives
+//!   whole documents, packed. Both are a [`DataLoader`]: batches, epochs, and a [`Position`] that resumes token for
+//!   token.
 //! * [`ChatTemplate`] renders conversations; [`ChatDataLoader`] reads them, with the loss on the assistant's turns.
 //! * [`preview`] and [`preview_chat`] show the first rows token by token.
 //! * [`pack`] is the packing alone.

@@ -1,7 +1,8 @@
-//! Rows in the order of training: windows of a stream, shuffled and perhaps packed, with a position that is saved and resumed.
+//! Rows in the order of training: windows of a stream, shuffled and perhaps packed, with a position that is saved and
+//! resumed.
 //!
-//! A loader holds one window of rows. The position is where that window starts and how many of its rows were taken: from that
-//! the window is read again and the rest of it is the same, row for row.
+//! A loader holds one window of rows. The position is where that window starts and how many of its rows were taken:
+//! from that the window is read again and the rest of it is the same, row for row.
 
 use std::{path::Path, sync::Arc};
 
@@ -76,8 +77,8 @@ pub trait DataLoader {
     /// It was saved with other data, another tokenizer or other options.
     fn seek(&mut self, position: &Position) -> Result<(), Error>;
 
-    /// Reads one epoch through and counts it, without moving the loader. For a shuffled packed loader, the running epoch:
-    /// another may need a row more or less.
+    /// Reads one epoch through and counts it, without moving the loader. For a shuffled packed loader, the running
+    /// epoch: another may need a row more or less.
     ///
     /// # Errors
     /// As [`DataLoader::next_batch`].
@@ -126,8 +127,8 @@ impl<R: Rows> Windowed<R> {
         &self.source
     }
 
-    /// Reads the window that starts where the source stands; false where nothing is left. A fault leaves the source where it
-    /// was.
+    /// Reads the window that starts where the source stands; false where nothing is left. A fault leaves the source
+    /// where it was.
     fn read_window(&mut self) -> Result<bool, Error> {
         let start = self.source.mark();
         let mut rows = Vec::new();

@@ -7,8 +7,8 @@ const MOST_BLOCK_TOKENS: usize = 1 << 26;
 
 /// Which part of the data is read. Both parts are functions of the data and the seed, so they never overlap.
 ///
-/// * A row of JSON lines belongs to a part by the hash of its text (of its messages, for conversations): two equal rows are
-///   always in the same part.
+/// * A row of JSON lines belongs to a part by the hash of its text (of its messages, for conversations): two equal rows
+///   are always in the same part.
 /// * A text file is one document; the last part of its bytes, from the next end of line on, is the validation part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-/// Which documents go into which row: the longest first, each into the row with the least room that still takes it, as in best-fit
-/// decreasing bin packing (Ding et al. 2024, "Fewer truncations improve language modeling", section 3).
+/// Which documents go into which row: the longest first, each into the row with the least room that still takes it, as
+/// in best-fit decreasing bin packing (Ding et al. 2024, "Fewer truncations improve language modeling", section 3).
 ///
 /// Every index of `lengths` is in exactly one row, and no row is longer than `capacity`.
 ///

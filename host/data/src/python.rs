@@ -1,4 +1,5 @@
-//! Values as Python writes them: chat templates are written against Jinja in Python, and what a template prints becomes tokens.
+//! Values as Python writes them: chat templates are written against Jinja in Python, and what a template prints becomes
+//! tokens.
 
 use std::fmt::Write;
 
@@ -94,8 +95,8 @@ fn float_text(number: f64) -> String {
     format!("{number:?}")
 }
 
-/// `json.dumps(value, ...)` with the defaults of transformers' own `tojson`: nothing escaped but what JSON demands, `", "` and
-/// `": "` between, keys in their order.
+/// `json.dumps(value, ...)` with the defaults of transformers' own `tojson`: nothing escaped but what JSON demands, a
+/// space behind each comma and colon, keys in their order.
 pub(crate) fn tojson(value: &Value, options: &Kwargs) -> Result<String, Error> {
     let indent: Option<Value> = options.get("indent")?;
     let indent = match indent {

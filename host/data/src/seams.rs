@@ -1,13 +1,13 @@
 //! Tokenises a text of any length in windows, so that the tokens are those of the whole text.
 //!
-//! A cut through a text changes the tokens around the cut: a word is halved, a run of spaces is split, a prefix is put before
-//! what is no start. So no token near a cut is used. Windows overlap, both tokenise the overlap, and one hands over to the
-//! next in the middle of the longest stretch on which the two agree, token for token and byte for byte. Where the overlap has
-//! no agreeing stretch of at least [`AGREEING_BYTES`], the window is doubled and tried again.
+//! A cut through a text changes the tokens around the cut: a word is halved, a run of spaces is split, a prefix is put
+//! before what is no start. So no token near a cut is used. Windows overlap, both tokenise the overlap, and one hands
+//! over to the next in the middle of the longest stretch on which the two agree, token for token and byte for byte.
+//! Where the overlap has no agreeing stretch of at least [`AGREEING_BYTES`], the window is doubled and tried again.
 //!
-//! Limits. A tokenizer decides from a neighbourhood, and the method is exact where that neighbourhood is smaller than half of
-//! the agreeing stretch. Known tokenizers decide within a word, a number or a run of spaces. A run longer than a
-//! window (a megabyte of one letter) is the exception: at [`Limits::most_bytes`] the text is cut at a character and
+//! Limits. A tokenizer decides from a neighbourhood, and the method is exact where that neighbourhood is smaller than
+//! half of the agreeing stretch. Known tokenizers decide within a word, a number or a run of spaces. A run longer than
+//! a window (a megabyte of one letter) is the exception: at [`Limits::most_bytes`] the text is cut at a character and
 //! [`SeamTokens::forced_seams`] counts it.
 
 use crate::{
@@ -175,8 +175,8 @@ fn settle<S: TextSource>(
     }
 }
 
-/// The middle of the longest stretch on which both windows have the same tokens: how many tokens of the first come before
-/// it, and which of the second comes after.
+/// The middle of the longest stretch on which both windows have the same tokens: how many tokens of the first come
+/// before it, and which of the second comes after.
 fn agreement(ours: &[Token], theirs: &[Token], overlap_start: u64) -> Option<(usize, usize)> {
     let (mut i, mut j) = (ours.partition_point(|token| token.start < overlap_start), 0);
     // First tokens of the running and of the best stretch, and their lengths in tokens.

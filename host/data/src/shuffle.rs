@@ -1,5 +1,5 @@
-//! Orders and choices made by a seed. They are functions of their arguments: the same on every machine, in every release, and
-//! without a state that would have to be saved.
+//! Orders and choices made by a seed. They are functions of their arguments: the same on every machine, in every
+//! release, and without a state that would have to be saved.
 
 /// A number in `0..2^64` that belongs to these arguments.
 pub(crate) fn draw(purpose: &str, seed: u64, key: &[u8]) -> u64 {

@@ -14,9 +14,9 @@ use crate::{
 
 /// Blocks of `block_size` tokens of one stream, each of which begins with the last `overlap` tokens of the one before.
 ///
-/// The stream is every document's tokens, one document after the other, each ended by the end-of-text token. A document is a text
-/// file or the text field of a JSON line. Only the last block of an epoch may be shorter. Memory is bounded by the shuffle
-/// window and by one line of JSON, not by the files.
+/// The stream is every document's tokens, one document after the other, each ended by the end-of-text token. A document
+/// is a text file or the text field of a JSON line. Only the last block of an epoch may be shorter. Memory is bounded
+/// by the shuffle window and by one line of JSON, not by the files.
 pub struct StreamingContextDataLoader(Windowed<ContextBlocks>);
 
 delegate_loader!(StreamingContextDataLoader);
@@ -47,15 +47,15 @@ impl StreamingContextDataLoader {
         )))
     }
 
-    /// Places where a text had to be cut though that may have changed a token: none, but for runs of megabytes without a
-    /// word boundary.
+    /// Places where a text had to be cut though that may have changed a token: none, but for runs of megabytes without
+    /// a word boundary.
     pub fn forced_seams(&self) -> u64 {
         self.0.source().tokens.forced_seams()
     }
 }
 
-/// Whole documents, cut only where one is longer than a row, packed into rows of `block_size` tokens; each is attended to on its
-/// own, and its positions begin at 0.
+/// Whole documents, cut only where one is longer than a row, packed into rows of `block_size` tokens; each is attended
+/// to on its own, and its positions begin at 0.
 pub struct PackedDataLoader(Windowed<Documents>);
 
 delegate_loader!(PackedDataLoader);

@@ -54,10 +54,11 @@ pub(crate) struct Rendered {
 }
 
 impl ChatTemplate {
-    /// The template of a model folder: `chat_template.jinja`, else `chat_template` of `tokenizer_config.json` (of several, the
-    /// one named "default"), else `chat_template.json`.
+    /// The template of a model folder: `chat_template.jinja`, else `chat_template` of `tokenizer_config.json` (of
+    /// several, the one named "default"), else `chat_template.json`.
     ///
-    /// `now` is the date that the template may ask for, such as `2026-11-21T08:00:00`; the local time where it is `None`.
+    /// `now` is the date that the template may ask for, such as `2026-11-21T08:00:00`; the local time where it is
+    /// `None`.
     ///
     /// # Errors
     /// There is none, or it is unsound.
@@ -120,8 +121,8 @@ impl ChatTemplate {
         self.source.contains("strftime_now")
     }
 
-    /// Renders messages as transformers' `apply_chat_template` does: the prompt of a generation, with `add_generation_prompt`.
-    /// `extra` are further variables of the template, such as `enable_thinking`.
+    /// Renders messages as transformers' `apply_chat_template` does: the prompt of a generation, with
+    /// `add_generation_prompt`. `extra` are further variables of the template, such as `enable_thinking`.
     ///
     /// # Errors
     /// The template refuses the messages, or fails on them.
@@ -205,8 +206,8 @@ fn find(folder: &Path, tokenizer: &Tokenizer) -> Result<(PathBuf, String), Error
     text.map(|text| (path, text)).ok_or_else(|| Error::NoTemplate { folder: folder.to_owned() })
 }
 
-/// Replaces `{% generation %}` and `{% endgeneration %}`, which transformers adds to Jinja, by a filter that marks its text.
-/// The tags keep their place and their `-` and `+`, so white space is treated as before.
+/// Replaces `{% generation %}` and `{% endgeneration %}`, which transformers adds to Jinja, by a filter that marks its
+/// text. The tags keep their place and their `-` and `+`, so white space is treated as before.
 fn with_marks(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;

@@ -1,5 +1,5 @@
-//! The tokenizer of a Hugging Face folder: `tokenizer.json`, and which ids begin, end and pad a text according to the files
-//! beside it. Nothing is guessed from names of tokens.
+//! The tokenizer of a Hugging Face folder: `tokenizer.json`, and which ids begin, end and pad a text according to the
+//! files beside it. Nothing is guessed from names of tokens.
 
 use std::{
     collections::HashSet,
@@ -48,8 +48,8 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Loads `tokenizer.json` of `folder`, and the roles of tokens from `tokenizer_config.json`, `special_tokens_map.json`,
-    /// `generation_config.json` and `config.json`, the first that states a role first.
+    /// Loads `tokenizer.json` of `folder`, and the roles of tokens from `tokenizer_config.json`,
+    /// `special_tokens_map.json`, `generation_config.json` and `config.json`, the first that states a role first.
     ///
     /// # Errors
     /// `tokenizer.json` is missing or unsound; a file beside it is unsound or names a token that the vocabulary lacks.
@@ -78,7 +78,8 @@ impl Tokenizer {
         Ok(Tokenizer { inner, path, config, eos_ids, bos_id, pad_id, special_ids, prefix, suffix, digest })
     }
 
-    /// The ids of a text. `add_special_tokens` adds what the tokenizer puts around a text of its own, as in transformers.
+    /// The ids of a text. `add_special_tokens` adds what the tokenizer puts around a text of its own, as in
+    /// transformers.
     ///
     /// # Errors
     /// The tokenizer cannot encode it (a byte that a vocabulary without byte fallback lacks).

@@ -1,10 +1,11 @@
 //! Where in a rendered conversation the assistant speaks.
 //!
 //! A template that marks its generated parts with `{% generation %}` is believed. Else the start of a turn is where the
-//! generation prompt of the messages before it ends, and its end is where the rendering up to it ends: what the model is
-//! given, and what it must write. That takes a template that writes earlier turns the same whatever follows. Where it does not
-//! (some drop the reasoning of earlier turns), or has no generation prompt, the turn's content is replaced by a word that is not in
-//! the conversation, and the text before and behind that word shows what stands around the content.
+//! generation prompt of the messages before it ends, and its end is where the rendering up to it ends: what the model
+//! is given, and what it must write. That takes a template that writes earlier turns the same whatever follows. Where
+//! it does not (some drop the reasoning of earlier turns), or has no generation prompt, the turn's content is replaced
+//! by a word that is not in the conversation, and the text before and behind that word shows what stands around the
+//! content.
 
 use std::ops::Range;
 
