@@ -79,14 +79,17 @@ impl Exec {
         Exec { isa: Isa::best(), threads }
     }
 
+    /// Whether this CPU has the instruction set: for ops that write something before [`Exec::for_each`] asks.
+    pub(crate) fn check(self) -> Result<(), KernelError> {
+        if self.isa.is_available() { Ok(()) } else { Err(KernelError::IsaUnavailable { isa: self.isa }) }
+    }
+
     /// Calls `run` on every item of `work`, from at most `self.threads` threads at once.
     pub(crate) fn for_each<W>(self, chunks: usize, work: W, run: impl Fn(W::Item) + Sync) -> Result<(), KernelError>
     where
         W: Iterator + Send,
     {
-        if !self.isa.is_available() {
-            return Err(KernelError::IsaUnavailable { isa: self.isa });
-        }
+        self.check()?;
         let tasks = self.threads.min(chunks);
         if tasks <= 1 {
             work.for_each(run);

@@ -1,7 +1,7 @@
 //! Normalisation over rows: [`rms_norm`] and [`layer_norm`], forward and backward.
 //!
 //! A row is what is normalised: `hidden` elements, lying together. Queries and keys that are normalised head by head are
-//! `tokens * heads` rows of `head_dim`. [`reference`] is the specification; the vector bodies give its bits.
+//! `tokens * heads` rows of `head_dim`. [`mod@reference`] is the specification; the vector bodies give its bits.
 //!
 //! The weight's gradient is a function of its own, because a frozen weight needs none. It is summed over rows in an order that
 //! the number of threads does not change, into an f32 accumulator of the caller.

@@ -4,8 +4,8 @@
 //!
 //! 1. [`forward`] turns scores x into weights p = exp(z - max), z = scale x or cap tanh(scale x / cap), and carries each row's
 //!    running `max` and `sum` on; by `rescale` = exp(old max - max) the caller multiplies what it has of the output
-//!    ([`rescale`] does), then adds p v. After the last block [`finish`] divides by the sum and gives lse = max + ln(sum).
-//! 2. [`delta`] is each row's sum of dy y; [`backward`] makes, from the raw scores, lse, delta and dp = dy v^T, the
+//!    ([`rescale()`] does), then adds p v. After the last block [`finish`] divides by the sum and gives lse = max + ln(sum).
+//! 2. [`delta()`] is each row's sum of dy y; [`backward`] makes, from the raw scores, lse, delta and dp = dy v^T, the
 //!    probabilities p = exp(z - lse) in place of the scores and dx = p (dp - delta) dz/dx in place of dp. Milakov & Gimelshein
 //!    2018; Dao et al. 2022.
 //!
@@ -136,6 +136,7 @@ fn check(block: &Block<'_>, scores: usize, rows: [(&'static str, usize); 3]) -> 
 
 fn forward_rows<T: Element>(exec: Exec, block: &Block<'_>, args: Forward<'_, T>) -> Done {
     let Forward { scores, max, sum, rescale } = args;
+    exec.check()?;
     if block.cols == 0 {
         // Nothing is seen: only what there is stays as it is.
         for (factor, max) in rescale.iter_mut().zip(max) {
@@ -155,6 +156,7 @@ fn forward_rows<T: Element>(exec: Exec, block: &Block<'_>, args: Forward<'_, T>)
 
 fn backward_rows<T: Element>(exec: Exec, block: &Block<'_>, args: Backward<'_, T>) -> Done {
     let Backward { scores, dp, lse, delta } = args;
+    exec.check()?;
     if block.cols == 0 {
         return Ok(());
     }
@@ -171,6 +173,7 @@ fn backward_rows<T: Element>(exec: Exec, block: &Block<'_>, args: Backward<'_, T
 
 fn finish_rows<T: Element>(exec: Exec, cols: usize, args: Finish<'_, T>) -> Done {
     let Finish { y, max, sum, lse } = args;
+    exec.check()?;
     for ((lse, max), sum) in lse.iter_mut().zip(max).zip(sum) {
         *lse = (f64::from(*max) + math::ln(*sum)) as f32;
     }
@@ -185,6 +188,7 @@ fn finish_rows<T: Element>(exec: Exec, cols: usize, args: Finish<'_, T>) -> Done
 }
 
 fn rescale_rows<T: Element>(exec: Exec, cols: usize, y: &mut [T], factors: &[f32]) -> Done {
+    exec.check()?;
     if cols == 0 {
         return Ok(());
     }
@@ -196,6 +200,7 @@ fn rescale_rows<T: Element>(exec: Exec, cols: usize, y: &mut [T], factors: &[f32
 }
 
 fn delta_rows<T: Element>(exec: Exec, cols: usize, [dy, y]: [&[T]; 2], delta: &mut [f32]) -> Done {
+    exec.check()?;
     if cols == 0 {
         delta.fill(0.0);
         return Ok(());
