@@ -23,7 +23,18 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("unswag-surgery", &["unswag-checkpoint", "unswag-graph", "unswag-loader", "unswag-abi"]),
     ("unswag-scaffold", &[]),
     ("unswag-data", &[]),
-    ("unswag-train", &["unswag-engine", "unswag-checkpoint", "unswag-data", "unswag-abi"]),
+    (
+        "unswag-train",
+        &[
+            "unswag-abi",
+            "unswag-checkpoint",
+            "unswag-data",
+            "unswag-engine",
+            "unswag-graph",
+            "unswag-kernels",
+            "unswag-torch",
+        ],
+    ),
     (
         "unswag",
         &[

@@ -5,7 +5,6 @@ use crate::{
     ops::{LinearAdapter, Op},
     program::ParamInfo,
 };
-use unswag_abi::doc::Dtype;
 
 /// Hu et al. 2021; `rank_stabilized` is rsLoRA, Kalajdzievski 2023.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,13 +63,14 @@ impl Program {
                 known.push(module);
                 continue;
             }
+            let dtype = info.dtype;
             let [out, input] = match (weight_view, info.shape) {
                 (View::Transposed, shape) => shape,
                 (View::AsIs, [input, out]) => [out, input],
             };
             let mut add = |matrix: &str, shape| {
                 let name = format!("{module}.lora_{matrix}.weight");
-                self.params.push(ParamInfo { name, shape, dtype: Dtype::F32 });
+                self.params.push(ParamInfo { name, shape, dtype });
                 self.trainable.push(true);
                 self.params.len() - 1
             };

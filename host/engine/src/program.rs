@@ -134,6 +134,18 @@ impl Program {
         self.blocks
     }
 
+    /// Computes in this element type, whatever the checkpoint's. Adapters that are added later are of it too.
+    pub fn set_dtype(&mut self, dtype: Dtype) {
+        self.params.iter_mut().filter(|param| param.dtype.is_float()).for_each(|param| param.dtype = dtype);
+        for node in &mut self.nodes {
+            match &mut node.op {
+                Op::Embedding { spec, .. } => spec.dtype = dtype,
+                Op::Rotary { dtype: table, .. } => *table = dtype,
+                _ => {}
+            }
+        }
+    }
+
     pub(crate) fn find_what_needs_gradients(&mut self) {
         self.value_requires_grad.iter_mut().for_each(|requires| *requires = false);
         for node in &mut self.nodes {

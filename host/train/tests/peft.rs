@@ -1,0 +1,131 @@
+//! LoRA steps on the real SmolLM2-135M against PEFT and torch's AdamW: the same adapter, the same text, the same losses.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::Value as Json;
+use tempfile::TempDir;
+use unswag_abi::doc::Dtype;
+use unswag_checkpoint::RealDisk;
+use unswag_data::{DataLoader, StreamingContextDataLoader, TextOptions, Tokenizer};
+use unswag_engine::Batch;
+use unswag_train::{LoraConfig, Trainer, TrainingArguments, UnswagModel, save_adapter};
+
+const STEPS: usize = 10;
+const BLOCK: usize = 96;
+const LEARNING_RATE: f64 = 1e-3;
+
+fn cached(relative: &str) -> PathBuf {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let cache = std::env::var_os("UNSWAG_CACHE").map_or_else(|| repository.join(".cache"), PathBuf::from);
+    let path = cache.join(relative);
+    assert!(path.exists(), "{} is missing; run `make test`, which fetches it", path.display());
+    path
+}
+
+fn smollm2() -> PathBuf {
+    cached("models/SmolLM2-135M-Instruct")
+}
+
+fn config() -> LoraConfig {
+    let projections = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+    LoraConfig {
+        r: 8,
+        lora_alpha: 16.0,
+        target_modules: projections.map(str::to_owned).into(),
+        ..LoraConfig::default()
+    }
+}
+
+/// The first blocks of a play.
+fn rows() -> Vec<Vec<u32>> {
+    let tokenizer = Tokenizer::load(&smollm2()).expect("a tokenizer beside the model");
+    let mut plays: Vec<_> = std::fs::read_dir(cached("data/shakespeare"))
+        .expect("fetched")
+        .map(|entry| entry.expect("readable").path())
+        .collect();
+    plays.sort();
+    let options = TextOptions { block_size: BLOCK, ..TextOptions::default() };
+    let files = [plays[0].to_str().expect("UTF-8").to_owned()];
+    let mut loader = StreamingContextDataLoader::open(&files, tokenizer.into(), &options).expect("text");
+    let row = || loader.next_batch(1).expect("readable").expect("a play has many blocks").input_ids;
+    std::iter::repeat_with(row).take(STEPS).collect()
+}
+
+fn batch(row: &[u32]) -> Batch {
+    Batch::causal(1, row.len() as u64, row.to_vec())
+}
+
+fn trainer(gradient_checkpointing: bool) -> Trainer {
+    let model = UnswagModel::from_pretrained(&smollm2()).expect("a model").with_dtype(Dtype::F32);
+    let model = model.for_training(config()).expect("adapters");
+    assert_eq!(model.trainable_parameters(), 2_442_240);
+    Trainer::new(model, TrainingArguments { gradient_checkpointing, ..TrainingArguments::default() })
+}
+
+#[test]
+fn ten_steps_have_the_losses_of_peft_and_the_adapter_loads_there() {
+    let (scratch, rows) = (TempDir::new().expect("a folder"), rows());
+    let path = |name: &str| scratch.path().join(name);
+    std::fs::write(path("rows.json"), serde_json::to_vec(&rows).expect("numbers")).expect("written");
+
+    let mut trainer = trainer(false);
+    save_adapter(trainer.model(), &path("start"), &RealDisk).expect("saved");
+    let reports: Vec<_> = rows.iter().map(|row| trainer.step(&[batch(row)], LEARNING_RATE).expect("a step")).collect();
+    save_adapter(trainer.model(), &path("final"), &RealDisk).expect("saved");
+
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/peers/peft_steps.py");
+    let mut python = Command::new(cached("venv/bin/python"));
+    python.arg(script).arg(smollm2()).args(["start", "final", "rows.json", "out.json"].map(path));
+    python.env("HF_HUB_OFFLINE", "1").env("TQDM_DISABLE", "1").env("TOKENIZERS_PARALLELISM", "false");
+    let output = python.output().expect("the environment's Python starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let expected: Json = serde_json::from_slice(&std::fs::read(path("out.json")).expect("written")).expect("JSON");
+
+    for (step, report) in reports.iter().enumerate() {
+        let number = |field: &str| expected[field][step].as_f64().expect("a number");
+        println!("{} {} | {} {}", report.loss, number("losses"), report.grad_norm, number("grad_norms"));
+        let close = |ours: f64, theirs: f64, tolerance: f64| (ours - theirs).abs() <= tolerance * theirs;
+        assert!(close(report.loss, number("losses"), 1e-4), "step {}: loss {}", report.step, report.loss);
+        assert!(close(report.grad_norm, number("grad_norms"), 1e-2), "step {}: norm {}", report.step, report.grad_norm);
+        assert!(!report.skipped);
+    }
+    for (index, row) in rows.iter().enumerate().take(3) {
+        let ours = trainer.model().logits(&batch(row)).expect("logits");
+        let theirs: Vec<f64> = serde_json::from_value(expected["logits"][index].clone()).expect("numbers");
+        let last = &ours[ours.len() - theirs.len()..];
+        let off = last.iter().zip(&theirs).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
+        let largest = theirs.iter().fold(0f64, |most, x| most.max(x.abs()));
+        assert!(off <= 1e-4 * largest, "row {index}: logits differ by {off}, the largest is {largest}");
+    }
+}
+
+#[test]
+fn recompute_takes_less_and_learns_the_same_bits() {
+    let rows = rows();
+    let run = |gradient_checkpointing| {
+        let mut trainer = trainer(gradient_checkpointing);
+        let reports: Vec<_> =
+            rows[..2].iter().map(|row| trainer.step(&[batch(row)], LEARNING_RATE).expect("a step")).collect();
+        let losses: Vec<u64> = reports.iter().map(|report| report.loss.to_bits()).collect();
+        (losses, reports[1].grad_norm.to_bits(), reports[1].peak_bytes)
+    };
+    let (kept, recomputed) = (run(false), run(true));
+    assert_eq!((&kept.0, kept.1), (&recomputed.0, recomputed.1));
+    assert!(recomputed.2 < kept.2, "{} bytes recomputed, {} kept", recomputed.2, kept.2);
+}
+
+#[test]
+fn batches_of_one_step_weigh_by_their_tokens() {
+    let rows = rows();
+    let (one, two) = (&rows[0], &rows[1]);
+    let together = Batch::causal(2, BLOCK as u64, [one.clone(), two.clone()].concat());
+    let mut at_once = trainer(false);
+    let mut in_turn = trainer(true);
+    let first = at_once.step(&[together], LEARNING_RATE).expect("a step");
+    let second = in_turn.step(&[batch(one), batch(two)], LEARNING_RATE).expect("a step");
+    assert!((first.loss - second.loss).abs() < 1e-5 * first.loss, "{} at once, {} in turn", first.loss, second.loss);
+    assert!((first.grad_norm - second.grad_norm).abs() < 1e-3 * first.grad_norm);
+}
