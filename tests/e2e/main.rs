@@ -4,6 +4,7 @@ mod hostile_files;
 mod house;
 mod layering;
 mod main_job;
+mod optimizers;
 mod peers;
 mod plugins;
 mod promises;
