@@ -106,6 +106,10 @@ fn quantisers<T: Float>(c: &mut Criterion) {
     let mut y = vec![T::ZERO; ELEMENTS];
     let element = size_of::<T>() as f64;
     let (mut codes, mut absmax) = (vec![0u8; ELEMENTS], vec![0.0f32; blockwise::blocks(ELEMENTS)]);
+    let near = |y: &[T], off: f32| x.iter().zip(y).all(|(x, y)| (x.to_f32() - y.to_f32()).abs() < off);
+    blockwise::quantize(exec(), map, &x, &mut codes, &mut absmax).expect("sizes fit");
+    blockwise::dequantize(exec(), map, &codes, &absmax, &mut y).expect("sizes fit");
+    assert!(near(&y, 0.05), "8 bits come back");
     let bits8 = element + 1.0 + 4.0 / 256.0;
     time(c, "quantize_8bit", T::NAME, bits8, || {
         blockwise::quantize(exec(), map, &x, &mut codes, &mut absmax).expect("sizes fit");
@@ -113,9 +117,10 @@ fn quantisers<T: Float>(c: &mut Criterion) {
     time(c, "dequantize_8bit", T::NAME, bits8, || {
         blockwise::dequantize(exec(), map, &codes, &absmax, &mut y).expect("sizes fit");
     });
-    let near = |y: &[T], off: f32| x.iter().zip(y).all(|(x, y)| (x.to_f32() - y.to_f32()).abs() < off);
-    assert!(near(&y, 0.05), "8 bits come back");
     let (mut packed, mut absmax) = (vec![0u8; nf4::packed_bytes(ELEMENTS)], vec![0.0f32; nf4::blocks(ELEMENTS)]);
+    nf4::quantize(exec(), &x, &mut packed, &mut absmax).expect("sizes fit");
+    nf4::dequantize(exec(), &packed, &absmax, &mut y).expect("sizes fit");
+    assert!(near(&y, 0.6) && !near(&y, 0.05), "four bits come back");
     let bits4 = element + 0.5 + 4.0 / 64.0;
     time(c, "quantize_nf4", T::NAME, bits4, || {
         nf4::quantize(exec(), &x, &mut packed, &mut absmax).expect("sizes fit");
@@ -123,7 +128,6 @@ fn quantisers<T: Float>(c: &mut Criterion) {
     time(c, "dequantize_nf4", T::NAME, bits4, || {
         nf4::dequantize(exec(), &packed, &absmax, &mut y).expect("sizes fit");
     });
-    assert!(near(&y, 0.6) && !near(&y, 0.05), "four bits come back");
 }
 
 fn all(c: &mut Criterion) {

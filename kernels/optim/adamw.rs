@@ -20,7 +20,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Moment8bit, Pair, Step, check_betas, check_rates, count_false, hyper};
+use super::{LANES, Moment8bit, Pair, Step, check_betas, check_rates, count_false, hyper};
 use crate::{
     Element, Exec, KernelError,
     error::length,
@@ -181,14 +181,14 @@ impl Body for StepF32<'_> {
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         let mut left_alone = 0;
-        for at in 0..self.pair.params.len().div_ceil(BLOCK) {
+        for at in 0..self.pair.params.len().div_ceil(LANES) {
             let (mut p, g) = self.pair.read(s, at);
-            let (mut m, mut v) = ([0.0; BLOCK], [0.0; BLOCK]);
-            self.m.read(s, at * BLOCK, &mut m);
-            self.v.read(s, at * BLOCK, &mut v);
-            left_alone += update::<S, true>(s, &self.constants, &mut p, &g, &mut m, &mut v);
-            self.m.write(s, at * BLOCK, &m);
-            self.v.write(s, at * BLOCK, &v);
+            let (mut m, mut v) = ([0.0; LANES], [0.0; LANES]);
+            self.m.read(s, at * LANES, &mut m);
+            self.v.read(s, at * LANES, &mut v);
+            left_alone += update::<S, true, LANES>(s, &self.constants, &mut p, &g, &mut m, &mut v);
+            self.m.write(s, at * LANES, &m);
+            self.v.write(s, at * LANES, &v);
             self.pair.write(s, at, &p);
         }
         self.left_alone.fetch_add(left_alone, Ordering::Relaxed);
@@ -216,7 +216,7 @@ impl Body for Step8bit<'_> {
             let (mut m, mut v) = ([0.0; BLOCK], [0.0; BLOCK]);
             blockwise::decode(s, m_map, m_codes, *m_absmax, &mut m);
             blockwise::decode(s, v_map, v_codes, *v_absmax, &mut v);
-            left_alone += update::<S, false>(s, &self.constants, &mut p, &g, &mut m, &mut v);
+            left_alone += update::<S, false, BLOCK>(s, &self.constants, &mut p, &g, &mut m, &mut v);
             self.pair.write(s, at, &p);
             blockwise::encode(s, m_map, &m, m_codes, m_absmax);
             blockwise::encode(s, v_map, &v, v_codes, v_absmax);
@@ -227,13 +227,13 @@ impl Body for Step8bit<'_> {
 
 /// A block's update. Elements that are zero in all four stay zero, so what is behind the end of a tensor does not show.
 #[inline(always)]
-fn update<S: Simd, const LERP: bool>(
+fn update<S: Simd, const LERP: bool, const N: usize>(
     s: S,
     c: &Constants,
-    p: &mut [f32; BLOCK],
-    g: &[f32; BLOCK],
-    m: &mut [f32; BLOCK],
-    v: &mut [f32; BLOCK],
+    p: &mut [f32; N],
+    g: &[f32; N],
+    m: &mut [f32; N],
+    v: &mut [f32; N],
 ) -> u64 {
     let mut left_alone = 0;
     let gs = g.as_chunks::<32>().0.iter();

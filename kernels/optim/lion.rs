@@ -13,7 +13,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Moment8bit, Pair, Step, check_betas, check_rates, count_false};
+use super::{LANES, Moment8bit, Pair, Step, check_betas, check_rates, count_false};
 use crate::{
     Element, Exec, KernelError,
     error::length,
@@ -145,12 +145,12 @@ impl Body for StepF32<'_> {
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         let mut left_alone = 0;
-        for at in 0..self.pair.params.len().div_ceil(BLOCK) {
+        for at in 0..self.pair.params.len().div_ceil(LANES) {
             let (mut p, g) = self.pair.read(s, at);
-            let mut m = [0.0; BLOCK];
-            self.m.read(s, at * BLOCK, &mut m);
-            left_alone += update::<S, true>(s, &self.constants, &mut p, &g, &mut m);
-            self.m.write(s, at * BLOCK, &m);
+            let mut m = [0.0; LANES];
+            self.m.read(s, at * LANES, &mut m);
+            left_alone += update::<S, true, LANES>(s, &self.constants, &mut p, &g, &mut m);
+            self.m.write(s, at * LANES, &m);
             self.pair.write(s, at, &p);
         }
         self.left_alone.fetch_add(left_alone, Ordering::Relaxed);
@@ -173,7 +173,7 @@ impl Body for Step8bit<'_> {
             let (mut p, g) = self.pair.read(s, at);
             let mut m = [0.0; BLOCK];
             blockwise::decode(s, self.map, codes, *absmax, &mut m);
-            left_alone += update::<S, false>(s, &self.constants, &mut p, &g, &mut m);
+            left_alone += update::<S, false, BLOCK>(s, &self.constants, &mut p, &g, &mut m);
             self.pair.write(s, at, &p);
             blockwise::encode(s, self.map, &m, codes, absmax);
         }
@@ -183,12 +183,12 @@ impl Body for Step8bit<'_> {
 
 /// A block's update. Elements that are zero in all three stay zero, so what is behind the end of a tensor does not show.
 #[inline(always)]
-fn update<S: Simd, const FUSED: bool>(
+fn update<S: Simd, const FUSED: bool, const N: usize>(
     s: S,
     c: &Constants,
-    p: &mut [f32; BLOCK],
-    g: &[f32; BLOCK],
-    m: &mut [f32; BLOCK],
+    p: &mut [f32; N],
+    g: &[f32; N],
+    m: &mut [f32; N],
 ) -> u64 {
     let mut left_alone = 0;
     let gs = g.as_chunks::<32>().0.iter();

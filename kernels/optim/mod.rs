@@ -28,7 +28,7 @@ pub use lion::Lion;
 use crate::{
     KernelError,
     error::length,
-    quant::{BLOCK, Floats, FloatsMut, blockwise},
+    quant::{Floats, FloatsMut, blockwise},
     simd::Simd,
 };
 
@@ -88,6 +88,9 @@ fn count_false<S: Simd>(s: S, mask: S::M) -> u64 {
     u64::from(16 - s.bits(mask).count_ones())
 }
 
+/// Elements that a step with f32 state takes at a time: few enough that what is read need not leave the registers.
+const LANES: usize = 32;
+
 /// The parameters and gradients of a chunk, block by block.
 struct Pair<'a> {
     params: FloatsMut<'a>,
@@ -97,15 +100,15 @@ struct Pair<'a> {
 impl Pair<'_> {
     /// Block `at`, with zeros behind the last element.
     #[inline(always)]
-    fn read<S: Simd>(&self, s: S, at: usize) -> ([f32; BLOCK], [f32; BLOCK]) {
-        let (mut p, mut g) = ([0.0; BLOCK], [0.0; BLOCK]);
-        self.params.read(s, at * BLOCK, &mut p);
-        self.grads.read(s, at * BLOCK, &mut g);
+    fn read<S: Simd, const N: usize>(&self, s: S, at: usize) -> ([f32; N], [f32; N]) {
+        let (mut p, mut g) = ([0.0; N], [0.0; N]);
+        self.params.read(s, at * N, &mut p);
+        self.grads.read(s, at * N, &mut g);
         (p, g)
     }
 
     #[inline(always)]
-    fn write<S: Simd>(&mut self, s: S, at: usize, p: &[f32; BLOCK]) {
-        self.params.write(s, at * BLOCK, p);
+    fn write<S: Simd, const N: usize>(&mut self, s: S, at: usize, p: &[f32; N]) {
+        self.params.write(s, at * N, p);
     }
 }
