@@ -9,8 +9,7 @@
 //! schedule gives the same learning rates here and there.
 //!
 //! **Not a number.** An element whose gradient is NaN or infinite (for AdamW also one whose square is) is left alone: parameter
-//! and state keep their values, and the step returns how many there were. bitsandbytes' CUDA kernels leave the parameter too,
-//! but set its state to zero; its CPU path and torch let the NaN in.
+//! and state keep their values, and the step returns how many there were. bitsandbytes' CPU path and torch let the NaN in.
 //!
 //! **8-bit state** is [`Moment8bit`]: codes and scales as [`crate::quant::blockwise`] has them, all zeros at the start. Small
 //! tensors (bitsandbytes: fewer than 4096 elements) are better kept in f32: that is the caller's to decide.
