@@ -12,6 +12,7 @@
 //! elements, a file or a clock, and nothing knows which backend runs it.
 
 mod backend;
+mod batch;
 mod error;
 mod lora;
 mod meta;
@@ -24,9 +25,10 @@ mod tape;
 pub use backend::{
     Activation, AttentionSpec, Backend, CrossEntropy, EmbeddingSpec, Gate, IGNORED, LayerNorm, RmsNorm, RopeSpec, View,
 };
+pub use batch::Batch;
 pub use error::EngineError;
 pub use lora::{Adapter, LoraSpec};
 pub use meta::{Meta, MetaTensor};
 pub use meter::{Charge, Meter};
 pub use program::{Grads, ParamInfo, Params, Program, Trainable};
-pub use tape::{Batch, Policy, Step};
+pub use tape::{Policy, Step};

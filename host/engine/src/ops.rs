@@ -7,8 +7,8 @@
 use unswag_abi::doc::Dtype;
 
 use crate::{
-    Activation, AttentionSpec, Backend, EmbeddingSpec, EngineError, Gate, Grads, LayerNorm, RmsNorm, RopeSpec, View,
-    rope::Rotary, tape::Batch,
+    Activation, AttentionSpec, Backend, Batch, EmbeddingSpec, EngineError, Gate, Grads, LayerNorm, RmsNorm, RopeSpec,
+    View, rope::Rotary,
 };
 
 /// Which of the batch's number lists a node reads.

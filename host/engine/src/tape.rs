@@ -10,52 +10,10 @@ use std::ops::Range;
 use unswag_abi::doc::Dtype;
 
 use crate::{
-    Backend, EngineError, Grads, IGNORED, Params, Program,
+    Backend, Batch, EngineError, Grads, IGNORED, Params, Program,
     ops::Cx,
     program::{Node, Segment},
 };
-
-/// Sequences of one length, one after the other.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Batch {
-    pub batch: u64,
-    pub seq: u64,
-    /// \[batch * seq\].
-    pub input_ids: Vec<u32>,
-    /// \[batch * seq\]; 0.. of each sequence as a rule.
-    pub position_ids: Vec<u32>,
-    /// \[batch * seq\], the token that should come after each, or [`IGNORED`]. Empty where only logits are wanted.
-    pub targets: Vec<i64>,
-}
-
-impl Batch {
-    /// Sequences without padding, each token's target being the next one.
-    pub fn causal(batch: u64, seq: u64, input_ids: Vec<u32>) -> Self {
-        let positions = (0..batch).flat_map(|_| 0..seq as u32).collect();
-        let targets = (0..input_ids.len())
-            .map(|at| match (at as u64 + 1) % seq.max(1) {
-                0 => IGNORED,
-                _ => input_ids.get(at + 1).map_or(IGNORED, |&id| id.into()),
-            })
-            .collect();
-        Batch { batch, seq, input_ids, position_ids: positions, targets }
-    }
-
-    pub fn rows(&self) -> u64 {
-        self.batch * self.seq
-    }
-
-    fn check(&self, wants_targets: bool) -> Result<(), EngineError> {
-        let rows = self.batch.saturating_mul(self.seq);
-        let check = |what, found: usize| match found as u64 == rows && rows > 0 {
-            true => Ok(()),
-            false => Err(EngineError::Batch { what, expected: format!("{rows}, at least 1"), got: found.to_string() }),
-        };
-        check("input_ids", self.input_ids.len())?;
-        check("position_ids", self.position_ids.len())?;
-        if wants_targets { check("targets", self.targets.len()) } else { Ok(()) }
-    }
-}
 
 /// What a block keeps for its backward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
