@@ -1,6 +1,6 @@
 //! PEFT's adapter folder: `adapter_config.json` and `adapter_model.safetensors`.
 
-use std::{borrow::Cow, path::Path};
+use std::{borrow::Cow, collections::BTreeSet, path::Path};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -80,13 +80,7 @@ pub fn save_adapter(model: &LoraModel, folder: &Path, disk: &dyn Disk) -> Result
 
 fn peft_config(model: &LoraModel) -> serde_json::Value {
     let config = model.config();
-    // PEFT matches these names itself, and must find the modules that were trained and no other.
-    let mut targets: Vec<&str> = model.adapters().iter().map(|adapter| adapter.module.as_str()).collect();
-    let last = |path: &'_ str| path.rsplit('.').next().unwrap_or(path).to_owned();
-    let mut short: Vec<String> = targets.iter().map(|target| last(target)).collect();
-    short.sort();
-    short.dedup();
-    targets.sort_unstable();
+    let targets = target_modules(model);
     json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -96,7 +90,7 @@ fn peft_config(model: &LoraModel) -> serde_json::Value {
         "lora_dropout": 0.0,
         "use_rslora": config.use_rslora,
         "use_dora": false,
-        "target_modules": short,
+        "target_modules": targets,
         "bias": "none",
         "fan_in_fan_out": model.is_stored_transposed(),
         "inference_mode": true,
@@ -105,4 +99,18 @@ fn peft_config(model: &LoraModel) -> serde_json::Value {
         "rank_pattern": {},
         "alpha_pattern": {},
     })
+}
+
+/// PEFT matches these names itself, and must find the modules that were trained and no other: last parts of paths where
+/// every linear layer of that name has an adapter, else whole paths.
+fn target_modules(model: &LoraModel) -> Vec<String> {
+    let last = |path: &str| path.rsplit('.').next().unwrap_or(path).to_owned();
+    let adapted: BTreeSet<&str> = model.adapters().iter().map(|adapter| adapter.module.as_str()).collect();
+    let without: BTreeSet<String> =
+        model.linear_modules().filter(|module| !adapted.contains(module)).map(last).collect();
+    let names: BTreeSet<String> = adapted.iter().map(|module| last(module)).collect();
+    match names.is_disjoint(&without) {
+        true => names.into_iter().collect(),
+        false => adapted.into_iter().map(str::to_owned).collect(),
+    }
 }

@@ -8,6 +8,7 @@
 //! each step, as PEFT's autocast does; gradients and optimizer state are f32. What is saved is PEFT's format.
 
 mod adapter;
+mod batch;
 mod error;
 mod model;
 mod trainer;

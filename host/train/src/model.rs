@@ -8,11 +8,12 @@ use rand_chacha::{
 };
 use unswag_abi::doc::{Dtype, Graph};
 use unswag_checkpoint::Checkpoint;
-use unswag_engine::{Adapter, Backend, Batch, ParamInfo, Params, Program, Trainable};
+use unswag_data::Batch;
+use unswag_engine::{Adapter, Backend, ParamInfo, Params, Program, Trainable};
 use unswag_graph::builders::{self, TensorInfo};
 use unswag_torch::{Torch, TorchTensor};
 
-use crate::{LoraConfig, TrainError};
+use crate::{LoraConfig, TrainError, batch::for_engine};
 
 /// A checkpoint whose graph is known and whose weights are not yet read.
 pub struct UnswagModel {
@@ -134,7 +135,7 @@ impl LoraModel {
     /// # Errors
     /// A batch that does not fit, or no memory.
     pub fn logits(&self, batch: &Batch) -> Result<Vec<f32>, TrainError> {
-        Ok(self.program.forward(&self.torch, &self.params, batch)?.to_f32()?)
+        Ok(self.program.forward(&self.torch, &self.params, &for_engine(batch)?)?.to_f32()?)
     }
 
     /// Position of a master's parameter in the program.
@@ -161,6 +162,13 @@ impl LoraModel {
             let weight = |param: usize, master: usize| (self.program.params()[param].shape, &self.masters[master][..]);
             (adapter.peft_names(), [weight(adapter.a, 2 * index), weight(adapter.b, 2 * index + 1)])
         })
+    }
+
+    /// Paths of the linear layers, the head among them.
+    pub(crate) fn linear_modules(&self) -> impl Iterator<Item = &str> {
+        let linear = self.graph.nodes.iter().filter(|node| node.kind == "linear");
+        let weights = linear.filter_map(|node| node.params.get("weight"));
+        weights.map(|name| name.strip_suffix(".weight").unwrap_or(name))
     }
 
     /// Whether the adapted layers store their weight \[in, out\], which PEFT wants to be told.

@@ -1,12 +1,13 @@
 //! Optimizer steps: gradients of one or more batches, clipped, and AdamW on the adapters.
 
-use unswag_engine::{Batch, Grads, IGNORED, Policy, Step};
+use unswag_data::Batch;
+use unswag_engine::{Grads, IGNORED, Policy, Step};
 use unswag_kernels::{
     Exec,
     optim::{AdamW, Step as OptimizerStep},
 };
 
-use crate::{LoraModel, TrainError};
+use crate::{LoraModel, TrainError, batch::for_engine};
 
 /// Settings under transformers' names, with its defaults.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,8 +82,9 @@ impl Trainer {
     /// all batches that count, so that how they are cut into batches does not matter.
     ///
     /// # Errors
-    /// A batch that does not fit, no memory, or too many steps in a row that were not finite.
+    /// A batch that does not fit or packs documents, no memory, or too many steps in a row that were not finite.
     pub fn step(&mut self, batches: &[Batch], learning_rate: f64) -> Result<StepReport, TrainError> {
+        let batches = batches.iter().map(for_engine).collect::<Result<Vec<_>, _>>()?;
         self.step += 1;
         let counted = batches.iter().flat_map(|batch| &batch.targets).filter(|target| **target != IGNORED).count();
         let policy = if self.arguments.gradient_checkpointing { Policy::Recompute } else { Policy::Keep };

@@ -9,8 +9,7 @@ use serde_json::Value as Json;
 use tempfile::TempDir;
 use unswag_abi::doc::Dtype;
 use unswag_checkpoint::RealDisk;
-use unswag_data::{DataLoader, StreamingContextDataLoader, TextOptions, Tokenizer};
-use unswag_engine::Batch;
+use unswag_data::{Batch, DataLoader, Row, StreamingContextDataLoader, TextOptions, Tokenizer};
 use unswag_train::{LoraConfig, Trainer, TrainingArguments, UnswagModel, save_adapter};
 
 const STEPS: usize = 10;
@@ -39,8 +38,8 @@ fn config() -> LoraConfig {
     }
 }
 
-/// The first blocks of a play.
-fn rows() -> Vec<Vec<u32>> {
+/// The first blocks of a play, one to a batch.
+fn blocks() -> Vec<Batch> {
     let tokenizer = Tokenizer::load(&smollm2()).expect("a tokenizer beside the model");
     let mut plays: Vec<_> = std::fs::read_dir(cached("data/shakespeare"))
         .expect("fetched")
@@ -50,12 +49,8 @@ fn rows() -> Vec<Vec<u32>> {
     let options = TextOptions { block_size: BLOCK, ..TextOptions::default() };
     let files = [plays[0].to_str().expect("UTF-8").to_owned()];
     let mut loader = StreamingContextDataLoader::open(&files, tokenizer.into(), &options).expect("text");
-    let row = || loader.next_batch(1).expect("readable").expect("a play has many blocks").input_ids;
-    std::iter::repeat_with(row).take(STEPS).collect()
-}
-
-fn batch(row: &[u32]) -> Batch {
-    Batch::causal(1, row.len() as u64, row.to_vec())
+    let next = || loader.next_batch(1).expect("readable").expect("a play has many blocks");
+    std::iter::repeat_with(next).take(STEPS).collect()
 }
 
 fn trainer(gradient_checkpointing: bool) -> Trainer {
@@ -67,13 +62,15 @@ fn trainer(gradient_checkpointing: bool) -> Trainer {
 
 #[test]
 fn ten_steps_have_the_losses_of_peft_and_the_adapter_loads_there() {
-    let (scratch, rows) = (TempDir::new().expect("a folder"), rows());
+    let (scratch, blocks) = (TempDir::new().expect("a folder"), blocks());
+    let rows: Vec<_> = blocks.iter().map(|block| &block.input_ids).collect();
     let path = |name: &str| scratch.path().join(name);
     std::fs::write(path("rows.json"), serde_json::to_vec(&rows).expect("numbers")).expect("written");
 
     let mut trainer = trainer(false);
     save_adapter(trainer.model(), &path("start"), &RealDisk).expect("saved");
-    let reports: Vec<_> = rows.iter().map(|row| trainer.step(&[batch(row)], LEARNING_RATE).expect("a step")).collect();
+    let step = |block| trainer.step(std::slice::from_ref(block), LEARNING_RATE).expect("a step");
+    let reports: Vec<_> = blocks.iter().map(step).collect();
     save_adapter(trainer.model(), &path("final"), &RealDisk).expect("saved");
 
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/peers/peft_steps.py");
@@ -92,8 +89,8 @@ fn ten_steps_have_the_losses_of_peft_and_the_adapter_loads_there() {
         assert!(close(report.grad_norm, number("grad_norms"), 1e-2), "step {}: norm {}", report.step, report.grad_norm);
         assert!(!report.skipped);
     }
-    for (index, row) in rows.iter().enumerate().take(3) {
-        let ours = trainer.model().logits(&batch(row)).expect("logits");
+    for (index, block) in blocks.iter().enumerate().take(3) {
+        let ours = trainer.model().logits(block).expect("logits");
         let theirs: Vec<f64> = serde_json::from_value(expected["logits"][index].clone()).expect("numbers");
         let last = &ours[ours.len() - theirs.len()..];
         let off = last.iter().zip(&theirs).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
@@ -103,12 +100,42 @@ fn ten_steps_have_the_losses_of_peft_and_the_adapter_loads_there() {
 }
 
 #[test]
+fn a_saved_adapter_names_the_layers_that_were_trained_and_no_other() {
+    let scratch = TempDir::new().expect("a folder");
+    let saved = |target_modules: &[&str], folder: &str| {
+        let target_modules = target_modules.iter().map(|&name| name.to_owned()).collect();
+        let model = UnswagModel::from_pretrained(&smollm2()).expect("a model");
+        let model = model.for_training(LoraConfig { target_modules, ..LoraConfig::default() }).expect("adapters");
+        save_adapter(&model, &scratch.path().join(folder), &RealDisk).expect("saved");
+        let config = std::fs::read(scratch.path().join(folder).join("adapter_config.json")).expect("written");
+        serde_json::from_slice::<Json>(&config).expect("JSON")["target_modules"].clone()
+    };
+    assert_eq!(saved(&["v_proj", "q_proj"], "by-name"), serde_json::json!(["q_proj", "v_proj"]));
+    let one = "model.layers.3.self_attn.q_proj";
+    assert_eq!(saved(&[one], "one-layer"), serde_json::json!([one]));
+}
+
+#[test]
+fn what_cannot_be_trained_is_refused_with_what_could_be() {
+    let refused = |config: LoraConfig| {
+        let model = UnswagModel::from_pretrained(&smollm2()).expect("a model");
+        model.for_training(config).err().expect("refused").to_string()
+    };
+    let said = refused(LoraConfig { target_modules: vec!["c_attn".into()], ..LoraConfig::default() });
+    assert!(said.contains("c_attn") && said.contains("q_proj"), "{said}");
+    let said = refused(LoraConfig { r: 0, ..LoraConfig::default() });
+    assert!(said.contains("expected 1 to 65536, got 0"), "{said}");
+    let said = refused(LoraConfig { lora_alpha: f64::NAN, ..LoraConfig::default() });
+    assert!(said.contains("lora_alpha"), "{said}");
+}
+
+#[test]
 fn recompute_takes_less_and_learns_the_same_bits() {
-    let rows = rows();
+    let blocks = blocks();
     let run = |gradient_checkpointing| {
         let mut trainer = trainer(gradient_checkpointing);
-        let reports: Vec<_> =
-            rows[..2].iter().map(|row| trainer.step(&[batch(row)], LEARNING_RATE).expect("a step")).collect();
+        let step = |block| trainer.step(std::slice::from_ref(block), LEARNING_RATE).expect("a step");
+        let reports: Vec<_> = blocks[..2].iter().map(step).collect();
         let losses: Vec<u64> = reports.iter().map(|report| report.loss.to_bits()).collect();
         (losses, reports[1].grad_norm.to_bits(), reports[1].peak_bytes)
     };
@@ -119,13 +146,33 @@ fn recompute_takes_less_and_learns_the_same_bits() {
 
 #[test]
 fn batches_of_one_step_weigh_by_their_tokens() {
-    let rows = rows();
-    let (one, two) = (&rows[0], &rows[1]);
-    let together = Batch::causal(2, BLOCK as u64, [one.clone(), two.clone()].concat());
+    let blocks = blocks();
+    let row = |block: &Batch| Row {
+        ids: block.input_ids.clone(),
+        labels: block.labels.clone(),
+        positions: block.position_ids.clone(),
+        documents: block.document_ids.clone(),
+    };
+    // A short row is filled behind, and the filling changes nothing.
+    let mut short = row(&blocks[1]);
+    short.ids.truncate(BLOCK / 2);
+    short.labels.truncate(BLOCK / 2);
+    short.positions.truncate(BLOCK / 2);
+    short.documents.truncate(BLOCK / 2);
+    let together = Batch::new(&[row(&blocks[0]), short.clone()], 0);
+    let apart = [blocks[0].clone(), Batch::new(&[short], 0)];
     let mut at_once = trainer(false);
     let mut in_turn = trainer(true);
     let first = at_once.step(&[together], LEARNING_RATE).expect("a step");
-    let second = in_turn.step(&[batch(one), batch(two)], LEARNING_RATE).expect("a step");
+    let second = in_turn.step(&apart, LEARNING_RATE).expect("a step");
     assert!((first.loss - second.loss).abs() < 1e-5 * first.loss, "{} at once, {} in turn", first.loss, second.loss);
     assert!((first.grad_norm - second.grad_norm).abs() < 1e-3 * first.grad_norm);
+}
+
+#[test]
+fn packed_documents_are_refused_while_attention_would_mix_them() {
+    let mut packed = blocks().remove(0);
+    packed.document_ids[BLOCK / 2..].fill(1);
+    let error = trainer(false).step(&[packed], LEARNING_RATE).expect_err("refused");
+    assert!(error.to_string().contains("the documents of a row: expected one"), "{error}");
 }
