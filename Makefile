@@ -51,6 +51,7 @@ bench: build venv $(SMOLLM2)/model.safetensors ## Measure documents, loading, ke
 	cargo bench --package unswag-graph --package unswag-loader --package unswag-sdk
 	UNSWAG_BENCH_PLUGIN=$(abspath $(TARGET)/release/libunswag_delhi.so) cargo bench --package unswag-loader
 	$(CACHE)/venv/bin/python kernels/benches/compare.py
+	$(CACHE)/venv/bin/python kernels/benches/compare_optim.py
 	tests/bench/surgery.py $(UNSWAG) $(SMOLLM2) $(CACHE)/bench
 
 fuzz: ## Fuzz every target for SECONDS_EACH seconds: cargo-fuzz on nightly where installed, else by mutation
