@@ -6,7 +6,7 @@
 //!   or 2 bits, from which the backward takes value and derivative alike, and from which h can be made again.
 //!
 //! Only the backward is an approximation, and `exact` is none. [`reference`] is the specification; the vector bodies in
-//! `code.rs` and `gated.rs` give its bits.
+//! `code.rs` and `gated/` give its bits.
 //!
 //! **Layout.** Codes of b bits are one little-endian bit stream in u32 words: code i is bits b i .. b (i + 1), bit k being bit
 //! k mod 32 of word k / 32, so a 3-bit code may straddle two words; unused bits at the end are zero. The un-gated ops run one
