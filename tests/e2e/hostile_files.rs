@@ -233,6 +233,17 @@ fn a_gguf_that_lies_is_refused_by_inspect_and_import() {
 }
 
 #[test]
+fn a_gguf_of_three_hundred_thousand_tensors_that_is_no_model_is_refused_in_time() {
+    let house = House::without_plugins();
+    let mut file = gguf_bytes::Builder::new().text("general.architecture", "llama");
+    for index in 0..300_000u64 {
+        file = file.raw_tensor(format!("t{index}").as_bytes(), &[1], 24, index * 32);
+    }
+    fs::write(house.path("many.gguf"), file.data(300_000 * 32).build()).unwrap();
+    refuses(&house, &["import", "many.gguf", "-o", "out"], "many.gguf");
+}
+
+#[test]
 fn a_real_gguf_cut_in_its_data_is_refused_before_anything_is_written() {
     let house = House::without_plugins();
     fs::copy(smollm2_gguf(), house.path("cut.gguf")).unwrap();

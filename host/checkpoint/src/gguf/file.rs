@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::error::{GgufError, Problem};
+use super::info::GgufInfo;
 use super::reader::{Gguf, MAX_HEADER_BYTES, Stop, TensorInfo, parse_prefix};
 use crate::open::regular_file;
 
@@ -21,6 +22,7 @@ pub struct GgufFile {
     modified: Option<SystemTime>,
     /// The header.
     prefix: Vec<u8>,
+    info: GgufInfo,
 }
 
 impl GgufFile {
@@ -31,31 +33,24 @@ impl GgufFile {
     pub fn open(path: &Path) -> Result<Self, GgufError> {
         let (file, metadata) =
             regular_file(path).map_err(|error| GgufError::unplaced("file", Problem::Open(error)).in_file(path))?;
-        let mut opened = Self {
-            path: path.to_owned(),
-            file,
-            file_bytes: metadata.len(),
-            modified: metadata.modified().ok(),
-            prefix: Vec::new(),
-        };
+        let (file_bytes, mut prefix) = (metadata.len(), Vec::new());
 
         // The header does not say its own length. Each round reads four times as much, so all rounds together cost
         // little more than the last.
         let mut wanted = 1 << 20;
         loop {
-            let known = opened.prefix.len();
-            let len = wanted.min(opened.file_bytes).min(MAX_HEADER_BYTES);
-            opened.prefix.resize(usize::try_from(len).expect("at most MAX_HEADER_BYTES"), 0);
-            opened
-                .file
-                .read_exact_at(&mut opened.prefix[known..], known as u64)
+            let known = prefix.len();
+            let len = wanted.min(file_bytes).min(MAX_HEADER_BYTES);
+            prefix.resize(usize::try_from(len).expect("at most MAX_HEADER_BYTES"), 0);
+            file.read_exact_at(&mut prefix[known..], known as u64)
                 .map_err(|error| GgufError::new(known as u64, "header", Problem::Io(error)).in_file(path))?;
-            match parse_prefix(&opened.prefix, opened.file_bytes) {
+            match parse_prefix(&prefix, file_bytes) {
                 Ok(gguf) => {
-                    let header_bytes = gguf.header_bytes();
-                    opened.prefix.truncate(usize::try_from(header_bytes).expect("a part of the prefix"));
-                    opened.prefix.shrink_to_fit();
-                    return Ok(opened);
+                    let (info, header_bytes) = (GgufInfo::of(&gguf), gguf.header_bytes());
+                    prefix.truncate(usize::try_from(header_bytes).expect("a part of the prefix"));
+                    prefix.shrink_to_fit();
+                    let modified = metadata.modified().ok();
+                    return Ok(Self { path: path.to_owned(), file, file_bytes, modified, prefix, info });
                 }
                 Err(Stop::NeedMore) => wanted *= 4,
                 Err(Stop::Bad(error)) => return Err(error.in_file(path)),
@@ -63,7 +58,12 @@ impl GgufFile {
         }
     }
 
-    /// The header.
+    /// What the header says, summed up when the file was opened.
+    pub fn info(&self) -> &GgufInfo {
+        &self.info
+    }
+
+    /// The header, read again: a file of very many tensors takes a while.
     pub fn header(&self) -> Gguf<'_> {
         match parse_prefix(&self.prefix, self.file_bytes) {
             Ok(gguf) => gguf,

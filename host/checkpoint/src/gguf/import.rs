@@ -109,13 +109,26 @@ pub fn import(
     disk: &dyn Disk,
     progress: &Progress<'_>,
 ) -> Result<ImportReport, ImportError> {
-    let file = GgufFile::open(path)?;
-    let gguf = file.header();
-    let plan = Plan::new(&file, &gguf, options).map_err(|error| error.in_file(path))?;
+    import_file(&GgufFile::open(path)?, out, options, disk, progress)
+}
 
-    let mut staging = Staging::begin(out, &[path], Existing::Refuse, disk)?;
+/// As [`import`], of a file that is open already.
+///
+/// # Errors
+/// As [`import`].
+pub fn import_file(
+    file: &GgufFile,
+    out: &Path,
+    options: ImportOptions,
+    disk: &dyn Disk,
+    progress: &Progress<'_>,
+) -> Result<ImportReport, ImportError> {
+    let gguf = file.header();
+    let plan = Plan::new(file, &gguf, options).map_err(|error| error.in_file(file.path()))?;
+
+    let mut staging = Staging::begin(out, &[file.path()], Existing::Refuse, disk)?;
     let overflowed = Cell::new(0u64);
-    let tensors = plan.weights.iter().map(|weight| new_tensor(&file, weight, options.dtype, &overflowed)).collect();
+    let tensors = plan.weights.iter().map(|weight| new_tensor(file, weight, options.dtype, &overflowed)).collect();
     let mut written = vec![staging.write_safetensors("model.safetensors", &pytorch_metadata(), tensors, progress)?];
     file.check_unchanged()?;
     for (name, bytes) in &plan.files {
@@ -138,7 +151,7 @@ pub fn import(
         tensors: plan.weights.len() as u64,
         parameters: plan.weights.iter().map(|weight| weight.source.elements()).sum(),
         bytes_written: written.iter().map(|file| file.bytes).sum(),
-        types: GgufInfo::of(&gguf).types,
+        types: file.info().types.clone(),
         has_tokenizer: plan.has_tokenizer,
         has_chat_template: plan.has_chat_template,
         notes,

@@ -31,7 +31,7 @@ pub use arch::SUPPORTED_ARCHITECTURES;
 pub use dequant::dequantize;
 pub use error::{GgufError, Problem};
 pub use file::GgufFile;
-pub use import::{ImportDtype, ImportError, ImportOptions, ImportReport, import};
+pub use import::{ImportDtype, ImportError, ImportOptions, ImportReport, import, import_file};
 pub use info::{GgufInfo, MetadataInfo, TypeCount};
 pub use reader::{Gguf, MAX_HEADER_BYTES, MAX_KEYS, MAX_TENSORS, TensorInfo, parse};
 pub use types::GgmlType;

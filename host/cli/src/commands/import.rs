@@ -4,7 +4,7 @@ use std::error::Error;
 
 use unswag_checkpoint::{
     RealDisk,
-    gguf::{self, GgufFile, GgufInfo, ImportOptions},
+    gguf::{self, GgufFile, ImportOptions},
 };
 
 use crate::{
@@ -19,11 +19,11 @@ pub fn run(args: &Import, output: &Output) -> Result<Done, Box<dyn Error>> {
         ImportDtype::Float16 => (gguf::ImportDtype::F16, 2),
         ImportDtype::Float32 => (gguf::ImportDtype::F32, 4),
     };
-    let parameters = GgufInfo::of(&GgufFile::open(&args.path)?.header()).parameters;
-    let bar = term::byte_bar(output, parameters.saturating_mul(bytes_per_parameter));
+    let file = GgufFile::open(&args.path)?;
+    let bar = term::byte_bar(output, file.info().parameters.saturating_mul(bytes_per_parameter));
     bar.set_message("writing weights");
     let options = ImportOptions { dtype, tokenizer: !args.no_tokenizer };
-    let report = gguf::import(&args.path, &args.output, options, &RealDisk, &term::advance(&bar))?;
+    let report = gguf::import_file(&file, &args.output, options, &RealDisk, &term::advance(&bar))?;
     bar.finish_and_clear();
     if output.json {
         term::print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?;

@@ -3,7 +3,7 @@
 use std::{error::Error, fs::File, io::Read, path::Path};
 
 use serde_json::json;
-use unswag_checkpoint::gguf::{GgufFile, GgufInfo};
+use unswag_checkpoint::gguf::GgufFile;
 use unswag_graph::tree::{self, Part, Style, TreeOptions};
 use unswag_surgery::Model;
 
@@ -108,9 +108,9 @@ fn is_gguf(path: &Path) -> bool {
 
 fn gguf(path: &Path, output: &Output) -> Result<Done, Box<dyn Error>> {
     let file = GgufFile::open(path)?;
-    let info = GgufInfo::of(&file.header());
+    let info = file.info();
     if output.json {
-        term::print(&format!("{}\n", serde_json::to_string_pretty(&info)?))?;
+        term::print(&format!("{}\n", serde_json::to_string_pretty(info)?))?;
         return Ok(Done::Ok);
     }
     let mut page = format!(
