@@ -40,6 +40,16 @@ impl Batch {
         };
         check("input_ids", self.input_ids.len())?;
         check("position_ids", self.position_ids.len())?;
-        if wants_targets { check("targets", self.targets.len()) } else { Ok(()) }
+        if !wants_targets {
+            return Ok(());
+        }
+        check("targets", self.targets.len())?;
+        match self.targets.iter().find(|&&target| target < 0 && target != IGNORED) {
+            None => Ok(()),
+            Some(target) => {
+                let expected = format!("a token, or {IGNORED} where none counts");
+                Err(EngineError::Batch { what: "targets", expected, got: target.to_string() })
+            }
+        }
     }
 }

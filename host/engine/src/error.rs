@@ -3,6 +3,8 @@
 pub enum EngineError {
     #[error("{path}: the engine does not run {kind} yet; {why}")]
     Unsupported { path: String, kind: String, why: String },
+    #[error(transparent)]
+    Invalid(#[from] unswag_graph::GraphError),
     #[error("{path}: {what}: expected {expected}, got {got}; the graph is damaged")]
     Graph { path: String, what: String, expected: String, got: String },
     #[error("the batch: {what}: expected {expected}, got {got}")]

@@ -69,8 +69,9 @@ pub struct Program {
 
 impl Program {
     /// # Errors
-    /// A kind that the engine does not run, or a graph that [`unswag_graph::validate`] would refuse.
+    /// A kind that the engine does not run, or a graph that [`unswag_graph::validate`] refuses.
     pub fn new(graph: &Graph, trainable: Trainable) -> Result<Self, EngineError> {
+        unswag_graph::validate(graph)?;
         let params: Vec<ParamInfo> = graph
             .params
             .iter()

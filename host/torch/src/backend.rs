@@ -38,6 +38,12 @@ impl Torch {
     /// # Errors
     /// An element type that is not floating point, or bytes that do not fit the shape.
     pub fn tensor_from_bytes(&self, shape: [u64; 2], dtype: Dtype, bytes: &[u8]) -> Made {
+        // libtorch takes a pointer and believes the shape.
+        let expected = shape[0].checked_mul(shape[1]).and_then(|elements| elements.checked_mul(dtype.bytes()));
+        if expected != Some(bytes.len() as u64) {
+            let got = bytes.len();
+            return Err(EngineError::Backend(format!("a tensor of {dtype} {shape:?} does not have {got} bytes")));
+        }
         let tensor = Tensor::f_from_data_size(bytes, &sizes(shape), kind_of(dtype)?).map_err(torch_error)?;
         self.owned(tensor.f_to_device(self.device))
     }
@@ -390,7 +396,8 @@ impl Backend for Torch {
             Ok((dx.f_to_kind(x.view.kind())?, dparams))
         };
         let (dx, dparams) = made().map_err(torch_error)?;
-        let dparams = dparams.map(|(dweight, dbias)| Ok((self.owned(Ok(dweight))?, self.owned(Ok(dbias))?)));
+        let counted = |(dweight, dbias)| -> Made<_> { Ok((self.owned(Ok(dweight))?, self.owned(Ok(dbias))?)) };
+        let dparams = dparams.map(counted);
         Ok((self.owned(Ok(dx))?, dparams.transpose()?))
     }
 

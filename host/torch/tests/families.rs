@@ -142,23 +142,27 @@ fn meta_counts_the_bytes_that_a_step_takes() {
 #[test]
 fn recompute_gives_the_bits_of_keep() {
     let (folder, cases) = cases();
+    let mut dropping = 0;
     for (case, path) in &cases {
         let batch = Expected::read(&folder.join(format!("{case}.safetensors"))).batch();
         let (model, torch) = (Model::open(path), Torch::cpu());
         let program = Program::new(&model.graph, Trainable::Everything).expect("it ran before");
         let params = model.params(&torch, &program);
-        // With dropout, where the family has it: the masks must come again.
-        let run = |policy| {
-            let step = Step { policies: vec![policy; program.blocks()], dropout: true, ..STEP };
+        let run = |policy, dropout| {
+            let step = Step { policies: vec![policy; program.blocks()], dropout, ..STEP };
             let mut grads = Grads::new(&program);
             let loss = program.step(&torch, &params, &batch, &step, &mut grads).expect("a step");
-            let grads: Vec<_> = (0..program.params().len())
-                .filter_map(|index| Some(grads.get(index)?.to_f32().expect("readable")))
-                .collect();
-            (loss.to_bits(), grads)
+            let grad = |index: usize| grads.get(index).expect("every parameter is trained").to_f32().expect("readable");
+            (loss.to_bits(), (0..program.params().len()).map(grad).collect::<Vec<_>>())
         };
-        assert!(run(Policy::Keep) == run(Policy::Recompute), "{case}");
+        let kept = run(Policy::Keep, true);
+        assert!(kept == run(Policy::Recompute, true), "{case}");
+        // Where the family drops, it dropped: the masks came again.
+        let drops = model.graph.nodes.iter().any(|node| node.attrs.get("p").is_some_and(|p| p.as_f64() > Some(0.0)));
+        assert_eq!(kept.0 != run(Policy::Keep, false).0, drops, "{case}");
+        dropping += usize::from(drops);
     }
+    assert!(dropping > 0, "no case drops anything");
 }
 
 #[test]
@@ -187,4 +191,33 @@ fn lora_with_zero_b_equals_base() {
         let frozen = (0..base.params().len()).filter(|&index| grads.get(index).is_some()).count();
         assert_eq!(frozen, 0, "{case}: frozen parameters with a gradient");
     }
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let (folder, cases) = cases();
+    let (case, path) = &cases[0];
+    let batch = Expected::read(&folder.join(format!("{case}.safetensors"))).batch();
+    let (model, torch) = (Model::open(path), Torch::cpu());
+    let program = Program::new(&model.graph, Trainable::Everything).expect("it ran before");
+    let params = model.params(&torch, &program);
+    let refused = |change: &dyn Fn(&mut Batch), said: &str| {
+        let mut batch = batch.clone();
+        change(&mut batch);
+        let mut grads = Grads::new(&program);
+        let error = program.step(&torch, &params, &batch, &STEP, &mut grads).expect_err(said).to_string();
+        assert!(error.contains(said), "{said}: {error}");
+    };
+    refused(&|batch| batch.targets[1] = -5, "targets: expected a token, or -100");
+    refused(&|batch| batch.targets[1] = 1 << 40, "libtorch: ");
+    refused(&|batch| batch.input_ids[0] = u32::MAX, "libtorch: ");
+    refused(&|batch| batch.input_ids.truncate(9), "input_ids: expected 10");
+    refused(&|batch| batch.targets.truncate(9), "targets: expected 10");
+    refused(&|batch| batch.seq = u64::MAX, "input_ids: expected");
+    let short = torch.tensor_from_bytes([2, 3], unswag_abi::doc::Dtype::F32, &[0; 23]).expect_err("23 bytes for 24");
+    assert!(short.to_string().contains("23 bytes"), "{short}");
+    let mut graph = model.graph.clone();
+    graph.nodes.last_mut().expect("a head").inputs.clear();
+    let error = Program::new(&graph, Trainable::Nothing).expect_err("a head without input").to_string();
+    assert!(error.contains("takes 1"), "{error}");
 }
