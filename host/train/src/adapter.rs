@@ -54,10 +54,13 @@ impl LoraConfig {
     }
 }
 
-/// Writes the adapter so that PEFT loads it. What stood at `folder` is replaced in one step, or stays as it was.
+/// What makes up an adapter's folder. PEFT adds a README of its own.
+const FILES: [&str; 3] = ["adapter_config.json", "adapter_model.safetensors", "README.md"];
+
+/// Writes the adapter so that PEFT loads it. An adapter that stood at `folder` is replaced in one step, or stays as it was.
 ///
 /// # Errors
-/// A weight is not finite, or the disk refuses.
+/// A weight is not finite, the folder holds something that is no adapter's, or the disk refuses.
 pub fn save_adapter(model: &LoraModel, folder: &Path, disk: &dyn Disk) -> Result<(), TrainError> {
     let mut tensors = Vec::new();
     for (names, weights) in model.adapter_weights() {
@@ -70,12 +73,25 @@ pub fn save_adapter(model: &LoraModel, folder: &Path, disk: &dyn Disk) -> Result
             tensors.push(NewTensor { name, dtype: Dtype::F32, shape: shape.to_vec(), data });
         }
     }
-    let mut staging = Staging::begin(folder, &[model.base_path()], Existing::Replace, disk)?;
+    let mut staging = Staging::begin(folder, &[model.base_path()], existing(folder)?, disk)?;
     staging.write_safetensors("adapter_model.safetensors", &pytorch_metadata(), tensors, &silent)?;
     let config = serde_json::to_vec_pretty(&peft_config(model)).expect("numbers and words are JSON");
     staging.write("adapter_config.json", &config)?;
     staging.commit(Commit::default())?;
     Ok(())
+}
+
+/// Whether what stands at the folder may go: an earlier adapter and nothing else.
+fn existing(folder: &Path) -> Result<Existing, TrainError> {
+    // What cannot be listed is refused by the staging, with its reason.
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(Existing::Refuse) };
+    for entry in entries.flatten() {
+        let found = entry.file_name().to_string_lossy().into_owned();
+        if !FILES.contains(&found.as_str()) {
+            return Err(TrainError::NotAnAdapter { path: folder.to_owned(), found });
+        }
+    }
+    Ok(Existing::Replace)
 }
 
 fn peft_config(model: &LoraModel) -> serde_json::Value {

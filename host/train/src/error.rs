@@ -2,18 +2,16 @@ use std::path::PathBuf;
 
 use unswag_checkpoint::WriteError;
 use unswag_engine::EngineError;
-use unswag_graph::builders::BuildError;
 use unswag_kernels::KernelError;
+use unswag_surgery::ModelError;
 
 /// Why a model could not be opened, trained or saved.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     #[error(transparent)]
     Checkpoint(#[from] unswag_checkpoint::Error),
-    #[error("{}: no config.json beside the weights; put the model's config.json there", path.display())]
-    NoConfig { path: PathBuf },
-    #[error("{}", path.display())]
-    Build { path: PathBuf, source: Box<BuildError> },
+    #[error(transparent)]
+    Model(#[from] ModelError),
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
@@ -27,6 +25,11 @@ pub enum TrainError {
          steps; lower the learning rate (it is {learning_rate:e}), or look at the data that this step reads"
     )]
     NotFinite { step: u64, in_a_row: u64, learning_rate: f64 },
+    #[error(
+        "{}: {found} is there, and is no part of an adapter: a folder is replaced only where it holds nothing else; give another",
+        path.display()
+    )]
+    NotAnAdapter { path: PathBuf, found: String },
     #[error("adapter weight {name} is not finite, and was not saved")]
     BadWeight { name: String },
 }

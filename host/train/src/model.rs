@@ -7,37 +7,30 @@ use rand_chacha::{
     rand_core::{Rng, SeedableRng},
 };
 use unswag_abi::doc::{Dtype, Graph};
-use unswag_checkpoint::Checkpoint;
 use unswag_data::Batch;
 use unswag_engine::{Adapter, Backend, ParamInfo, Params, Program, Trainable};
-use unswag_graph::builders::{self, TensorInfo};
+use unswag_surgery::Model;
 use unswag_torch::{Torch, TorchTensor};
 
 use crate::{LoraConfig, TrainError, batch::for_engine};
 
 /// A checkpoint whose graph is known and whose weights are not yet read.
 pub struct UnswagModel {
-    path: PathBuf,
-    checkpoint: Checkpoint,
-    graph: Graph,
+    model: Model,
     dtype: Dtype,
 }
 
 impl UnswagModel {
-    /// Opens a file or a folder as Hugging Face's `from_pretrained` does.
+    /// Opens a file or a folder as Hugging Face's `from_pretrained` does. A folder that surgery wrote is opened by its record:
+    /// what was rewritten stays rewritten.
     ///
     /// # Errors
-    /// No sound checkpoint, no config, or a family that no builder knows.
+    /// No sound checkpoint, no config, a family that no builder knows, or an unsound record.
     pub fn from_pretrained(path: &Path) -> Result<Self, TrainError> {
-        let checkpoint = Checkpoint::open(path)?;
-        let config = checkpoint.config().ok_or_else(|| TrainError::NoConfig { path: path.to_owned() })?.clone();
-        let tensors = checkpoint.tensors();
-        let tensors = tensors.map(|tensor| TensorInfo { name: tensor.name, dtype: tensor.dtype, shape: tensor.shape });
-        let built = builders::build(&config, tensors)
-            .map_err(|source| TrainError::Build { path: path.to_owned(), source: Box::new(source) })?;
-        let graph = built.graph;
-        let dtype = graph.params.values().map(|param| param.dtype).find(|dtype| dtype.is_float()).unwrap_or(Dtype::F32);
-        Ok(UnswagModel { path: path.to_owned(), checkpoint, graph, dtype })
+        let model = Model::open(path, None)?;
+        let mut dtypes = model.graph.params.values().map(|param| param.dtype);
+        let dtype = dtypes.find(|dtype| dtype.is_float()).unwrap_or(Dtype::F32);
+        Ok(UnswagModel { model, dtype })
     }
 
     /// Computes in this element type, whatever the file's.
@@ -51,25 +44,25 @@ impl UnswagModel {
     /// # Errors
     /// Settings that cannot be, no layer that matches, a file that cannot be read, or no memory.
     pub fn for_training(self, config: LoraConfig) -> Result<LoraModel, TrainError> {
-        let mut program = Program::new(&self.graph, Trainable::Nothing)?;
+        let mut program = Program::new(&self.model.graph, Trainable::Nothing)?;
         program.set_dtype(self.dtype);
         let adapters = program.add_lora(&config.spec()?)?;
         let torch = Torch::cpu();
         let masters = first_weights(&program, &adapters, config.seed);
-        let graph_params = self.graph.params.len();
+        let graph_params = self.model.graph.params.len();
         let params = Params::load(&program, |index, info| -> Result<TorchTensor, TrainError> {
             match index.checked_sub(graph_params) {
                 None => self.load(&torch, info),
                 Some(at) => Ok(torch.tensor_from_f32(info.shape, info.dtype, &|| masters[at].clone())?),
             }
         })?;
-        let UnswagModel { path, graph, .. } = self;
+        let Model { path, graph, .. } = self.model;
         Ok(LoraModel { path, graph, program, torch, params, adapters, masters, config })
     }
 
     fn load(&self, torch: &Torch, info: &ParamInfo) -> Result<TorchTensor, TrainError> {
-        let stored = self.graph.params[&info.name].dtype;
-        let tensor = torch.tensor_from_bytes(info.shape, stored, self.checkpoint.data(&info.name)?)?;
+        let stored = self.model.graph.params[&info.name].dtype;
+        let tensor = torch.tensor_from_bytes(info.shape, stored, self.model.checkpoint.data(&info.name)?)?;
         Ok(if stored == info.dtype { tensor } else { torch.cast(&tensor, info.dtype)? })
     }
 }

@@ -176,3 +176,16 @@ fn packed_documents_are_refused_while_attention_would_mix_them() {
     let error = trainer(false).step(&[packed], LEARNING_RATE).expect_err("refused");
     assert!(error.to_string().contains("the documents of a row: expected one"), "{error}");
 }
+
+#[test]
+fn a_folder_of_something_else_is_never_replaced_by_an_adapter() {
+    let scratch = TempDir::new().expect("a folder");
+    let model = UnswagModel::from_pretrained(&smollm2()).expect("a model").for_training(config()).expect("adapters");
+    let folder = scratch.path().join("work");
+    save_adapter(&model, &folder, &RealDisk).expect("saved");
+    save_adapter(&model, &folder, &RealDisk).expect("an adapter gives way to an adapter");
+    std::fs::write(folder.join("thesis.txt"), "years").expect("written");
+    let error = save_adapter(&model, &folder, &RealDisk).expect_err("refused").to_string();
+    assert!(error.contains("thesis.txt"), "{error}");
+    assert_eq!(std::fs::read_dir(&folder).expect("there").count(), 3);
+}
