@@ -1,11 +1,25 @@
 //! How a call runs: on which instruction set and on how many threads. Neither changes a bit of the result.
 //!
-//! Threads are tasks on the current rayon pool (the global one, or the caller's if it calls inside `pool.install`). Work is
-//! cut into chunks that the tasks take one by one, so that a core that is busy elsewhere does not hold up the others.
+//! Threads are tasks on the current rayon pool (the global one, or the caller's if it calls inside `pool.install`), or on the
+//! [`Team`] that the process has given: two pools on the same cores wait for each other. Work is cut into chunks that the
+//! tasks take one by one, so that a core that is busy elsewhere does not hold up the others.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use crate::KernelError;
+
+/// Threads that another library of the process has already.
+pub trait Team: Sync {
+    /// Calls `task` from up to `threads` threads at once, the caller's among them, and returns when all calls have.
+    fn run(&self, threads: usize, task: &(dyn Fn() + Sync));
+}
+
+static TEAM: OnceLock<&'static dyn Team> = OnceLock::new();
+
+/// From now on every kernel of the process runs on this team. The first one given stays; whether it is this call's.
+pub fn use_team(team: &'static dyn Team) -> bool {
+    TEAM.set(team).is_ok()
+}
 
 /// An instruction set that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,19 +112,22 @@ impl Exec {
         let work = Mutex::new(work);
         let take_all = || {
             loop {
-                // A poisoned lock means that another task panicked, which rayon passes on to the caller: stop quietly.
+                // A poisoned lock means that another task panicked, which the pool passes on to the caller: stop quietly.
                 let Some(item) = work.lock().ok().and_then(|mut work| work.next()) else {
                     return;
                 };
                 run(item);
             }
         };
-        rayon::scope(|scope| {
-            for _ in 1..tasks {
-                scope.spawn(|_| take_all());
-            }
-            take_all();
-        });
+        match TEAM.get() {
+            Some(team) => team.run(tasks, &take_all),
+            None => rayon::scope(|scope| {
+                for _ in 1..tasks {
+                    scope.spawn(|_| take_all());
+                }
+                take_all();
+            }),
+        }
         Ok(())
     }
 }

@@ -25,4 +25,4 @@ pub mod softmax;
 
 pub use element::Element;
 pub use error::KernelError;
-pub use exec::{Exec, Isa};
+pub use exec::{Exec, Isa, Team, use_team};
