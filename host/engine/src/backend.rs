@@ -213,10 +213,10 @@ pub trait Backend {
         wants_dweight: bool,
     ) -> Result<(Self::Tensor, Option<(Self::Tensor, Self::Tensor)>), EngineError>;
 
-    /// The heads of x turned by cos and sin (\[rows, dim\]), or turned back.
+    /// The heads of x turned by cos and sin (\[rows, dim\]), or turned back; in x's memory where its handle is the only one.
     fn rope(
         &self,
-        x: &Self::Tensor,
+        x: Self::Tensor,
         cos: &Self::Tensor,
         sin: &Self::Tensor,
         spec: &RopeSpec,

@@ -190,8 +190,8 @@ impl Backend for Meta {
         Ok((dx, wants_dweight.then(|| (made(), made()))))
     }
 
-    fn rope(&self, x: &MetaTensor, _cos: &MetaTensor, _sin: &MetaTensor, _spec: &RopeSpec, _back: bool) -> Made {
-        self.like(x)
+    fn rope(&self, x: MetaTensor, _cos: &MetaTensor, _sin: &MetaTensor, _spec: &RopeSpec, _back: bool) -> Made {
+        self.in_place(x)
     }
 
     fn attention(

@@ -124,7 +124,7 @@ impl Op {
             }
             Op::Rope(spec) => {
                 let (q, k, cos, sin) = (next(), next(), next(), next());
-                let turned = vec![b.rope(&q, &cos, &sin, spec, false)?, b.rope(&k, &cos, &sin, spec, false)?];
+                let turned = vec![b.rope(q, &cos, &sin, spec, false)?, b.rope(k, &cos, &sin, spec, false)?];
                 (turned, vec![cos, sin])
             }
             Op::Split { sizes } => {
@@ -265,8 +265,8 @@ impl Op {
             Op::Rotary { .. } => Vec::new(),
             Op::Rope(spec) => {
                 let [cos, sin] = exactly(saved);
-                let dq = b.rope(&dy(), &cos, &sin, spec, true)?;
-                let dk = b.rope(&dy(), &cos, &sin, spec, true)?;
+                let dq = b.rope(dy(), &cos, &sin, spec, true)?;
+                let dk = b.rope(dy(), &cos, &sin, spec, true)?;
                 vec![Some(dq), Some(dk), None, None]
             }
             Op::Split { .. } => one(b.concat(&dys.collect::<Vec<_>>())?),

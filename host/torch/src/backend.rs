@@ -10,8 +10,10 @@ use unswag_engine::{
 };
 
 use crate::{
-    attention,
+    attention, cpu,
+    memory::{Memory, Pool},
     tensor::{TorchTensor, dtype_of, kind_of, torch_error},
+    threads,
 };
 
 /// libtorch on one device.
@@ -19,13 +21,15 @@ use crate::{
 pub struct Torch {
     device: Device,
     meter: Meter,
+    pool: Pool,
 }
 
 type Made<T = TorchTensor> = Result<T, EngineError>;
 
 impl Torch {
     pub fn cpu() -> Self {
-        Torch { device: Device::Cpu, meter: Meter::default() }
+        threads::share();
+        Torch { device: Device::Cpu, meter: Meter::default(), pool: Pool::default() }
     }
 
     /// Bytes of the tensors that are alive.
@@ -48,11 +52,47 @@ impl Torch {
         self.owned(tensor.f_to_device(self.device))
     }
 
+    /// The most bytes that tensors took at once, with what operations took and gave back within one call.
+    pub fn peak_bytes(&self) -> u64 {
+        self.pool.peak_bytes()
+    }
+
+    /// A tensor whose elements are still to be written, in memory that is used again.
+    fn fresh(&self, shape: [u64; 2], kind: Kind) -> Made {
+        let bytes = shape[0] * shape[1] * dtype_of(kind).bytes();
+        let (tensor, block) = match self.device {
+            Device::Cpu => {
+                let (tensor, block) = self.pool.tensor(&sizes(shape), kind).map_err(torch_error)?;
+                (tensor, Some(block))
+            }
+            // On other devices libtorch keeps memory itself.
+            device => (Tensor::f_empty(sizes(shape), (kind, device)).map_err(torch_error)?, None),
+        };
+        let memory = Memory { _block: block, _charge: self.meter.charge(bytes) };
+        Ok(TorchTensor { view: Rc::new(tensor), memory: Rc::new(memory) })
+    }
+
+    fn like(&self, x: &TorchTensor) -> Made {
+        self.fresh(self.shape(x), x.view.kind())
+    }
+
+    fn filled(&self, shape: [u64; 2], kind: Kind) -> Made {
+        let x = self.fresh(shape, kind)?;
+        drop(x.view.shallow_clone().f_zero_().map_err(torch_error)?);
+        Ok(x)
+    }
+
+    /// Whether the kernels work on these: they are on the CPU, and of one element type that there are kernels for.
+    fn is_served(&self, tensors: &[&TorchTensor]) -> bool {
+        cpu::is_served(&tensors[0].view) && tensors.iter().all(|x| x.view.kind() == tensors[0].view.kind())
+    }
+
     /// Charges a tensor that owns its memory.
     fn owned(&self, tensor: Result<Tensor, TchError>) -> Made {
         let tensor = tensor.map_err(torch_error)?;
         let bytes = tensor.numel() as u64 * dtype_of(tensor.kind()).bytes();
-        Ok(TorchTensor { view: Rc::new(tensor), memory: Rc::new(self.meter.charge(bytes)) })
+        let memory = Memory { _block: None, _charge: self.meter.charge(bytes) };
+        Ok(TorchTensor { view: Rc::new(tensor), memory: Rc::new(memory) })
     }
 
     /// Changes x in its own memory where nobody else holds it, else makes another.
@@ -200,11 +240,13 @@ impl Backend for Torch {
     }
 
     fn zeros(&self, shape: [u64; 2], dtype: Dtype) -> Made {
-        self.owned(Tensor::f_zeros(sizes(shape), (kind_of(dtype)?, self.device)))
+        self.filled(shape, kind_of(dtype)?)
     }
 
     fn cast(&self, x: &TorchTensor, dtype: Dtype) -> Made {
-        self.owned(x.view.f_to_dtype(kind_of(dtype)?, false, true))
+        let y = self.fresh(self.shape(x), kind_of(dtype)?)?;
+        y.view.shallow_clone().f_copy_(&x.view).map_err(torch_error)?;
+        Ok(y)
     }
 
     fn rows(&self, x: &TorchTensor, start: u64, count: u64) -> TorchTensor {
@@ -229,8 +271,12 @@ impl Backend for Torch {
     }
 
     fn matmul(&self, a: &TorchTensor, av: View, b: &TorchTensor, bv: View) -> Made {
-        let made = || viewed(&a.view, av)?.f_matmul(&viewed(&b.view, bv)?);
-        self.owned(made())
+        let [rows, columns] =
+            [self.shape(a)[usize::from(av == View::Transposed)], self.shape(b)[usize::from(bv == View::AsIs)]];
+        let y = self.fresh([rows, columns], a.view.kind())?;
+        let make = || viewed(&a.view, av)?.f_mm_out(&y.view, &viewed(&b.view, bv)?);
+        drop(make().map_err(torch_error)?);
+        Ok(y)
     }
 
     fn matmul_add(
@@ -263,6 +309,10 @@ impl Backend for Torch {
 
     fn add(&self, a: TorchTensor, b: TorchTensor) -> Made {
         let (a, b) = if self.is_unique(&a) { (a, b) } else { (b, a) };
+        if self.is_unique(&a) && self.is_served(&[&a, &b]) {
+            cpu::add(&a.view, &b.view)?;
+            return Ok(a);
+        }
         self.changed(a, |a| a.f_add_(&b.view), |a| a.f_add(&b.view))
     }
 
@@ -275,6 +325,10 @@ impl Backend for Torch {
     }
 
     fn scale(&self, x: TorchTensor, by: f64) -> Made {
+        if self.is_unique(&x) && self.is_served(&[&x]) {
+            cpu::scale(&x.view, by)?;
+            return Ok(x);
+        }
         self.changed(x, |x| x.f_mul_scalar_(by), |x| x.f_mul_scalar(by))
     }
 
@@ -307,6 +361,13 @@ impl Backend for Torch {
     }
 
     fn rms_norm(&self, x: &TorchTensor, weight: &TorchTensor, spec: &RmsNorm) -> Made<(TorchTensor, TorchTensor)> {
+        if self.is_served(&[x, weight]) {
+            let [rows, columns] = self.shape(x);
+            let groups = spec.group.map_or(1, |group| columns / group);
+            let (y, rstd) = (self.like(x)?, self.fresh([rows, groups], Kind::Float)?);
+            cpu::rms_norm(&x.view, &weight.view, spec, [&y.view, &rstd.view])?;
+            return Ok((y, rstd));
+        }
         let made = || {
             let kind = x.view.kind();
             let wide = grouped(&x.view, spec)?;
@@ -333,6 +394,13 @@ impl Backend for Torch {
         spec: &RmsNorm,
         wants_dweight: bool,
     ) -> Made<(TorchTensor, Option<TorchTensor>)> {
+        if self.is_served(&[x, dy, weight]) {
+            let dx = self.like(x)?;
+            let dweight = wants_dweight.then(|| self.filled(self.shape(weight), Kind::Float)).transpose()?;
+            let to = dweight.as_ref().map(TorchTensor::tensor);
+            cpu::rms_norm_backward([&dy.view, &x.view, &weight.view, &rstd.view], spec, &dx.view, to)?;
+            return Ok((dx, dweight));
+        }
         let made = || {
             let (dy, wide) = (grouped(&dy.view, spec)?, grouped(&x.view, spec)?);
             let rstd = rstd.view.f_unsqueeze(2)?;
@@ -359,6 +427,14 @@ impl Backend for Torch {
         bias: Option<&TorchTensor>,
         spec: &LayerNorm,
     ) -> Made<[TorchTensor; 3]> {
+        let params: Vec<_> = [x, weight].into_iter().chain(bias).collect();
+        if self.is_served(&params) {
+            let stat = || self.fresh([self.shape(x)[0], 1], Kind::Float);
+            let made = [self.like(x)?, stat()?, stat()?];
+            let to = made.each_ref().map(TorchTensor::tensor);
+            cpu::layer_norm([&x.view, &weight.view], bias.map(TorchTensor::tensor), spec, to)?;
+            return Ok(made);
+        }
         let made = || {
             let columns = x.view.size()[1];
             let flat = |x: &TorchTensor| x.view.f_reshape([columns]);
@@ -378,6 +454,14 @@ impl Backend for Torch {
         [mean, rstd]: [&TorchTensor; 2],
         wants_dweight: bool,
     ) -> Made<(TorchTensor, Option<(TorchTensor, TorchTensor)>)> {
+        if self.is_served(&[x, dy, weight]) {
+            let dx = self.like(x)?;
+            let zeros = || self.filled(self.shape(weight), Kind::Float);
+            let dparams = if wants_dweight { Some((zeros()?, zeros()?)) } else { None };
+            let to = dparams.as_ref().map(|(dweight, dbias)| [dweight.tensor(), dbias.tensor()]);
+            cpu::layer_norm_backward([dy, x, weight, mean, rstd].map(TorchTensor::tensor), &dx.view, to)?;
+            return Ok((dx, dparams));
+        }
         let made = || {
             let wide = |x: &TorchTensor| x.view.f_to_kind(Kind::Float);
             let dy = wide(dy)?;
@@ -401,7 +485,16 @@ impl Backend for Torch {
         Ok((self.owned(Ok(dx))?, dparams.transpose()?))
     }
 
-    fn rope(&self, x: &TorchTensor, cos: &TorchTensor, sin: &TorchTensor, spec: &RopeSpec, back: bool) -> Made {
+    fn rope(&self, x: TorchTensor, cos: &TorchTensor, sin: &TorchTensor, spec: &RopeSpec, back: bool) -> Made {
+        if self.is_served(&[&x, cos, sin]) {
+            if self.is_unique(&x) {
+                cpu::rope(&x.view, None, [&cos.view, &sin.view], spec, back)?;
+                return Ok(x);
+            }
+            let y = self.like(&x)?;
+            cpu::rope(&y.view, Some(&x.view), [&cos.view, &sin.view], spec, back)?;
+            return Ok(y);
+        }
         self.owned(rope(&x.view, &cos.view, &sin.view, spec, back))
     }
 
@@ -413,9 +506,12 @@ impl Backend for Torch {
         sinks: Option<&TorchTensor>,
         spec: &AttentionSpec,
     ) -> Made<(TorchTensor, TorchTensor)> {
-        let sinks = sinks.map(TorchTensor::tensor);
-        let (y, lse) = attention::forward(&q.view, &k.view, &v.view, sinks, spec).map_err(torch_error)?;
-        Ok((self.owned(Ok(y))?, self.owned(Ok(lse))?))
+        let rows = self.shape(q)[0];
+        let y = self.fresh([rows, spec.heads * spec.v_head_dim], q.view.kind())?;
+        let lse = self.fresh([rows, spec.heads], Kind::Float)?;
+        let inputs = [q, k, v].map(TorchTensor::tensor);
+        attention::forward(inputs, sinks.map(TorchTensor::tensor), spec, &self.pool, [&y.view, &lse.view])?;
+        Ok((y, lse))
     }
 
     fn attention_backward(
@@ -424,8 +520,11 @@ impl Backend for Torch {
         saved: [&TorchTensor; 5],
         spec: &AttentionSpec,
     ) -> Made<[TorchTensor; 3]> {
-        let [dq, dk, dv] = attention::backward(&dy.view, saved.map(TorchTensor::tensor), spec).map_err(torch_error)?;
-        Ok([self.owned(Ok(dq))?, self.owned(Ok(dk))?, self.owned(Ok(dv))?])
+        let [q, k, v, ..] = saved;
+        let made = [self.like(q)?, self.like(k)?, self.like(v)?];
+        let to = made.each_ref().map(TorchTensor::tensor);
+        attention::backward(&dy.view, saved.map(TorchTensor::tensor), spec, &self.pool, to)?;
+        Ok(made)
     }
 
     fn activation(&self, x: &TorchTensor, of: Activation) -> Made {
@@ -437,6 +536,11 @@ impl Backend for Torch {
     }
 
     fn gated(&self, gate: &TorchTensor, up: &TorchTensor, of: Gate) -> Made {
+        if let Some(kernel) = cpu::gate_kernel(of).filter(|_| self.is_served(&[gate, up])) {
+            let y = self.like(gate)?;
+            cpu::gated([&gate.view, &up.view], kernel, &y.view)?;
+            return Ok(y);
+        }
         let made = || act(&gate.view, of.activation())?.f_mul(&up.view);
         self.owned(made())
     }
@@ -448,6 +552,11 @@ impl Backend for Torch {
         up: &TorchTensor,
         of: Gate,
     ) -> Made<(TorchTensor, TorchTensor)> {
+        if let Some(kernel) = cpu::gate_kernel(of).filter(|_| self.is_served(&[gate, up, dy])) {
+            let (dgate, dup) = (self.like(gate)?, self.like(up)?);
+            cpu::gated_backward([&dy.view, &gate.view, &up.view], kernel, [&dgate.view, &dup.view])?;
+            return Ok((dgate, dup));
+        }
         let dgate = || act_backward(&dy.view.f_mul(&up.view)?, &gate.view, of.activation());
         let dup = || dy.view.f_mul(&act(&gate.view, of.activation())?);
         Ok((self.owned(dgate())?, self.owned(dup())?))
@@ -483,6 +592,11 @@ impl Backend for Torch {
     }
 
     fn cross_entropy(&self, logits: TorchTensor, targets: &[i64], scale: f64) -> Made<(CrossEntropy, TorchTensor)> {
+        if self.is_served(&[&logits]) {
+            let logits = if self.is_unique(&logits) { logits } else { self.cast(&logits, self.dtype(&logits))? };
+            let sum = cpu::cross_entropy(&logits.view, targets, scale)?;
+            return Ok((CrossEntropy { sum }, logits));
+        }
         let run = || {
             let targets = Tensor::f_from_slice(targets)?.f_to_device(self.device)?;
             let (sum, mut log_p, index) = losses(&logits.view, &targets)?;
@@ -505,6 +619,9 @@ impl Backend for Torch {
     }
 
     fn cross_entropy_value(&self, logits: &TorchTensor, targets: &[i64]) -> Made<CrossEntropy> {
+        if self.is_served(&[logits]) {
+            return Ok(CrossEntropy { sum: cpu::cross_entropy_value(&logits.view, targets)? });
+        }
         let run = || losses(&logits.view, &Tensor::f_from_slice(targets)?.f_to_device(self.device)?);
         let (sum, _, _) = run().map_err(torch_error)?;
         Ok(CrossEntropy { sum })

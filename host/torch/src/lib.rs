@@ -8,7 +8,10 @@
 
 mod attention;
 mod backend;
+mod cpu;
+mod memory;
 mod tensor;
+mod threads;
 
 pub use backend::Torch;
 pub use tensor::TorchTensor;

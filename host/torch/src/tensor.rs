@@ -4,13 +4,15 @@ use std::{fmt, rc::Rc};
 
 use tch::{Kind, Tensor};
 use unswag_abi::doc::Dtype;
-use unswag_engine::{Charge, EngineError};
+use unswag_engine::EngineError;
+
+use crate::memory::Memory;
 
 /// A shared handle. Rows of a tensor hold the memory of the whole.
 #[derive(Clone)]
 pub struct TorchTensor {
     pub(crate) view: Rc<Tensor>,
-    pub(crate) memory: Rc<Charge>,
+    pub(crate) memory: Rc<Memory>,
 }
 
 impl TorchTensor {

@@ -193,6 +193,39 @@ fn lora_with_zero_b_equals_base() {
     }
 }
 
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+#[test]
+fn in_bf16_every_family_stays_close_to_transformers_in_f32() {
+    let (folder, cases) = cases();
+    for (case, path) in &cases {
+        let expected = Expected::read(&folder.join(format!("{case}.safetensors")));
+        let (model, torch, batch) = (Model::open(path), Torch::cpu(), expected.batch());
+        let mut program = Program::new(&model.graph, Trainable::Everything).expect("it ran in f32");
+        program.set_dtype(unswag_abi::doc::Dtype::Bf16);
+        let params = model.params(&torch, &program);
+        let mut grads = Grads::new(&program);
+        let loss =
+            program.step(&torch, &params, &batch, &STEP, &mut grads).unwrap_or_else(|error| panic!("{case}: {error}"));
+        let wanted = f64::from(expected.f32("loss").expect("recorded")[0]);
+        // bf16 has eight bits: a logit is off by a few 2^-9, and the mean of ten losses by less than one of them.
+        assert!((loss - wanted).abs() <= 0.01 * wanted, "{case}: loss {loss}, in f32 {wanted}");
+        let mut all = [Vec::new(), Vec::new()];
+        for (index, info) in program.params().iter().enumerate() {
+            let Some(wanted) = expected.f32(&format!("grad.{}", info.name)) else { continue };
+            let found = grads.get(index).map_or_else(|| vec![0.0; wanted.len()], |g| g.to_f32().expect("readable"));
+            all[0].extend(found);
+            all[1].extend(wanted);
+        }
+        let alike = cosine(&all[0], &all[1]);
+        // The least, 0.99, is of an attention whose scores are not scaled: its scores are large, and their last bits with them.
+        assert!(alike > 0.98, "{case}: the cosine between the gradients is {alike}");
+    }
+}
+
 #[test]
 fn what_does_not_fit_is_refused() {
     let (folder, cases) = cases();
@@ -209,7 +242,7 @@ fn what_does_not_fit_is_refused() {
         assert!(error.contains(said), "{said}: {error}");
     };
     refused(&|batch| batch.targets[1] = -5, "targets: expected a token, or -100");
-    refused(&|batch| batch.targets[1] = 1 << 40, "libtorch: ");
+    refused(&|batch| batch.targets[1] = 1 << 40, "`targets` must be from 0 to");
     refused(&|batch| batch.input_ids[0] = u32::MAX, "libtorch: ");
     refused(&|batch| batch.input_ids.truncate(9), "input_ids: expected 10");
     refused(&|batch| batch.targets.truncate(9), "targets: expected 10");

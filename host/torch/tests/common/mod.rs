@@ -38,7 +38,9 @@ impl Model {
                 return torch.zeros(info.shape, info.dtype);
             }
             let bytes = self.checkpoint.data(&info.name).unwrap_or_else(|error| panic!("{error}"));
-            torch.tensor_from_bytes(info.shape, info.dtype, bytes)
+            let stored = self.graph.params[&info.name].dtype;
+            let tensor = torch.tensor_from_bytes(info.shape, stored, bytes)?;
+            if stored == info.dtype { Ok(tensor) } else { torch.cast(&tensor, info.dtype) }
         };
         Params::load(program, load).unwrap_or_else(|error| panic!("{error}"))
     }

@@ -5,15 +5,56 @@
 //! dv += p^T dy, ds = p (dy v^T - sum(dy y)), dq = scale ds k, dk += scale ds^T q. Dao et al. 2022.
 //!
 //! Heads that share a key lie side by side as rows of one product, so that keys are never repeated. Scores exist for one
-//! block of [`AttentionSpec::BLOCK`] queries at a time. Products are in the element type, everything between in f32.
+//! block of [`AttentionSpec::BLOCK`] queries at a time. Products are in the element type, everything between in f32. What stands
+//! here runs on any device, in libtorch's own operations; `cpu.rs` has the kernels.
+
+mod cpu;
 
 use tch::{Kind, TchError, Tensor};
-use unswag_engine::AttentionSpec;
+use unswag_engine::{AttentionSpec, EngineError};
+
+use crate::{memory::Pool, tensor::torch_error};
 
 type Made<T = Tensor> = Result<T, TchError>;
 
-/// y \[rows, heads * v_head_dim\] and lse \[rows, heads\] f32.
+/// Whether the kernels make this attention: they know a window of a causal attention only.
+fn is_served(q: &Tensor, spec: &AttentionSpec) -> bool {
+    crate::cpu::is_served(q) && spec.scale > 0.0 && (spec.causal || spec.window.is_none())
+}
+
+/// y \[rows, heads * v_head_dim\] and lse \[rows, heads\] f32 are written.
 pub(crate) fn forward(
+    [q, k, v]: [&Tensor; 3],
+    sinks: Option<&Tensor>,
+    spec: &AttentionSpec,
+    pool: &Pool,
+    [y, lse]: [&Tensor; 2],
+) -> Result<(), EngineError> {
+    if is_served(q, spec) {
+        return cpu::forward([q, k, v], sinks, spec, pool, [y, lse]);
+    }
+    let (made, sums) = composed(q, k, v, sinks, spec).map_err(torch_error)?;
+    let put = |to: &Tensor, from: &Tensor| to.shallow_clone().f_copy_(from);
+    put(y, &made).and_then(|()| put(lse, &sums)).map_err(torch_error)
+}
+
+/// dq, dk and dv, shaped as q, k and v, are written.
+pub(crate) fn backward(
+    dy: &Tensor,
+    saved: [&Tensor; 5],
+    spec: &AttentionSpec,
+    pool: &Pool,
+    to: [&Tensor; 3],
+) -> Result<(), EngineError> {
+    if is_served(dy, spec) {
+        return cpu::backward(dy, saved, spec, pool, to);
+    }
+    let made = composed_backward(dy, saved, spec).map_err(torch_error)?;
+    let mut pairs = to.iter().zip(&made);
+    pairs.try_for_each(|(to, from)| to.shallow_clone().f_copy_(from)).map_err(torch_error)
+}
+
+fn composed(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
@@ -25,29 +66,28 @@ pub(crate) fn forward(
     let device = q.device();
     let y = Tensor::f_empty([shape.b, shape.t, shape.h, shape.g, shape.dv], (q.kind(), device))?;
     let lse = Tensor::f_empty([shape.b, shape.t, shape.h, shape.g], (Kind::Float, device))?;
-    for block in shape.blocks(spec) {
-        let keys = |x: &Tensor| x.f_narrow(1, block.first_key, block.keys);
-        let queries = shape.block(&q, &block)?;
-        let scores = shape.scores(&queries, &keys(&k)?, &block, spec)?.0;
+    for range in shape.ranges(spec) {
+        let keys = |x: &Tensor| x.f_narrow(1, range.first_key, range.keys);
+        let queries = shape.part(&q, &range)?;
+        let scores = shape.scores(&queries, &keys(&k)?, &range, spec)?.0;
         let mut sum = scores.f_logsumexp(-1i64, true)?;
         if let Some(sinks) = sinks {
             let sinks = sinks.f_to_kind(Kind::Float)?.f_reshape([1, shape.h, shape.g, 1, 1])?;
-            let whole = sum.f_reshape([shape.b, shape.h, shape.g, block.queries, 1])?;
+            let whole = sum.f_reshape([shape.b, shape.h, shape.g, range.queries, 1])?;
             sum = whole.f_logaddexp(&sinks)?.f_reshape(sum.size())?;
         }
         let mut scores = scores;
         let p = scores.f_sub_(&sum)?.f_exp_()?.f_to_kind(q.kind())?;
         let part = p.f_bmm(&keys(&v)?)?;
-        shape.put(&y, &part, &block, shape.dv)?;
-        let part = sum.f_reshape([shape.b, shape.h, shape.g, block.queries])?.f_permute([0, 3, 1, 2])?;
-        lse.f_narrow(1, block.first_query, block.queries)?.f_copy_(&part)?;
+        shape.put(&y, &part, &range, shape.dv)?;
+        let part = sum.f_reshape([shape.b, shape.h, shape.g, range.queries])?.f_permute([0, 3, 1, 2])?;
+        lse.f_narrow(1, range.first_query, range.queries)?.f_copy_(&part)?;
     }
     let rows = shape.b * shape.t;
     Ok((y.f_reshape([rows, shape.h * shape.g * shape.dv])?, lse.f_reshape([rows, shape.h * shape.g])?))
 }
 
-/// dq, dk and dv, shaped as q, k and v.
-pub(crate) fn backward(dy: &Tensor, [q, k, v, y, lse]: [&Tensor; 5], spec: &AttentionSpec) -> Made<[Tensor; 3]> {
+fn composed_backward(dy: &Tensor, [q, k, v, y, lse]: [&Tensor; 5], spec: &AttentionSpec) -> Made<[Tensor; 3]> {
     let shape = Shape::of(spec);
     let kind = q.kind();
     let products = dy.f_to_kind(Kind::Float)?.f_mul(y)?;
@@ -61,20 +101,20 @@ pub(crate) fn backward(dy: &Tensor, [q, k, v, y, lse]: [&Tensor; 5], spec: &Atte
     let dq = Tensor::f_empty([shape.b, shape.t, shape.h, shape.g, shape.d], (kind, device))?;
     let sums = |like: &Tensor| Tensor::f_zeros(like.size(), (Kind::Float, device));
     let (dk, dv) = (sums(&k)?, sums(&v)?);
-    for block in shape.blocks(spec) {
-        let keys = |x: &Tensor| x.f_narrow(1, block.first_key, block.keys);
-        let (queries, dy) = (shape.block(&q, &block)?, shape.block(&dy, &block)?);
-        let (mut scores, slope) = shape.scores(&queries, &keys(&k)?, &block, spec)?;
-        let p = scores.f_sub_(&shape.block(&lse, &block)?)?.f_exp_()?;
+    for range in shape.ranges(spec) {
+        let keys = |x: &Tensor| x.f_narrow(1, range.first_key, range.keys);
+        let (queries, dy) = (shape.part(&q, &range)?, shape.part(&dy, &range)?);
+        let (mut scores, slope) = shape.scores(&queries, &keys(&k)?, &range, spec)?;
+        let p = scores.f_sub_(&shape.part(&lse, &range)?)?.f_exp_()?;
         let narrow = p.f_to_kind(kind)?;
         drop(keys(&dv)?.f_add_(&narrow.f_transpose(1, 2)?.f_bmm(&dy)?)?);
         let dp = dy.f_bmm(&keys(&v)?.f_transpose(1, 2)?)?.f_to_kind(Kind::Float)?;
-        let mut ds = dp.f_sub(&shape.block(&delta, &block)?)?.f_mul_(&p)?;
+        let mut ds = dp.f_sub(&shape.part(&delta, &range)?)?.f_mul_(&p)?;
         if let Some(slope) = slope {
             drop(ds.f_mul_(&slope)?);
         }
         let ds = ds.f_mul_scalar_(spec.scale)?.f_to_kind(kind)?;
-        shape.put(&dq, &ds.f_bmm(&keys(&k)?)?, &block, shape.d)?;
+        shape.put(&dq, &ds.f_bmm(&keys(&k)?)?, &range, shape.d)?;
         drop(keys(&dk)?.f_add_(&ds.f_transpose(1, 2)?.f_bmm(&queries)?)?);
     }
     let back = |x: &Tensor, d: i64| {
@@ -94,7 +134,7 @@ struct Shape {
     dv: i64,
 }
 
-struct Block {
+struct Range {
     first_query: i64,
     queries: i64,
     first_key: i64,
@@ -107,12 +147,12 @@ impl Shape {
         Shape { b, t, h, g: spec.heads as i64 / h, d: spec.head_dim as i64, dv: spec.v_head_dim as i64 }
     }
 
-    fn blocks(&self, spec: &AttentionSpec) -> impl Iterator<Item = Block> {
+    fn ranges(&self, spec: &AttentionSpec) -> impl Iterator<Item = Range> {
         let (spec, at_once) = (*spec, AttentionSpec::BLOCK);
         (0..spec.seq.div_ceil(at_once)).map(move |index| {
             let (start, end) = (index * at_once, ((index + 1) * at_once).min(spec.seq));
             let (first, last) = spec.keys(start, end);
-            Block {
+            Range {
                 first_query: start as i64,
                 queries: (end - start) as i64,
                 first_key: first as i64,
@@ -131,20 +171,20 @@ impl Shape {
         x.f_reshape([self.b, self.t, self.h, d])?.f_permute([0, 2, 1, 3])?.f_reshape([self.b * self.h, self.t, d])
     }
 
-    /// A block's queries as \[b h, g queries, d\].
-    fn block(&self, x: &Tensor, block: &Block) -> Made {
+    /// A range's queries as \[b h, g queries, d\].
+    fn part(&self, x: &Tensor, range: &Range) -> Made {
         let d = x.size()[4];
-        x.f_narrow(3, block.first_query, block.queries)?.f_reshape([self.b * self.h, self.g * block.queries, d])
+        x.f_narrow(3, range.first_query, range.queries)?.f_reshape([self.b * self.h, self.g * range.queries, d])
     }
 
     /// Writes \[b h, g queries, d\] to its place in \[b, t, h, g, d\].
-    fn put(&self, to: &Tensor, part: &Tensor, block: &Block, d: i64) -> Made<()> {
-        let part = part.f_reshape([self.b, self.h, self.g, block.queries, d])?.f_permute([0, 3, 1, 2, 4])?;
-        to.f_narrow(1, block.first_query, block.queries)?.f_copy_(&part)
+    fn put(&self, to: &Tensor, part: &Tensor, range: &Range, d: i64) -> Made<()> {
+        let part = part.f_reshape([self.b, self.h, self.g, range.queries, d])?.f_permute([0, 3, 1, 2, 4])?;
+        to.f_narrow(1, range.first_query, range.queries)?.f_copy_(&part)
     }
 
     /// The scores in f32, \[b h, g queries, keys\], -inf where a query does not see a key; and the soft cap's slope.
-    fn scores(&self, q: &Tensor, k: &Tensor, block: &Block, spec: &AttentionSpec) -> Made<(Tensor, Option<Tensor>)> {
+    fn scores(&self, q: &Tensor, k: &Tensor, range: &Range, spec: &AttentionSpec) -> Made<(Tensor, Option<Tensor>)> {
         let mut scores = q.f_bmm(&k.f_transpose(1, 2)?)?.f_to_kind(Kind::Float)?.f_mul_scalar_(spec.scale)?;
         let mut slope = None;
         if let Some(cap) = spec.softcap {
@@ -152,18 +192,18 @@ impl Shape {
             slope = Some(capped.f_square()?.f_neg_()?.f_add_scalar_(1)?);
             scores = scores.f_mul_scalar_(cap)?;
         }
-        if let Some(hidden) = self.hidden(block, spec, q.device())? {
-            let mut whole = scores.f_reshape([self.b * self.h, self.g, block.queries, block.keys])?;
+        if let Some(hidden) = self.hidden(range, spec, q.device())? {
+            let mut whole = scores.f_reshape([self.b * self.h, self.g, range.queries, range.keys])?;
             drop(whole.f_masked_fill_(&hidden, f64::NEG_INFINITY)?);
         }
         Ok((scores, slope))
     }
 
-    /// Which keys of the block each query does not see, \[queries, keys\]; `None` where it sees all.
-    fn hidden(&self, block: &Block, spec: &AttentionSpec, device: tch::Device) -> Made<Option<Tensor>> {
-        let range = |start: i64, count: i64| Tensor::f_arange_start(start, start + count, (Kind::Int64, device));
-        let query = range(block.first_query, block.queries)?.f_unsqueeze(1)?;
-        let key = range(block.first_key, block.keys)?.f_unsqueeze(0)?;
+    /// Which keys of the range each query does not see, \[queries, keys\]; `None` where it sees all.
+    fn hidden(&self, range: &Range, spec: &AttentionSpec, device: tch::Device) -> Made<Option<Tensor>> {
+        let numbers = |start: i64, count: i64| Tensor::f_arange_start(start, start + count, (Kind::Int64, device));
+        let query = numbers(range.first_query, range.queries)?.f_unsqueeze(1)?;
+        let key = numbers(range.first_key, range.keys)?.f_unsqueeze(0)?;
         let mut hidden = None;
         if spec.causal {
             hidden = Some(key.f_gt_tensor(&query)?);

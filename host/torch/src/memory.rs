@@ -1,0 +1,102 @@
+//! Memory for tensors on the CPU, given back to the next tensor of its size.
+//!
+//! The C library gives large blocks back to the system at once, so that each step would fault the same pages in again: a
+//! quarter of a step's time. A model's layers ask for the same few sizes over and over, so a block waits here for the next
+//! tensor of exactly its size. What waits is freed, oldest first, before blocks in use and waiting together would be more
+//! than were ever in use at once: this memory is never more than the program's own peak.
+//!
+//! Nothing here is read before it is written: a block holds what its last tensor left.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+};
+
+use tch::{Device, Kind, TchError, Tensor};
+use unswag_engine::Charge;
+
+/// A block starts at a multiple of this, as libtorch's own do.
+const ALIGNMENT: u64 = 64;
+
+#[derive(Debug, Default)]
+struct State {
+    /// Blocks that wait, the one that has waited longest first.
+    waiting: RefCell<VecDeque<(u64, Tensor)>>,
+    waiting_bytes: Cell<u64>,
+    used_bytes: Cell<u64>,
+    peak_bytes: Cell<u64>,
+}
+
+/// Blocks of one device's memory. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pool(Rc<State>);
+
+/// A block, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Block {
+    pool: Pool,
+    bytes: u64,
+    storage: Option<Tensor>,
+}
+
+/// What a tensor's handles share: its memory, and what is charged for it.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    /// Where the pool gave it; else libtorch's own tensor holds it.
+    pub(crate) _block: Option<Block>,
+    pub(crate) _charge: Charge,
+}
+
+impl Pool {
+    /// A block for this many elements, uninitialised, and the tensor that it is.
+    pub(crate) fn tensor(&self, shape: &[i64], kind: Kind) -> Result<(Tensor, Block), TchError> {
+        let elements: i64 = shape.iter().product();
+        let bytes = (elements.max(0) as u64 * kind.elt_size_in_bytes() as u64).next_multiple_of(ALIGNMENT);
+        let block = self.block(bytes)?;
+        let storage = block.storage.as_ref().expect("a block has its memory until it is dropped");
+        let tensor = storage.f_view_dtype(kind)?.f_narrow(0, 0, elements)?.f_view(shape)?;
+        Ok((tensor, block))
+    }
+
+    /// The most bytes that were in use at once.
+    pub(crate) fn peak_bytes(&self) -> u64 {
+        self.0.peak_bytes.get()
+    }
+
+    fn block(&self, bytes: u64) -> Result<Block, TchError> {
+        let state = &*self.0;
+        let used = state.used_bytes.get() + bytes;
+        let peak = state.peak_bytes.get().max(used);
+        let mut waiting = state.waiting.borrow_mut();
+        // The one that came last is the likeliest to be in a cache.
+        let found = waiting.iter().rposition(|(size, _)| *size == bytes);
+        let storage = match found.and_then(|at| waiting.remove(at)) {
+            Some((_, storage)) => {
+                state.waiting_bytes.set(state.waiting_bytes.get() - bytes);
+                storage
+            }
+            None => {
+                while used + state.waiting_bytes.get() > peak {
+                    let Some((freed, _)) = waiting.pop_front() else { break };
+                    state.waiting_bytes.set(state.waiting_bytes.get() - freed);
+                }
+                Tensor::f_empty([bytes as i64], (Kind::Uint8, Device::Cpu))?
+            }
+        };
+        state.used_bytes.set(used);
+        state.peak_bytes.set(peak);
+        Ok(Block { pool: self.clone(), bytes, storage: Some(storage) })
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        let state = &*self.pool.0;
+        state.used_bytes.set(state.used_bytes.get() - self.bytes);
+        if let Some(storage) = self.storage.take() {
+            state.waiting_bytes.set(state.waiting_bytes.get() + self.bytes);
+            state.waiting.borrow_mut().push_back((self.bytes, storage));
+        }
+    }
+}
