@@ -7,7 +7,7 @@
 
 use unswag_abi::doc::Dtype;
 
-use crate::EngineError;
+use crate::{EngineError, Held, Place};
 
 /// A target of the loss that counts for nothing, as in PyTorch.
 pub const IGNORED: i64 = -100;
@@ -277,4 +277,13 @@ pub trait Backend {
     ) -> Result<(CrossEntropy, Self::Tensor), EngineError>;
     /// The same sum, without a gradient.
     fn cross_entropy_value(&self, logits: &Self::Tensor, targets: &[i64]) -> Result<CrossEntropy, EngineError>;
+
+    /// The tape is about to run a node.
+    fn entering(&self, _place: Place) {}
+    /// The tape holds the tensor beyond the node that made it.
+    fn holds(&self, _x: &Self::Tensor, _held: Held) {}
+    /// Whether tensors have no elements, so that a stretch of rows that is like the one before need not be run.
+    fn only_counts(&self) -> bool {
+        false
+    }
 }

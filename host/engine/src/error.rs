@@ -11,7 +11,23 @@ pub enum EngineError {
     Batch { what: &'static str, expected: String, got: String },
     #[error("LoRA: no linear layer matches {targets}; the model has {known}")]
     NoTarget { targets: String, known: String },
+    #[error(
+        "a step of {batch} x {seq} tokens does not fit {}: the least that it takes is {}; give it that, or fewer tokens",
+        mib(*budget_bytes), mib(*least_bytes)
+    )]
+    Budget { batch: u64, seq: u64, budget_bytes: u64, least_bytes: u64 },
+    #[error(
+        "a block is to be offloaded and there is nowhere to offload to; run the step with a store, or choose another policy"
+    )]
+    NoStore,
+    #[error("the store does not have tensor {key}: it was never put there, or was taken already")]
+    NotStored { key: usize },
     /// The backend's own words: out of memory, an operation that it lacks.
     #[error("{0}")]
     Backend(String),
+}
+
+/// Rounded up, so that what is asked for is enough.
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
 }

@@ -14,13 +14,20 @@
 mod backend;
 mod batch;
 mod error;
+mod ledger;
 mod lora;
 mod meta;
 mod meter;
 mod ops;
+mod plan;
+mod policy;
 mod program;
 mod rope;
+mod run;
+mod search;
+mod store;
 mod tape;
+mod trace;
 
 pub use backend::{
     Activation, AttentionSpec, Backend, CrossEntropy, EmbeddingSpec, Gate, IGNORED, LayerNorm, RmsNorm, RopeSpec, View,
@@ -30,5 +37,10 @@ pub use error::EngineError;
 pub use lora::{Adapter, LoraSpec};
 pub use meta::{Meta, MetaTensor};
 pub use meter::{Charge, Meter};
+pub use plan::{Bar, BlockPlan, MOST_TOKENS, Parts, PeakAt, Plan, PlanOptions, Rates};
+pub use policy::Policy;
 pub use program::{Grads, ParamInfo, Params, Program, Trainable};
-pub use tape::{Policy, Step};
+pub use search::{Survey, longest_seq};
+pub use store::{MetaStore, NoStore, Store};
+pub use tape::Step;
+pub use trace::{Held, Pass, Place, Point, Work};

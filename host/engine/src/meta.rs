@@ -5,14 +5,15 @@ use std::{cell::Cell, rc::Rc};
 use unswag_abi::doc::Dtype;
 
 use crate::{
-    Activation, AttentionSpec, Backend, Charge, CrossEntropy, EmbeddingSpec, EngineError, Gate, LayerNorm, Meter,
-    RmsNorm, RopeSpec, View,
+    Activation, AttentionSpec, Backend, CrossEntropy, EmbeddingSpec, EngineError, Gate, Held, LayerNorm, Meter, Place,
+    RmsNorm, RopeSpec, View, Work,
+    ledger::{Entry, Ledger},
 };
 
 /// Counts what a real backend would allocate.
 #[derive(Clone, Debug, Default)]
 pub struct Meta {
-    meter: Meter,
+    ledger: Rc<Ledger>,
     tensors: Rc<Cell<u64>>,
 }
 
@@ -21,7 +22,7 @@ pub struct Meta {
 pub struct MetaTensor {
     shape: [u64; 2],
     dtype: Dtype,
-    memory: Rc<Charge>,
+    memory: Rc<Entry>,
 }
 
 impl Meta {
@@ -30,7 +31,7 @@ impl Meta {
     }
 
     pub fn meter(&self) -> &Meter {
-        &self.meter
+        self.ledger.meter()
     }
 
     /// Tensors made so far.
@@ -42,7 +43,34 @@ impl Meta {
     pub fn tensor(&self, shape: [u64; 2], dtype: Dtype) -> MetaTensor {
         self.tensors.set(self.tensors.get() + 1);
         let bytes = shape[0] * shape[1] * dtype.bytes();
-        MetaTensor { shape, dtype, memory: Rc::new(self.meter.charge(bytes)) }
+        MetaTensor { shape, dtype, memory: Rc::new(self.ledger.charge(bytes)) }
+    }
+
+    /// So many bytes, whatever is in them.
+    pub(crate) fn bytes(&self, bytes: u64) -> MetaTensor {
+        MetaTensor { shape: [1, bytes], dtype: Dtype::U8, memory: Rc::new(self.ledger.charge(bytes)) }
+    }
+
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Two for each multiplication and addition.
+    fn multiplies(&self, rows: u64, inner: u64, columns: u64) {
+        let matmul_flops = 2.0 * rows as f64 * inner as f64 * columns as f64;
+        self.ledger.work(Work { matmul_flops, ..Work::default() });
+    }
+
+    /// An element-wise operation reads and writes tensors of x's size, so many of them.
+    fn moves(&self, x: &MetaTensor, tensors: f64) {
+        let bytes = x.shape[0] as f64 * x.shape[1] as f64 * x.dtype.bytes() as f64;
+        self.ledger.work(Work { moved_bytes: tensors * bytes, ..Work::default() });
+    }
+
+    /// Products of queries and keys, `wide` elements to each pair over all heads.
+    fn attends(&self, spec: &AttentionSpec, wide: u64) {
+        let attention_flops = 2.0 * pairs(spec) * (spec.batch * spec.heads * wide) as f64;
+        self.ledger.work(Work { attention_flops, ..Work::default() });
     }
 
     fn like(&self, x: &MetaTensor) -> Result<MetaTensor, EngineError> {
@@ -54,10 +82,34 @@ impl Meta {
     }
 }
 
+/// Pairs of a query and a key whose score is computed, in one sequence: whole blocks of queries against the keys that any of
+/// them sees.
+fn pairs(spec: &AttentionSpec) -> f64 {
+    let (seq, block) = (spec.seq as f64, AttentionSpec::BLOCK as f64);
+    // Keys that a block of queries sees grow by a block each time, up to what the window lets it see.
+    let most = spec.window.map_or(seq, |window| (window as f64 + block - 1.0).min(seq));
+    match spec.causal {
+        false => seq * most,
+        true => most * (most + block.min(most)) / 2.0 + (seq - most) * most,
+    }
+}
+
 type Made<T = MetaTensor> = Result<T, EngineError>;
 
 impl Backend for Meta {
     type Tensor = MetaTensor;
+
+    fn entering(&self, place: Place) {
+        self.ledger.enter(place);
+    }
+
+    fn holds(&self, x: &MetaTensor, held: Held) {
+        x.memory.hold(held);
+    }
+
+    fn only_counts(&self) -> bool {
+        true
+    }
 
     fn shape(&self, x: &MetaTensor) -> [u64; 2] {
         x.shape
@@ -80,6 +132,7 @@ impl Backend for Meta {
     }
 
     fn cast(&self, x: &MetaTensor, dtype: Dtype) -> Made {
+        self.moves(x, 2.0);
         Ok(self.tensor(x.shape, dtype))
     }
 
@@ -88,67 +141,89 @@ impl Backend for Meta {
     }
 
     fn columns(&self, x: &MetaTensor, _start: u64, count: u64) -> Made {
+        self.moves(x, 2.0 * count as f64 / x.shape[1].max(1) as f64);
         Ok(self.tensor([x.shape[0], count], x.dtype))
     }
 
     fn concat(&self, parts: &[MetaTensor]) -> Made {
         let columns = parts.iter().map(|part| part.shape[1]).sum();
-        Ok(self.tensor([parts[0].shape[0], columns], parts[0].dtype))
+        let y = self.tensor([parts[0].shape[0], columns], parts[0].dtype);
+        self.moves(&y, 2.0);
+        Ok(y)
     }
 
-    fn copy_rows(&self, _to: &MetaTensor, _start: u64, _from: &MetaTensor) -> Made<()> {
+    fn copy_rows(&self, _to: &MetaTensor, _start: u64, from: &MetaTensor) -> Made<()> {
+        self.moves(from, 2.0);
         Ok(())
     }
 
     fn matmul(&self, a: &MetaTensor, av: View, b: &MetaTensor, bv: View) -> Made {
         let rows = a.shape[usize::from(av == View::Transposed)];
         let columns = b.shape[usize::from(bv == View::AsIs)];
+        self.multiplies(rows, a.shape[usize::from(av == View::AsIs)], columns);
         Ok(self.tensor([rows, columns], a.dtype))
     }
 
-    fn matmul_add(&self, _y: &MetaTensor, _alpha: f64, _a: (&MetaTensor, View), _b: (&MetaTensor, View)) -> Made<()> {
+    fn matmul_add(
+        &self,
+        y: &MetaTensor,
+        _alpha: f64,
+        (a, av): (&MetaTensor, View),
+        _b: (&MetaTensor, View),
+    ) -> Made<()> {
+        self.multiplies(y.shape[0], a.shape[usize::from(av == View::AsIs)], y.shape[1]);
         Ok(())
     }
 
     fn add_bias(&self, x: MetaTensor, _bias: &MetaTensor) -> Made {
+        self.moves(&x, 2.0);
         Ok(x)
     }
 
     fn sum_rows(&self, x: &MetaTensor) -> Made {
+        self.moves(x, 1.0);
         Ok(self.tensor([1, x.shape[1]], Dtype::F32))
     }
 
     fn add(&self, a: MetaTensor, b: MetaTensor) -> Made {
+        self.moves(&a, 3.0);
         if self.is_unique(&a) { Ok(a) } else { self.in_place(b) }
     }
 
     fn sub(&self, a: MetaTensor, _b: &MetaTensor) -> Made {
+        self.moves(&a, 3.0);
         self.in_place(a)
     }
 
     fn mul(&self, a: MetaTensor, _b: &MetaTensor) -> Made {
+        self.moves(&a, 3.0);
         self.in_place(a)
     }
 
     fn scale(&self, x: MetaTensor, _by: f64) -> Made {
+        self.moves(&x, 2.0);
         self.in_place(x)
     }
 
     fn embedding(&self, weight: &MetaTensor, ids: &[u32], spec: &EmbeddingSpec) -> Made {
-        Ok(self.tensor([ids.len() as u64, weight.shape[1]], spec.dtype))
+        let y = self.tensor([ids.len() as u64, weight.shape[1]], spec.dtype);
+        self.moves(&y, 2.0);
+        Ok(y)
     }
 
     fn embedding_backward(
         &self,
         _dweight: &MetaTensor,
-        _dy: &MetaTensor,
+        dy: &MetaTensor,
         _ids: &[u32],
         _spec: &EmbeddingSpec,
     ) -> Made<()> {
+        self.moves(dy, 3.0);
         Ok(())
     }
 
     fn rms_norm(&self, x: &MetaTensor, _weight: &MetaTensor, spec: &RmsNorm) -> Made<(MetaTensor, MetaTensor)> {
+        self.moves(x, 2.0);
         let groups = spec.group.map_or(1, |group| x.shape[1] / group);
         Ok((self.like(x)?, self.tensor([x.shape[0], groups], Dtype::F32)))
     }
@@ -162,6 +237,7 @@ impl Backend for Meta {
         _spec: &RmsNorm,
         wants_dweight: bool,
     ) -> Made<(MetaTensor, Option<MetaTensor>)> {
+        self.moves(x, 3.0);
         let dx = self.like(x)?;
         Ok((dx, wants_dweight.then(|| self.tensor(weight.shape, Dtype::F32))))
     }
@@ -173,6 +249,7 @@ impl Backend for Meta {
         _bias: Option<&MetaTensor>,
         _spec: &LayerNorm,
     ) -> Made<[MetaTensor; 3]> {
+        self.moves(x, 2.0);
         let stat = || self.tensor([x.shape[0], 1], Dtype::F32);
         Ok([self.like(x)?, stat(), stat()])
     }
@@ -185,12 +262,14 @@ impl Backend for Meta {
         _stats: [&MetaTensor; 2],
         wants_dweight: bool,
     ) -> Made<(MetaTensor, Option<(MetaTensor, MetaTensor)>)> {
+        self.moves(x, 3.0);
         let dx = self.like(x)?;
         let made = || self.tensor(weight.shape, Dtype::F32);
         Ok((dx, wants_dweight.then(|| (made(), made()))))
     }
 
     fn rope(&self, x: MetaTensor, _cos: &MetaTensor, _sin: &MetaTensor, _spec: &RopeSpec, _back: bool) -> Made {
+        self.moves(&x, 2.0);
         self.in_place(x)
     }
 
@@ -202,6 +281,7 @@ impl Backend for Meta {
         _sinks: Option<&MetaTensor>,
         spec: &AttentionSpec,
     ) -> Made<(MetaTensor, MetaTensor)> {
+        self.attends(spec, spec.head_dim + spec.v_head_dim);
         let y = self.tensor([q.shape[0], spec.heads * spec.v_head_dim], q.dtype);
         Ok((y, self.tensor([q.shape[0], spec.heads], Dtype::F32)))
     }
@@ -210,20 +290,25 @@ impl Backend for Meta {
         &self,
         _dy: &MetaTensor,
         [q, k, v, _, _]: [&MetaTensor; 5],
-        _spec: &AttentionSpec,
+        spec: &AttentionSpec,
     ) -> Made<[MetaTensor; 3]> {
+        // The scores again, dv, dp, dq and dk.
+        self.attends(spec, 3 * spec.head_dim + 2 * spec.v_head_dim);
         Ok([self.like(q)?, self.like(k)?, self.like(v)?])
     }
 
     fn activation(&self, x: &MetaTensor, _of: Activation) -> Made {
+        self.moves(x, 2.0);
         self.like(x)
     }
 
     fn activation_backward(&self, _dy: &MetaTensor, x: &MetaTensor, _of: Activation) -> Made {
+        self.moves(x, 3.0);
         self.like(x)
     }
 
     fn gated(&self, gate: &MetaTensor, _up: &MetaTensor, _of: Gate) -> Made {
+        self.moves(gate, 3.0);
         self.like(gate)
     }
 
@@ -234,34 +319,42 @@ impl Backend for Meta {
         up: &MetaTensor,
         _of: Gate,
     ) -> Made<(MetaTensor, MetaTensor)> {
+        self.moves(gate, 5.0);
         Ok((self.like(gate)?, self.like(up)?))
     }
 
     fn softcap(&self, x: &MetaTensor, _cap: f64) -> Made {
+        self.moves(x, 2.0);
         self.like(x)
     }
 
     fn softcap_backward(&self, dy: MetaTensor, _y: &MetaTensor, _cap: f64) -> Made {
+        self.moves(&dy, 3.0);
         self.in_place(dy)
     }
 
     fn softmax(&self, x: &MetaTensor) -> Made {
+        self.moves(x, 2.0);
         self.like(x)
     }
 
     fn softmax_backward(&self, dy: &MetaTensor, _y: &MetaTensor) -> Made {
+        self.moves(dy, 3.0);
         self.like(dy)
     }
 
     fn dropout(&self, x: &MetaTensor, _p: f64, _seed: u64) -> Made {
+        self.moves(x, 2.0);
         self.like(x)
     }
 
     fn cross_entropy(&self, logits: MetaTensor, _targets: &[i64], _scale: f64) -> Made<(CrossEntropy, MetaTensor)> {
+        self.moves(&logits, 3.0);
         Ok((CrossEntropy::default(), self.in_place(logits)?))
     }
 
-    fn cross_entropy_value(&self, _logits: &MetaTensor, _targets: &[i64]) -> Made<CrossEntropy> {
+    fn cross_entropy_value(&self, logits: &MetaTensor, _targets: &[i64]) -> Made<CrossEntropy> {
+        self.moves(logits, 1.0);
         Ok(CrossEntropy::default())
     }
 }

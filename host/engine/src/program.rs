@@ -1,12 +1,15 @@
 //! A graph made ready to run: typed ops, numbered values, blocks, and what needs a gradient.
 
-use std::{collections::HashMap, ops::Range};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+};
 
 use serde_json::Value as Json;
 use unswag_abi::doc::{Attrs, Dtype, Graph, Node as GraphNode};
 
 use crate::{
-    Activation, AttentionSpec, Backend, EmbeddingSpec, EngineError, Gate, LayerNorm, RmsNorm, RopeSpec, View,
+    Activation, AttentionSpec, Backend, EmbeddingSpec, EngineError, Gate, Held, LayerNorm, RmsNorm, RopeSpec, View,
     ops::{Ids, Op},
     rope::Rotary,
 };
@@ -38,7 +41,42 @@ pub(crate) struct Segment {
     pub block: Option<usize>,
     /// Values from outside that its nodes use.
     pub inputs: Vec<usize>,
+    /// Those of them that no other segment uses.
+    pub own_inputs: Vec<usize>,
+    /// Nodes that a policy may run on stretches of rows.
+    pub tiles: Vec<Tile>,
     pub requires_grad: bool,
+}
+
+/// Neighbouring nodes of one block that work row by row around an activation.
+#[derive(Debug)]
+pub(crate) struct Tile {
+    pub nodes: Range<usize>,
+    /// Values from outside that its nodes use.
+    pub inputs: Vec<usize>,
+    /// Values that later nodes use.
+    pub outputs: Vec<usize>,
+}
+
+/// What is run at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Piece<'a> {
+    Node(usize),
+    Tile(&'a Tile),
+}
+
+impl Segment {
+    pub fn pieces(&self, tiled: bool) -> Vec<Piece<'_>> {
+        let mut pieces = Vec::new();
+        let mut next = self.nodes.start;
+        for tile in self.tiles.iter().filter(|_| tiled) {
+            pieces.extend((next..tile.nodes.start).map(Piece::Node));
+            pieces.push(Piece::Tile(tile));
+            next = tile.nodes.end;
+        }
+        pieces.extend((next..self.nodes.end).map(Piece::Node));
+        pieces
+    }
 }
 
 /// Which of the graph's own parameters are trained.
@@ -102,9 +140,10 @@ impl Program {
         }
         last_use[output] = nodes.len();
         let head = head_start..nodes.len();
+        let segments = segments(&graph.nodes[..head_start], &nodes[..head_start], &last_use);
         let mut program = Program {
             trainable: vec![trainable == Trainable::Everything; params.len()],
-            segments: segments(&graph.nodes[..head_start], &nodes[..head_start]),
+            segments,
             value_requires_grad: vec![false; values],
             blocks: 0,
             nodes,
@@ -145,6 +184,41 @@ impl Program {
                 _ => {}
             }
         }
+    }
+
+    /// Whether the op saves something for its backward. Where it does not, and nobody else needs what it makes, there is no
+    /// reason to compute it again.
+    fn saves(&self, node: &Node) -> bool {
+        node.requires_grad
+            && match &node.op {
+                Op::Embedding { .. } | Op::Rotary { .. } | Op::Dropout { .. } => false,
+                Op::Split { .. } | Op::Add | Op::Sub | Op::Scale(_) => false,
+                Op::Linear { weight, adapter, .. } => adapter.is_some() || self.trainable[*weight],
+                _ => true,
+            }
+    }
+
+    /// Which of the pieces have to run so that all of them have saved what their backward needs.
+    pub(crate) fn wanted_by_backward(&self, pieces: &[Piece<'_>]) -> Vec<bool> {
+        let mut needed: Vec<usize> = Vec::new();
+        let mut wanted = Vec::new();
+        for piece in pieces.iter().rev() {
+            let (inputs, outputs, saves) = match piece {
+                Piece::Node(index) => {
+                    let node = &self.nodes[*index];
+                    (&node.inputs, &node.outputs, self.saves(node))
+                }
+                // It saves what comes into it, for which it need not run.
+                Piece::Tile(tile) => (&tile.inputs, &tile.outputs, false),
+            };
+            let runs = saves || outputs.iter().any(|value| needed.contains(value));
+            if runs || matches!(piece, Piece::Tile(_)) {
+                needed.extend(inputs);
+            }
+            wanted.push(runs);
+        }
+        wanted.reverse();
+        wanted
     }
 
     pub(crate) fn find_what_needs_gradients(&mut self) {
@@ -216,6 +290,7 @@ impl<T: Clone> Grads<T> {
             Some(grad) => Ok(grad.clone()),
             None => {
                 let grad = backend.zeros(shape, Dtype::F32)?;
+                backend.holds(&grad, Held::Gradient);
                 Ok(self.0[param].insert(grad).clone())
             }
         }
@@ -231,6 +306,7 @@ impl<T: Clone> Grads<T> {
             Some(before) => backend.add(before, grad)?,
             None => grad,
         };
+        backend.holds(&sum, Held::Gradient);
         self.0[param] = Some(sum);
         Ok(())
     }
@@ -242,7 +318,7 @@ fn fault(path: &str, what: &str, expected: &str, got: &str) -> EngineError {
 }
 
 /// Neighbouring nodes whose paths share everything up to their first number (`model.layers.3`) are one block.
-fn segments(graph: &[GraphNode], nodes: &[Node]) -> Vec<Segment> {
+fn segments(graph: &[GraphNode], nodes: &[Node], last_use: &[usize]) -> Vec<Segment> {
     let block_of = |path: &str| -> Option<String> {
         let mut parts = Vec::new();
         for part in path.split('.') {
@@ -262,21 +338,59 @@ fn segments(graph: &[GraphNode], nodes: &[Node]) -> Vec<Segment> {
         }
     }
     let mut blocks = 0;
-    found
-        .into_iter()
-        .map(|(name, range)| {
-            let block = name.map(|_| {
-                blocks += 1;
-                blocks - 1
-            });
-            let made: Vec<usize> = nodes[range.clone()].iter().flat_map(|node| node.outputs.clone()).collect();
-            let mut inputs: Vec<usize> = nodes[range.clone()].iter().flat_map(|node| node.inputs.clone()).collect();
-            inputs.retain(|value| !made.contains(value));
-            inputs.sort_unstable();
-            inputs.dedup();
-            Segment { nodes: range, block, inputs, requires_grad: false }
+    let mut segments: Vec<Segment> = Vec::new();
+    for (name, range) in found {
+        let block = name.map(|_| blocks);
+        blocks += usize::from(block.is_some());
+        let tiles = if block.is_some() { tiles(nodes, &range, last_use) } else { Vec::new() };
+        let inputs = inputs_of(nodes, &range);
+        segments.push(Segment { nodes: range, block, inputs, own_inputs: Vec::new(), tiles, requires_grad: false });
+    }
+    let uses = |value: &usize| segments.iter().filter(|segment| segment.inputs.contains(value)).count();
+    let own: Vec<Vec<usize>> = segments
+        .iter()
+        .map(|segment| {
+            let is_own = |value: &usize| last_use[*value] < segment.nodes.end && uses(value) == 1;
+            segment.inputs.iter().copied().filter(is_own).collect()
         })
-        .collect()
+        .collect();
+    for (segment, own) in segments.iter_mut().zip(own) {
+        segment.own_inputs = own;
+    }
+    segments
+}
+
+/// Values that these nodes use and do not make.
+fn inputs_of(nodes: &[Node], range: &Range<usize>) -> Vec<usize> {
+    let nodes = &nodes[range.clone()];
+    let made: HashSet<usize> = nodes.iter().flat_map(|node| node.outputs.iter().copied()).collect();
+    let mut inputs: Vec<usize> = nodes.iter().flat_map(|node| node.inputs.iter().copied()).collect();
+    inputs.retain(|value| !made.contains(value));
+    inputs.sort_unstable();
+    inputs.dedup();
+    inputs
+}
+
+/// The longest runs of nodes that work row by row, of those that an activation stands in: around it the rows are widest.
+fn tiles(nodes: &[Node], block: &Range<usize>, last_use: &[usize]) -> Vec<Tile> {
+    // Dropout's mask is a function of the place in the whole tensor, which a stretch does not know.
+    let is_by_row = |op: &Op| op.is_by_row() || matches!(op, Op::Dropout { p } if *p <= 0.0);
+    let mut tiles = Vec::new();
+    let mut start = block.start;
+    for end in block.start..=block.end {
+        if end < block.end && is_by_row(&nodes[end].op) {
+            continue;
+        }
+        let run = start..end;
+        start = end + 1;
+        if !nodes[run.clone()].iter().any(|node| matches!(node.op, Op::Activation(_) | Op::Gated(_))) {
+            continue;
+        }
+        let made = nodes[run.clone()].iter().flat_map(|node| node.outputs.iter().copied());
+        let outputs = made.filter(|&value| last_use[value] >= run.end).collect();
+        tiles.push(Tile { inputs: inputs_of(nodes, &run), outputs, nodes: run });
+    }
+    tiles
 }
 
 struct Compile<'a> {

@@ -55,7 +55,7 @@ fn cases() -> (PathBuf, Vec<(String, PathBuf)>) {
     (folder, cases)
 }
 
-const STEP: Step = Step { policies: Vec::new(), loss_rows: 3, seed: 1, dropout: false, loss_count: None };
+const STEP: Step = Step { policies: Vec::new(), loss_rows: 3, tile_rows: 4, seed: 1, dropout: false, loss_count: None };
 
 #[test]
 fn logits_loss_and_gradients_of_every_family_are_those_of_transformers() {
@@ -126,7 +126,7 @@ fn meta_counts_the_bytes_that_a_step_takes() {
             if trainable == Trainable::Nothing {
                 program.add_lora(&common::lora(4)).expect("there are linear layers");
             }
-            for policy in [Policy::Keep, Policy::Recompute] {
+            for policy in Policy::IN_MEMORY {
                 let step = Step { policies: vec![policy; program.blocks()], dropout: true, ..STEP };
                 let (torch, meta) = (Torch::cpu(), Meta::new());
                 let real = counts(&torch, torch.meter(), &program, &model.params(&torch, &program), &batch, &step);
@@ -140,7 +140,7 @@ fn meta_counts_the_bytes_that_a_step_takes() {
 }
 
 #[test]
-fn recompute_gives_the_bits_of_keep() {
+fn recompute_gives_the_bits_of_keep_and_tiles_the_same_sums_in_another_order() {
     let (folder, cases) = cases();
     let mut dropping = 0;
     for (case, path) in &cases {
@@ -157,6 +157,15 @@ fn recompute_gives_the_bits_of_keep() {
         };
         let kept = run(Policy::Keep, true);
         assert!(kept == run(Policy::Recompute, true), "{case}");
+        // A product of fewer rows may be summed in another order, and a weight's gradient is the sum of the stretches'.
+        let (loss, grads) = run(Policy::Tile, true);
+        let (loss, kept_loss) = (f64::from_bits(loss), f64::from_bits(kept.0));
+        assert!((loss - kept_loss).abs() <= 1e-6 * kept_loss, "{case}: {loss} tiled, {kept_loss} whole");
+        let floor = kept.1.iter().flatten().fold(0f32, |most, x| most.max(x.abs())) * 1e-3;
+        for ((found, kept), info) in grads.iter().zip(&kept.1).zip(program.params()) {
+            assert_close(&format!("{case}: gradient of {}, tiled", info.name), found, kept, 1e-4, floor);
+        }
+        assert!((loss.to_bits(), grads) == run(Policy::RecomputeTile, true), "{case}: tiled and recomputed");
         // Where the family drops, it dropped: the masks came again.
         let drops = model.graph.nodes.iter().any(|node| node.attrs.get("p").is_some_and(|p| p.as_f64() > Some(0.0)));
         assert_eq!(kept.0 != run(Policy::Keep, false).0, drops, "{case}");

@@ -1,0 +1,359 @@
+//! Runs nodes in order, forward and backward, on all rows or on stretches of them.
+//!
+//! A value is dropped after its last use; what a node saved lives until the node's backward.
+
+use std::ops::Range;
+
+use crate::{
+    Backend, Batch, EngineError, Grads, Held, Params, Pass, Place, Program,
+    ops::Cx,
+    program::{Node, Piece, Tile},
+};
+
+/// Where in a step nodes run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct At {
+    pub pass: Pass,
+    pub segment: usize,
+    pub times: u64,
+}
+
+impl At {
+    pub fn new(pass: Pass, segment: usize) -> Self {
+        At { pass, segment, times: 1 }
+    }
+
+    pub fn place(self, node: usize) -> Place {
+        Place { pass: self.pass, segment: self.segment, node, times: self.times }
+    }
+}
+
+/// One run of a program on one batch.
+pub(crate) struct Run<'a, B: Backend> {
+    pub program: &'a Program,
+    pub backend: &'a B,
+    pub params: &'a Params<B::Tensor>,
+    pub batch: &'a Batch,
+    pub seed: u64,
+    pub drops: bool,
+    pub tile_rows: u64,
+}
+
+type Values<T> = Vec<Option<T>>;
+
+impl Program {
+    pub(crate) fn no_values<T>(&self) -> Values<T> {
+        (0..self.values).map(|_| None).collect()
+    }
+
+    pub(crate) fn head_pieces(&self) -> Vec<Piece<'_>> {
+        self.head.clone().map(Piece::Node).collect()
+    }
+}
+
+impl<B: Backend> Run<'_, B> {
+    pub fn enter(&self, at: At, node: usize) {
+        self.backend.entering(at.place(node));
+    }
+
+    /// The rows of the batch, so many at a time, and how many like it each stands for: a backend that only counts sees the
+    /// first, one of those that have others on both sides, and the last.
+    pub fn stretches(&self, at_once: u64) -> Vec<(Range<u64>, u64)> {
+        let rows = self.batch.rows();
+        let at_once = at_once.clamp(1, rows.max(1));
+        let count = rows.div_ceil(at_once);
+        let stretch = |index: u64| index * at_once..((index + 1) * at_once).min(rows);
+        match self.backend.only_counts() && count > 3 {
+            true => vec![(stretch(0), 1), (stretch(1), count - 2), (stretch(count - 1), 1)],
+            false => (0..count).map(|index| (stretch(index), 1)).collect(),
+        }
+    }
+
+    fn cx(&self, index: usize, saves: bool) -> Cx<'_, B> {
+        Cx {
+            backend: self.backend,
+            params: self.params.tensors(),
+            trainable: &self.program.trainable,
+            batch: self.batch,
+            // Nodes differ by an odd multiplier, so that no two share a seed.
+            seed: self.seed ^ (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            saves,
+            drops: self.drops,
+        }
+    }
+
+    /// Runs pieces in order. With `saved`, pushes what each saved.
+    pub fn forward(
+        &self,
+        at: At,
+        pieces: &[Piece<'_>],
+        values: &mut Values<B::Tensor>,
+        mut saved: Option<&mut Vec<Vec<B::Tensor>>>,
+    ) -> Result<(), EngineError> {
+        for piece in pieces {
+            let kept = match piece {
+                Piece::Node(index) => self.node(at, *index, values, saved.is_some())?,
+                Piece::Tile(tile) => {
+                    self.enter(at, tile.nodes.start);
+                    let inputs = self.tile_inputs(tile, values);
+                    self.tile(at, tile, &inputs, values)?;
+                    inputs
+                }
+            };
+            if let Some(saved) = &mut saved {
+                for tensor in &kept {
+                    // What is computed again is held for a moment only.
+                    if at.pass == Pass::Forward && at.segment < self.program.segments.len() {
+                        self.backend.holds(tensor, Held::Saved { segment: at.segment });
+                    }
+                }
+                saved.push(kept);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs one node and gives back what it saved.
+    fn node(
+        &self,
+        at: At,
+        index: usize,
+        values: &mut Values<B::Tensor>,
+        saves: bool,
+    ) -> Result<Vec<B::Tensor>, EngineError> {
+        self.enter(at, index);
+        let node = &self.program.nodes[index];
+        let inputs = self.take_inputs(node, index, values);
+        // A node that needs no gradient is not gone through backward.
+        let (outputs, kept) = node.op.forward(&self.cx(index, saves && node.requires_grad), inputs)?;
+        for (&value, output) in node.outputs.iter().zip(outputs) {
+            if self.program.last_use[value] > index {
+                values[value] = Some(output);
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Hands a value over where this is its last use, so that the op may reuse its memory.
+    fn take_inputs(&self, node: &Node, index: usize, values: &mut Values<B::Tensor>) -> Vec<B::Tensor> {
+        let count = node.inputs.len();
+        (0..count)
+            .map(|at| {
+                let value = node.inputs[at];
+                let is_last = self.program.last_use[value] == index && !node.inputs[at + 1..].contains(&value);
+                let found = if is_last { values[value].take() } else { values[value].clone() };
+                found.expect("nodes stand in an order in which they can run")
+            })
+            .collect()
+    }
+
+    fn tile_inputs(&self, tile: &Tile, values: &mut Values<B::Tensor>) -> Vec<B::Tensor> {
+        let mut input = |&value: &usize| {
+            let is_last = self.program.last_use[value] < tile.nodes.end;
+            let found = if is_last { values[value].take() } else { values[value].clone() };
+            found.expect("nodes stand in an order in which they can run")
+        };
+        tile.inputs.iter().map(&mut input).collect()
+    }
+
+    /// Rows of a tile's inputs, as its nodes see them.
+    fn rows_of(&self, tile: &Tile, inputs: &[B::Tensor], rows: &Range<u64>) -> Values<B::Tensor> {
+        let mut values = self.program.no_values();
+        for (&value, input) in tile.inputs.iter().zip(inputs) {
+            values[value] = Some(self.backend.rows(input, rows.start, rows.end - rows.start));
+        }
+        values
+    }
+
+    /// Writes a stretch's rows to their place in the whole, which is made with the first of them.
+    fn put_rows(&self, whole: &mut Option<B::Tensor>, start: u64, part: &B::Tensor) -> Result<(), EngineError> {
+        let backend = self.backend;
+        let to = match whole {
+            Some(to) => to,
+            None => {
+                let shape = [self.batch.rows(), backend.shape(part)[1]];
+                whole.insert(backend.zeros(shape, backend.dtype(part))?)
+            }
+        };
+        backend.copy_rows(to, start, part)
+    }
+
+    /// Runs a tile's nodes, a stretch of rows after the other.
+    fn tile(
+        &self,
+        at: At,
+        tile: &Tile,
+        inputs: &[B::Tensor],
+        values: &mut Values<B::Tensor>,
+    ) -> Result<(), EngineError> {
+        let pieces: Vec<_> = tile.nodes.clone().map(Piece::Node).collect();
+        for (rows, times) in self.stretches(self.tile_rows) {
+            let mut part = self.rows_of(tile, inputs, &rows);
+            self.forward(At { times, ..at }, &pieces, &mut part, None)?;
+            for &value in &tile.outputs {
+                let made = part[value].take().expect("the tile's nodes make its outputs");
+                self.put_rows(&mut values[value], rows.start, &made)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a block would have saved, from what came into it. What only leads out of the block is not made.
+    pub fn again(
+        &self,
+        segment: usize,
+        pieces: &[Piece<'_>],
+        mut values: Values<B::Tensor>,
+    ) -> Result<Vec<Vec<B::Tensor>>, EngineError> {
+        self.wanted(At::new(Pass::Recompute, segment), pieces, &mut values)
+    }
+
+    /// Runs those of the pieces whose outputs a backward needs, and gives what all of them save.
+    fn wanted(
+        &self,
+        at: At,
+        pieces: &[Piece<'_>],
+        values: &mut Values<B::Tensor>,
+    ) -> Result<Vec<Vec<B::Tensor>>, EngineError> {
+        let mut saved = Vec::new();
+        for (piece, is_wanted) in pieces.iter().zip(self.program.wanted_by_backward(pieces)) {
+            if is_wanted {
+                self.forward(at, std::slice::from_ref(piece), values, Some(&mut saved))?;
+                continue;
+            }
+            saved.push(match piece {
+                Piece::Node(index) => {
+                    self.end_lives(*index, values);
+                    Vec::new()
+                }
+                // Its nodes run in the backward, from what comes into it.
+                Piece::Tile(tile) => self.tile_inputs(tile, values),
+            });
+        }
+        Ok(saved)
+    }
+
+    /// A node that does not run still was the last to use its inputs.
+    fn end_lives(&self, index: usize, values: &mut Values<B::Tensor>) {
+        for &value in &self.program.nodes[index].inputs {
+            if self.program.last_use[value] == index {
+                values[value] = None;
+            }
+        }
+    }
+
+    pub fn backward(
+        &self,
+        at: At,
+        pieces: &[Piece<'_>],
+        mut saved: Vec<Vec<B::Tensor>>,
+        dvalues: &mut Values<B::Tensor>,
+        grads: &mut Grads<B::Tensor>,
+    ) -> Result<(), EngineError> {
+        for piece in pieces.iter().rev() {
+            let saved = saved.pop().expect("every piece saved, if only nothing");
+            match piece {
+                Piece::Node(index) => self.node_backward(at, *index, saved, dvalues, grads)?,
+                Piece::Tile(tile) => self.tile_backward(at, tile, saved, dvalues, grads)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn node_backward(
+        &self,
+        at: At,
+        index: usize,
+        saved: Vec<B::Tensor>,
+        dvalues: &mut Values<B::Tensor>,
+        grads: &mut Grads<B::Tensor>,
+    ) -> Result<(), EngineError> {
+        self.enter(at, index);
+        let node = &self.program.nodes[index];
+        let Some(dys) = self.take_dys(&node.outputs, node, dvalues)?.filter(|_| node.requires_grad) else {
+            return Ok(());
+        };
+        let needs: Vec<bool> = node.inputs.iter().map(|&value| self.program.value_requires_grad[value]).collect();
+        let dxs = node.op.backward(&self.cx(index, true), dys, saved, &needs, grads)?;
+        for ((&value, dx), needed) in node.inputs.iter().zip(dxs).zip(needs) {
+            if let Some(dx) = dx.filter(|_| needed) {
+                self.add_to(&mut dvalues[value], dx)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The gradients of these values; `None` where nobody made any.
+    fn take_dys(
+        &self,
+        outputs: &[usize],
+        node: &Node,
+        dvalues: &mut Values<B::Tensor>,
+    ) -> Result<Option<Vec<B::Tensor>>, EngineError> {
+        let dys: Vec<_> = outputs.iter().filter_map(|&value| dvalues[value].take()).collect();
+        if dys.is_empty() || !node.requires_grad {
+            return Ok(None);
+        }
+        if dys.len() != outputs.len() {
+            let (path, kind) = (node.path.clone(), node.kind.clone());
+            return Err(EngineError::Unsupported { path, kind, why: "one of its outputs is used for nothing".into() });
+        }
+        Ok(Some(dys))
+    }
+
+    fn add_to(&self, dvalue: &mut Option<B::Tensor>, dx: B::Tensor) -> Result<(), EngineError> {
+        *dvalue = Some(match dvalue.take() {
+            Some(before) => self.backend.add(before, dx)?,
+            None => dx,
+        });
+        Ok(())
+    }
+
+    /// For each stretch of rows: the tile's nodes again, then backward.
+    fn tile_backward(
+        &self,
+        at: At,
+        tile: &Tile,
+        inputs: Vec<B::Tensor>,
+        dvalues: &mut Values<B::Tensor>,
+        grads: &mut Grads<B::Tensor>,
+    ) -> Result<(), EngineError> {
+        let program = self.program;
+        self.enter(at, tile.nodes.end - 1);
+        let mut dys = Vec::new();
+        for &value in &tile.outputs {
+            if let Some(dy) = dvalues[value].take() {
+                dys.push((value, dy));
+            }
+        }
+        if dys.is_empty() || !program.nodes[tile.nodes.clone()].iter().any(|node| node.requires_grad) {
+            return Ok(());
+        }
+        let pieces: Vec<_> = tile.nodes.clone().map(Piece::Node).collect();
+        let needed: Vec<usize> =
+            tile.inputs.iter().copied().filter(|&value| program.value_requires_grad[value]).collect();
+        let mut dxs: Vec<Option<B::Tensor>> = needed.iter().map(|_| None).collect();
+        for (rows, times) in self.stretches(self.tile_rows) {
+            let mut part = self.rows_of(tile, &inputs, &rows);
+            let saved = self.wanted(At { times, pass: Pass::Recompute, ..at }, &pieces, &mut part)?;
+            drop(part);
+            let mut dpart = program.no_values();
+            for (value, dy) in &dys {
+                dpart[*value] = Some(self.backend.rows(dy, rows.start, rows.end - rows.start));
+            }
+            self.backward(At { times, ..at }, &pieces, saved, &mut dpart, grads)?;
+            for (&value, dx) in needed.iter().zip(&mut dxs) {
+                if let Some(part) = dpart[value].take() {
+                    self.put_rows(dx, rows.start, &part)?;
+                }
+            }
+        }
+        drop((inputs, dys));
+        for (value, dx) in needed.into_iter().zip(dxs) {
+            if let Some(dx) = dx {
+                self.add_to(&mut dvalues[value], dx)?;
+            }
+        }
+        Ok(())
+    }
+}
