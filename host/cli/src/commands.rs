@@ -7,6 +7,7 @@ pub mod import;
 pub mod inspect;
 pub mod plugin;
 pub mod surgery;
+pub mod torch;
 pub mod undo;
 pub mod verify;
 

@@ -1,14 +1,14 @@
 //! PEFT's adapter folder: `adapter_config.json` and `adapter_model.safetensors`.
 
-use std::{borrow::Cow, collections::BTreeSet, path::Path};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use unswag_abi::doc::Dtype;
-use unswag_checkpoint::{Commit, Disk, Existing, NewTensor, Staging, TensorData, pytorch_metadata, silent};
+use unswag_checkpoint::{Commit, Disk, Existing, NewTensor, Staging, TensorData, Written, pytorch_metadata, silent};
 use unswag_engine::LoraSpec;
 
-use crate::{LoraModel, TrainError};
+use crate::{TrainingModel, TrainError};
 
 /// LoRA's settings under PEFT's names, with PEFT's defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,30 +55,43 @@ impl LoraConfig {
 }
 
 /// What makes up an adapter's folder. PEFT adds a README of its own.
-const FILES: [&str; 3] = ["adapter_config.json", "adapter_model.safetensors", "README.md"];
+const FILES: [&str; 3] = [CONFIG, WEIGHTS, "README.md"];
+
+pub(crate) const CONFIG: &str = "adapter_config.json";
+pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// Writes the adapter so that PEFT loads it. An adapter that stood at `folder` is replaced in one step, or stays as it was.
 ///
 /// # Errors
 /// A weight is not finite, the folder holds something that is no adapter's, or the disk refuses.
-pub fn save_adapter(model: &LoraModel, folder: &Path, disk: &dyn Disk) -> Result<(), TrainError> {
-    let mut tensors = Vec::new();
-    for (names, weights) in model.adapter_weights() {
-        for (name, (shape, values)) in names.into_iter().zip(weights) {
-            if !values.iter().all(|value| value.is_finite()) {
-                return Err(TrainError::BadWeight { name });
-            }
-            let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            let data = TensorData::Bytes(Cow::Owned(bytes));
-            tensors.push(NewTensor { name, dtype: Dtype::F32, shape: shape.to_vec(), data });
-        }
-    }
+pub fn save_adapter(model: &TrainingModel, folder: &Path, disk: &dyn Disk) -> Result<(), TrainError> {
     let mut staging = Staging::begin(folder, &[model.base_path()], existing(folder)?, disk)?;
-    staging.write_safetensors("adapter_model.safetensors", &pytorch_metadata(), tensors, &silent)?;
-    let config = serde_json::to_vec_pretty(&peft_config(model)).expect("numbers and words are JSON");
-    staging.write("adapter_config.json", &config)?;
+    write_adapter(model, &mut staging)?;
     staging.commit(Commit::default())?;
     Ok(())
+}
+
+/// Writes the adapter's two files into a folder in the making.
+///
+/// # Errors
+/// A weight is not finite, or the disk refuses.
+pub(crate) fn write_adapter(model: &TrainingModel, staging: &mut Staging<'_>) -> Result<[Written; 2], TrainError> {
+    let mut tensors = Vec::new();
+    for master in &model.masters {
+        if !master.values.iter().all(|value| value.is_finite()) {
+            return Err(TrainError::BadWeight { name: master.name.clone() });
+        }
+        tensors.push(f32_tensor(master.name.clone(), model.shape(master).to_vec(), &master.values));
+    }
+    let weights = staging.write_safetensors(WEIGHTS, &pytorch_metadata(), tensors, &silent)?;
+    let config = serde_json::to_vec_pretty(&peft_config(model)).expect("numbers and words are JSON");
+    Ok([weights, staging.write(CONFIG, &config)?])
+}
+
+/// A tensor whose bytes are made when it is written.
+pub(crate) fn f32_tensor(name: String, shape: Vec<u64>, values: &[f32]) -> NewTensor<'_> {
+    let make = || Ok(values.iter().flat_map(|value| value.to_le_bytes()).collect());
+    NewTensor { name, dtype: Dtype::F32, shape, data: TensorData::Make(Box::new(make)) }
 }
 
 /// Whether what stands at the folder may go: an earlier adapter and nothing else.
@@ -94,9 +107,9 @@ fn existing(folder: &Path) -> Result<Existing, TrainError> {
     Ok(Existing::Replace)
 }
 
-fn peft_config(model: &LoraModel) -> serde_json::Value {
+fn peft_config(model: &TrainingModel) -> serde_json::Value {
     let config = model.config();
-    let targets = target_modules(model);
+    let targets = model.target_modules();
     json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -115,18 +128,4 @@ fn peft_config(model: &LoraModel) -> serde_json::Value {
         "rank_pattern": {},
         "alpha_pattern": {},
     })
-}
-
-/// PEFT matches these names itself, and must find the modules that were trained and no other: last parts of paths where
-/// every linear layer of that name has an adapter, else whole paths.
-fn target_modules(model: &LoraModel) -> Vec<String> {
-    let last = |path: &str| path.rsplit('.').next().unwrap_or(path).to_owned();
-    let adapted: BTreeSet<&str> = model.adapters().iter().map(|adapter| adapter.module.as_str()).collect();
-    let without: BTreeSet<String> =
-        model.linear_modules().filter(|module| !adapted.contains(module)).map(last).collect();
-    let names: BTreeSet<String> = adapted.iter().map(|module| last(module)).collect();
-    match names.is_disjoint(&without) {
-        true => names.into_iter().collect(),
-        false => adapted.into_iter().map(str::to_owned).collect(),
-    }
 }

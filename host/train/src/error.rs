@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 use unswag_checkpoint::WriteError;
 use unswag_engine::EngineError;
@@ -18,6 +18,10 @@ pub enum TrainError {
     Kernel(#[from] KernelError),
     #[error(transparent)]
     Write(#[from] WriteError),
+    #[error(transparent)]
+    Data(#[from] unswag_data::Error),
+    #[error("{}: cannot {action}", path.display())]
+    Io { path: PathBuf, action: &'static str, source: io::Error },
     #[error("{what}: expected {expected}, got {got}")]
     Argument { what: &'static str, expected: String, got: String },
     #[error(
@@ -32,4 +36,37 @@ pub enum TrainError {
     NotAnAdapter { path: PathBuf, found: String },
     #[error("adapter weight {name} is not finite, and was not saved")]
     BadWeight { name: String },
+    #[error(
+        "{}: {found} is there, of an earlier run; go on with it by --resume-from-checkpoint auto, or give another folder",
+        path.display()
+    )]
+    EarlierRun { path: PathBuf, found: String },
+    #[error("{}: another run is writing here; wait for it, or give another folder", path.display())]
+    Busy { path: PathBuf },
+    #[error("{}: {why}", path.display())]
+    NotACheckpoint { path: PathBuf, why: String },
+    #[error(
+        "{}: {setting} was {saved} when it was written, and is {now}; a run goes on only with the settings it was started with",
+        path.display()
+    )]
+    OtherSettings { path: PathBuf, setting: String, saved: String, now: String },
+    #[error("no row of the data has a token that a loss is taken on; look at it with `unswag preprocess --debug`")]
+    NothingSupervised,
+    #[error(
+        "{}: the checkpoints of this run will take {needed} and {free} are free; free some space, or set save_total_limit",
+        path.display()
+    )]
+    DiskSpace { path: PathBuf, needed: String, free: String },
+}
+
+impl TrainError {
+    /// Whether it is the disk's lack of space, which can be mended while the run waits.
+    pub fn is_disk_full(&self) -> bool {
+        let is_full = |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        match self {
+            TrainError::Write(WriteError::DiskFull { .. } | WriteError::NoSpace { .. }) => true,
+            TrainError::Io { source, .. } => is_full(source),
+            _ => false,
+        }
+    }
 }

@@ -1,19 +1,35 @@
-//! Training: a checkpoint, adapters on it, and optimizer steps.
+//! Training: a checkpoint, adapters on it, data, and optimizer steps until it is done.
 //!
 //! ```text
-//! UnswagModel::from_pretrained(path) ──► for_training(LoraConfig) ──► Trainer::step(batches) ──► save_adapter(folder)
+//! UnswagModel::from_pretrained(path) ──► for_training(LoraConfig) ──► UnswagTrainer::new(model, arguments, data, folder)
+//!                                                                          │ resume(…), train(observer)
+//!                                                                          ▼
+//!                                              folder: adapter/, metrics.jsonl, checkpoint-N/
 //! ```
 //!
 //! The base's weights are read once and never changed. Adapters are held in f32 and rounded to the base's element type for
-//! each step, as PEFT's autocast does; gradients and optimizer state are f32. What is saved is PEFT's format.
+//! each step, as PEFT's autocast does; gradients are f32. What is saved is PEFT's format. [`Trainer`] is the steps alone, for
+//! whoever has a loop of their own.
 
 mod adapter;
+mod arguments;
 mod batch;
+mod checkpoint;
 mod error;
+mod evaluate;
+mod metrics;
 mod model;
+mod optimizer;
+mod schedule;
 mod trainer;
+mod unswag_trainer;
 
 pub use adapter::{LoraConfig, save_adapter};
+pub use arguments::{Optim, TrainingArguments, Warmup};
 pub use error::TrainError;
-pub use model::{LoraModel, UnswagModel};
-pub use trainer::{StepReport, Trainer, TrainingArguments};
+pub use evaluate::{EvalReport, evaluate};
+pub use metrics::{METRICS, StepMetrics};
+pub use model::{Planned, TrainingModel, UnswagModel};
+pub use schedule::{Schedule, SchedulerType};
+pub use trainer::{Progress, StepReport, Trainer};
+pub use unswag_trainer::{Observer, Resume, RunPlan, RunReport, UnswagTrainer};

@@ -1,6 +1,9 @@
-//! A checkpoint in memory, and the adapters on it.
+//! A checkpoint in memory, and what of it is trained.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use rand_chacha::{
     ChaCha8Rng,
@@ -8,7 +11,7 @@ use rand_chacha::{
 };
 use unswag_abi::doc::{Dtype, Graph};
 use unswag_data::Batch;
-use unswag_engine::{Adapter, Backend, ParamInfo, Params, Program, Trainable};
+use unswag_engine::{Adapter, Backend, Grads, Meta, ParamInfo, Params, Policy, Program, Step, Trainable};
 use unswag_surgery::Model;
 use unswag_torch::{Torch, TorchTensor};
 
@@ -39,70 +42,168 @@ impl UnswagModel {
         self
     }
 
+    /// The element type that is computed in.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// The folder that the weights lie in, and the tokenizer beside them.
+    pub fn root(&self) -> &Path {
+        self.model.checkpoint.root()
+    }
+
     /// Reads the weights and puts adapters on them.
     ///
     /// # Errors
     /// Settings that cannot be, no layer that matches, a file that cannot be read, or no memory.
-    pub fn for_training(self, config: LoraConfig) -> Result<LoraModel, TrainError> {
+    pub fn for_training(self, config: LoraConfig) -> Result<TrainingModel, TrainError> {
+        let (program, adapters) = self.with_adapters(&config)?;
+        let first = first_weights(&program, &adapters, config.seed);
+        let mut masters = Vec::new();
+        for (adapter, [a, b]) in adapters.iter().zip(first) {
+            let [a_name, b_name] = adapter.peft_names();
+            masters.push(Master { name: a_name, param: adapter.a, decays: true, values: a });
+            masters.push(Master { name: b_name, param: adapter.b, decays: true, values: b });
+        }
+        self.load(program, adapters, masters, config)
+    }
+
+    /// The most bytes that tensors take in one step on a batch of this size, without reading a weight: the step is gone
+    /// through, and its tensors are counted instead of made.
+    ///
+    /// # Errors
+    /// As [`UnswagModel::for_training`], but for files.
+    pub fn planned_peak_bytes(
+        &self,
+        config: &LoraConfig,
+        [rows, tokens]: [u64; 2],
+        gradient_checkpointing: bool,
+    ) -> Result<Planned, TrainError> {
+        let (program, adapters) = self.with_adapters(config)?;
+        let meta = Meta::new();
+        let params = Params::load(&program, |_, info| Ok::<_, TrainError>(meta.tensor(info.shape, info.dtype)))?;
+        let batch = unswag_engine::Batch::causal(rows, tokens, vec![0; (rows * tokens) as usize]);
+        let policy = if gradient_checkpointing { Policy::Recompute } else { Policy::Keep };
+        let step = Step { policies: vec![policy; program.blocks()], ..Step::default() };
+        program.step(&meta, &params, &batch, &step, &mut Grads::new(&program))?;
+        let elements = |index: usize| program.params()[index].shape.iter().product::<u64>();
+        let trainable_parameters = adapters.iter().map(|adapter| elements(adapter.a) + elements(adapter.b)).sum();
+        Ok(Planned { peak_bytes: meta.meter().peak(), trainable_parameters })
+    }
+
+    fn with_adapters(&self, config: &LoraConfig) -> Result<(Program, Vec<Adapter>), TrainError> {
         let mut program = Program::new(&self.model.graph, Trainable::Nothing)?;
         program.set_dtype(self.dtype);
         let adapters = program.add_lora(&config.spec()?)?;
-        let torch = Torch::cpu();
-        let masters = first_weights(&program, &adapters, config.seed);
-        let graph_params = self.model.graph.params.len();
-        let params = Params::load(&program, |index, info| -> Result<TorchTensor, TrainError> {
-            match index.checked_sub(graph_params) {
-                None => self.load(&torch, info),
-                Some(at) => Ok(torch.tensor_from_f32(info.shape, info.dtype, &|| masters[at].clone())?),
-            }
-        })?;
-        let Model { path, graph, .. } = self.model;
-        Ok(LoraModel { path, graph, program, torch, params, adapters, masters, config })
+        Ok((program, adapters))
     }
 
-    fn load(&self, torch: &Torch, info: &ParamInfo) -> Result<TorchTensor, TrainError> {
+    /// Reads each weight into memory of libtorch's, one at a time: the file is not mapped, so nothing is held twice.
+    fn load(
+        self,
+        program: Program,
+        adapters: Vec<Adapter>,
+        masters: Vec<Master>,
+        config: LoraConfig,
+    ) -> Result<TrainingModel, TrainError> {
+        let torch = Torch::cpu();
+        let graph_params = self.model.graph.params.len();
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = Vec::new();
+        let params = Params::load(&program, |index, info| -> Result<TorchTensor, TrainError> {
+            if index < graph_params {
+                return self.read(&torch, info, &mut buffer, &mut hasher);
+            }
+            let master = masters.iter().find(|master| master.param == index).expect("every adapter has its masters");
+            Ok(torch.tensor_from_f32(info.shape, info.dtype, &|| master.values.clone())?)
+        })?;
+        let (dtype, base_digest) = (self.dtype, hasher.finalize().to_hex().to_string());
+        let Model { path, graph, .. } = self.model;
+        Ok(TrainingModel { dtype, path, graph, program, torch, params, adapters, masters, config, base_digest })
+    }
+
+    fn read(
+        &self,
+        torch: &Torch,
+        info: &ParamInfo,
+        buffer: &mut Vec<u8>,
+        hasher: &mut blake3::Hasher,
+    ) -> Result<TorchTensor, TrainError> {
         let stored = self.model.graph.params[&info.name].dtype;
-        let tensor = torch.tensor_from_bytes(info.shape, stored, self.model.checkpoint.data(&info.name)?)?;
+        self.model.checkpoint.read(&info.name, buffer)?;
+        hasher.update(format!("{} {stored} {:?}\n", info.name, info.shape).as_bytes()).update(buffer);
+        let tensor = torch.tensor_from_bytes(info.shape, stored, buffer)?;
         Ok(if stored == info.dtype { tensor } else { torch.cast(&tensor, info.dtype)? })
     }
 }
 
+/// What a step takes, counted before it is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// Weights, adapters, activations and gradients; what an operation takes and gives back within itself is not in it.
+    pub peak_bytes: u64,
+    pub trainable_parameters: u64,
+}
+
 /// PEFT's: A uniform within 1 / sqrt(in) (`kaiming_uniform_` with a = sqrt(5)), B zero.
-fn first_weights(program: &Program, adapters: &[Adapter], seed: u64) -> Vec<Vec<f32>> {
+fn first_weights(program: &Program, adapters: &[Adapter], seed: u64) -> Vec<[Vec<f32>; 2]> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let mut masters = Vec::new();
+    let mut made = Vec::new();
     for adapter in adapters {
         let [rows, columns] = program.params()[adapter.a].shape;
         let bound = 1.0 / (columns as f64).sqrt();
         // 24 bits are what an f32 between 0 and 1 holds.
         let uniform = |bits: u32| f64::from(bits >> 8) / f64::from(1u32 << 24);
-        masters.push((0..rows * columns).map(|_| (bound * (2.0 * uniform(random.next_u32()) - 1.0)) as f32).collect());
+        let a = (0..rows * columns).map(|_| (bound * (2.0 * uniform(random.next_u32()) - 1.0)) as f32).collect();
         let [rows, columns] = program.params()[adapter.b].shape;
-        masters.push(vec![0.0; (rows * columns) as usize]);
+        made.push([a, vec![0.0; (rows * columns) as usize]]);
     }
-    masters
+    made
+}
+
+/// A trained tensor as the optimizer sees it: in f32, whatever the steps compute in.
+#[derive(Clone, Debug)]
+pub(crate) struct Master {
+    /// What files call it.
+    pub name: String,
+    /// Its position among the program's parameters.
+    pub param: usize,
+    /// Whether weight decay applies to it.
+    pub decays: bool,
+    pub values: Vec<f32>,
 }
 
 /// A model with adapters, ready to be trained.
-pub struct LoraModel {
+pub struct TrainingModel {
     path: PathBuf,
     graph: Graph,
     pub(crate) program: Program,
     pub(crate) torch: Torch,
     pub(crate) params: Params<TorchTensor>,
     adapters: Vec<Adapter>,
-    /// A and B of each adapter in turn, in f32.
-    pub(crate) masters: Vec<Vec<f32>>,
+    pub(crate) masters: Vec<Master>,
     config: LoraConfig,
+    dtype: Dtype,
+    base_digest: String,
 }
 
-impl LoraModel {
+impl TrainingModel {
     pub fn config(&self) -> &LoraConfig {
         &self.config
     }
 
+    /// The element type that steps compute in.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
     pub fn base_path(&self) -> &Path {
         &self.path
+    }
+
+    /// BLAKE3 over the names, types, shapes and bytes of the base's weights.
+    pub fn base_digest(&self) -> &str {
+        &self.base_digest
     }
 
     pub fn adapters(&self) -> &[Adapter] {
@@ -120,7 +221,7 @@ impl LoraModel {
 
     /// Elements that are trained.
     pub fn trainable_parameters(&self) -> u64 {
-        self.masters.iter().map(|master| master.len() as u64).sum()
+        self.masters.iter().map(|master| master.values.len() as u64).sum()
     }
 
     /// The logits of every token, \[rows, vocabulary\], in f32.
@@ -131,34 +232,37 @@ impl LoraModel {
         Ok(self.program.forward(&self.torch, &self.params, &for_engine(batch)?)?.to_f32()?)
     }
 
-    /// Position of a master's parameter in the program.
-    pub(crate) fn param_of(&self, master: usize) -> usize {
-        let adapter = &self.adapters[master / 2];
-        if master.is_multiple_of(2) { adapter.a } else { adapter.b }
+    /// The shape of a trained tensor.
+    pub(crate) fn shape(&self, master: &Master) -> [u64; 2] {
+        self.program.params()[master.param].shape
     }
 
     /// Rounds the masters into what the steps compute with.
     pub(crate) fn refresh(&mut self) -> Result<(), TrainError> {
-        for index in 0..self.masters.len() {
-            let param = self.param_of(index);
-            let info = &self.program.params()[param];
-            let tensor = self.torch.tensor_from_f32(info.shape, info.dtype, &|| self.masters[index].clone())?;
-            self.params.tensors_mut()[param] = tensor;
+        for master in &self.masters {
+            let info = &self.program.params()[master.param];
+            let tensor = self.torch.tensor_from_f32(info.shape, info.dtype, &|| master.values.clone())?;
+            self.params.tensors_mut()[master.param] = tensor;
         }
         Ok(())
     }
 
-    /// PEFT's names of A and B of each adapter, with their shapes and values.
-    #[expect(clippy::type_complexity, reason = "names and weights, two of each")]
-    pub(crate) fn adapter_weights(&self) -> impl Iterator<Item = ([String; 2], [([u64; 2], &[f32]); 2])> {
-        self.adapters.iter().enumerate().map(|(index, adapter)| {
-            let weight = |param: usize, master: usize| (self.program.params()[param].shape, &self.masters[master][..]);
-            (adapter.peft_names(), [weight(adapter.a, 2 * index), weight(adapter.b, 2 * index + 1)])
-        })
+    /// What PEFT is to match the trained modules by: last parts of paths where every linear layer of that name has an
+    /// adapter, else whole paths.
+    pub(crate) fn target_modules(&self) -> Vec<String> {
+        let last = |path: &str| path.rsplit('.').next().unwrap_or(path).to_owned();
+        let adapted: BTreeSet<&str> = self.adapters.iter().map(|adapter| adapter.module.as_str()).collect();
+        let without: BTreeSet<String> =
+            self.linear_modules().filter(|module| !adapted.contains(module)).map(last).collect();
+        let names: BTreeSet<String> = adapted.iter().map(|module| last(module)).collect();
+        match names.is_disjoint(&without) {
+            true => names.into_iter().collect(),
+            false => adapted.into_iter().map(str::to_owned).collect(),
+        }
     }
 
     /// Paths of the linear layers, the head among them.
-    pub(crate) fn linear_modules(&self) -> impl Iterator<Item = &str> {
+    fn linear_modules(&self) -> impl Iterator<Item = &str> {
         let linear = self.graph.nodes.iter().filter(|node| node.kind == "linear");
         let weights = linear.filter_map(|node| node.params.get("weight"));
         weights.map(|name| name.strip_suffix(".weight").unwrap_or(name))

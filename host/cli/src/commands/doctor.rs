@@ -13,7 +13,8 @@ use crate::{
 
 pub fn run(output: &Output) -> Result<Done, Box<dyn Error>> {
     let machine = Machine::detect();
-    let findings = machine.findings();
+    let mut findings = machine.findings();
+    findings.push(super::torch::finding());
     if output.json {
         term::print(&format!("{:#}\n", json!({ "machine": machine, "findings": findings })))?;
         return Ok(Done::Ok);

@@ -1,8 +1,12 @@
 //! The command line: what can be asked, and the help that answers it. Parsing only.
 
+mod train;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+pub use train::{Data, Length, Lora, Optim, Optimizer, Precision, ReportTo, Saving, Scheduler, TooLong, Train, Validation};
 
 /// Open a checkpoint, let protocol plugins rewrite its module graph, and write a folder the ecosystem still opens.
 #[derive(Debug, Parser)]
@@ -21,6 +25,7 @@ Examples:
   unswag surgery --plugin delhi:mode=4bit,group=32 DIR -o OUT
   unswag verify OUT                                       check every hash, and that the graph rebuilds
   unswag undo OUT                                         take the last step back
+  unswag train OUT --data plays/*.txt -o run              train LoRA adapters on it
   unswag plugin new my-protocol                           start a plugin of your own
 
 Exit status: 0 done; 1 compared or checked, and it differs; 2 could not be done.";
@@ -53,6 +58,7 @@ pub enum Command {
     Verify(Verify),
     Undo(Undo),
     Import(Import),
+    Train(Box<Train>),
     Plugin(Plugin),
     /// Say what this machine has, and what each of it means for which protocol.
     Doctor,

@@ -1,0 +1,108 @@
+//! Hands a command over to `unswag-torch`, the program that is linked to libtorch, as git does with its sub-commands.
+//!
+//! It is looked for beside this executable, or where `UNSWAG_TORCH` says, and nowhere else: the working directory and the
+//! search path may hold anything. Before this process becomes it, the system's loader is asked whether it finds the program's
+//! libraries, because the loader's own words would not say what to do.
+
+use std::{
+    env,
+    error::Error,
+    ffi::OsString,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use unswag_loader::device::Finding;
+
+use crate::Done;
+
+const PROGRAM: &str = "unswag-torch";
+const VARIABLE: &str = "UNSWAG_TORCH";
+
+/// Why a command that needs libtorch cannot be run.
+#[derive(Debug, thiserror::Error)]
+enum Missing {
+    #[error("{VARIABLE} is {}: expected the absolute path of {PROGRAM}, got no such file", path.display())]
+    Named { path: PathBuf },
+    #[error(
+        "this command needs libtorch, and {}, the program that is linked to it, is not there; \
+         build it (`make build`), or set {VARIABLE} to its path",
+        path.display()
+    )]
+    Program { path: PathBuf },
+    #[error(
+        "{}: {library} is not found; set LIBTORCH to the folder whose lib/ holds libtorch 2.11 (`scripts/fetch libtorch` \
+         makes one), or LD_LIBRARY_PATH to that lib/",
+        path.display()
+    )]
+    Library { path: PathBuf, library: String },
+    #[error("{}: cannot be started", path.display())]
+    Start { path: PathBuf, source: std::io::Error },
+}
+
+/// Becomes `unswag-torch`, with this process's own arguments; comes back only where that fails.
+pub fn hand_over() -> Result<Done, Box<dyn Error>> {
+    let path = find()?;
+    let failed = |source| Missing::Start { path: path.clone(), source };
+    if let Some(library) = missing_library(&path).map_err(failed)? {
+        return Err(Missing::Library { path, library }.into());
+    }
+    let error = command(&path).args(env::args_os().skip(1)).exec();
+    Err(failed(error).into())
+}
+
+/// What `unswag doctor` says of it.
+pub fn finding() -> Finding {
+    let found = find().and_then(|path| {
+        let missing = missing_library(&path).map_err(|source| Missing::Start { path: path.clone(), source })?;
+        match missing {
+            None => Ok(path),
+            Some(library) => Err(Missing::Library { path, library }),
+        }
+    });
+    let item = PROGRAM;
+    match found {
+        Ok(path) => {
+            let means = "commands that compute (train) can run".to_owned();
+            Finding { item, present: true, found: format!("{} finds it", path.display()), means }
+        }
+        Err(missing) => {
+            let means = "commands that compute (train) cannot run; all others can".to_owned();
+            Finding { item, present: false, found: missing.to_string(), means }
+        }
+    }
+}
+
+fn find() -> Result<PathBuf, Missing> {
+    if let Some(path) = env::var_os(VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from) {
+        // A relative one would be searched for in the working directory.
+        return if path.is_absolute() && path.is_file() { Ok(path) } else { Err(Missing::Named { path }) };
+    }
+    let beside = env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(PROGRAM)));
+    let path = beside.unwrap_or_else(|| PathBuf::from(PROGRAM));
+    if path.is_absolute() && path.is_file() { Ok(path) } else { Err(Missing::Program { path }) }
+}
+
+/// The program, told where `LIBTORCH` is. A program that was built with a path of its own looks there first.
+fn command(path: &Path) -> Command {
+    let mut command = Command::new(path);
+    if let Some(libtorch) = env::var_os("LIBTORCH").filter(|path| Path::new(path).is_absolute()) {
+        let mut search: OsString = Path::new(&libtorch).join("lib").into_os_string();
+        if let Some(before) = env::var_os("LD_LIBRARY_PATH").filter(|before| !before.is_empty()) {
+            search.push(":");
+            search.push(before);
+        }
+        command.env("LD_LIBRARY_PATH", search);
+    }
+    command
+}
+
+/// The first library that the system's loader does not find. It lists them in milliseconds, without starting the program;
+/// a loader that cannot list them starts it, and it prints its version.
+fn missing_library(path: &Path) -> std::io::Result<Option<String>> {
+    let listed = command(path).arg("--version").env("LD_TRACE_LOADED_OBJECTS", "1").stdin(Stdio::null()).output()?;
+    let text = String::from_utf8_lossy(&listed.stdout);
+    let missing = text.lines().find(|line| line.contains("=> not found"));
+    Ok(missing.and_then(|line| line.split_whitespace().next()).map(str::to_owned))
+}

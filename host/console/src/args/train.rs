@@ -1,0 +1,230 @@
+//! `unswag train`: transformers' and PEFT's names and defaults, wherever they have one.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, ValueEnum, ValueHint};
+
+/// Train a checkpoint: LoRA adapters on it, in PEFT's format.
+///
+/// Training can be stopped at any moment and goes on where it stopped with `--resume-from-checkpoint auto`: Ctrl-C writes a
+/// checkpoint first, and after a kill or a power cut the last whole checkpoint is taken. What comes out is the same, bit for
+/// bit, on the same build, machine and number of threads.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  unswag train ./SmolLM2-135M --data plays/*.txt --block-size 512 --max-steps 100 --lora-r 16 --lora-alpha 32 -o run
+  unswag train ./SmolLM2-135M --data chat.jsonl --chat --num-epochs 2 --learning-rate 2e-4 -o run
+  unswag train ./SmolLM2-135M --data corpus.jsonl --text-field body --dry-run -o run     check everything, train nothing
+  unswag train ./SmolLM2-135M --data plays/*.txt -o run --resume-from-checkpoint auto
+
+In the output folder: adapter/ (PEFT loads it), metrics.jsonl (one object per step), checkpoint-N/.
+Exit status: 0 done; 2 could not be done; 130 stopped, with a checkpoint to go on from.")]
+pub struct Train {
+    /// A .safetensors file, a folder with config.json and weights, or a hub cache snapshot.
+    #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    pub model: PathBuf,
+    /// The folder to write.
+    #[arg(long, short, visible_alias = "output-dir", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub data: Data,
+    #[command(flatten)]
+    pub validation: Validation,
+    #[command(flatten)]
+    pub lora: Lora,
+    #[command(flatten)]
+    pub length: Length,
+    #[command(flatten)]
+    pub optimizer: Optimizer,
+    #[command(flatten)]
+    pub saving: Saving,
+    /// Of the adapters' first weights, of the data's order and of dropout.
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    pub seed: u64,
+    /// The element type that is computed in; `auto` is the checkpoint's, but float32 for a float16 one.
+    #[arg(long, value_enum, default_value_t = Precision::Auto, help_heading = "Memory")]
+    pub dtype: Precision,
+    /// Keep only what comes into each layer, and compute the rest again: less memory, more time, the same result.
+    #[arg(long, help_heading = "Memory")]
+    pub gradient_checkpointing: bool,
+    /// Open everything, say what would be done and what it takes, and train nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// What is read, and how it is cut into rows.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Data")]
+pub struct Data {
+    /// Text or JSON lines: files or glob patterns.
+    #[arg(long, value_name = "FILE", required = true, num_args = 1.., value_hint = ValueHint::FilePath)]
+    pub data: Vec<String>,
+    /// The field of a JSON line that holds its text.
+    #[arg(long, value_name = "NAME", default_value = "text", conflicts_with = "chat")]
+    pub text_field: String,
+    /// Read conversations from JSON lines, render them with the model's chat template, and learn the assistant's turns only.
+    #[arg(long)]
+    pub chat: bool,
+    /// Tokens of a row; of a conversation, the most.
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub block_size: usize,
+    /// Tokens that a row has in common with the one before it. [default: 0]
+    #[arg(long, value_name = "N", conflicts_with = "chat")]
+    pub overlap: Option<usize>,
+    /// What becomes of a conversation that is longer than a row.
+    #[arg(long, value_enum, default_value_t = TooLong::Refuse, requires = "chat")]
+    pub overlong: TooLong,
+}
+
+/// What becomes of a conversation that is longer than a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TooLong {
+    /// It is an error that names its line.
+    Refuse,
+    /// Its end is cut off.
+    Truncate,
+    /// It is left out, and counted.
+    Skip,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Data")]
+pub struct Validation {
+    /// Read the rows in the files' own order.
+    #[arg(long)]
+    pub no_shuffle: bool,
+    /// Rows that are shuffled at a time, and held in memory for it.
+    #[arg(long, value_name = "ROWS", default_value_t = 1024)]
+    pub shuffle_window: usize,
+    /// Keep this share of the data from training, and measure the loss on it.
+    #[arg(long, value_name = "SHARE", requires = "eval_steps")]
+    pub validation_split: Option<f64>,
+    /// Measure the loss on the validation part every N steps, and at the end.
+    #[arg(long, value_name = "N", requires = "validation_split", value_parser = clap::value_parser!(u64).range(1..))]
+    pub eval_steps: Option<u64>,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "LoRA")]
+pub struct Lora {
+    /// The rank.
+    #[arg(long, value_name = "R", default_value_t = 8)]
+    pub lora_r: u64,
+    /// The adapters' output is multiplied by alpha / r.
+    #[arg(long, value_name = "ALPHA", default_value_t = 8.0)]
+    pub lora_alpha: f64,
+    /// Last parts of module paths (q_proj), whole paths, or all-linear: every linear layer but the head.
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',', default_value = "all-linear")]
+    pub lora_target_modules: Vec<String>,
+    /// Multiply by alpha / sqrt(r) instead (rsLoRA).
+    #[arg(long)]
+    pub use_rslora: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Length and batches")]
+pub struct Length {
+    /// Optimizer steps to take; without it, so many as --num-epochs says.
+    #[arg(long, value_name = "N", conflicts_with = "num_epochs", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_steps: Option<u64>,
+    /// Times to read the data, parts of one too.
+    #[arg(long, visible_alias = "num-train-epochs", value_name = "N", default_value_t = 3.0)]
+    pub num_epochs: f64,
+    /// Rows of a batch.
+    #[arg(long, visible_alias = "batch-size", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pub per_device_train_batch_size: u64,
+    /// Batches of an optimizer step.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pub gradient_accumulation_steps: u64,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Optimizer")]
+pub struct Optimizer {
+    #[arg(long, value_enum, default_value_t = Optim::AdamwTorch)]
+    pub optim: Optim,
+    #[arg(long, value_name = "RATE", default_value_t = 5e-5)]
+    pub learning_rate: f64,
+    #[arg(long, value_enum, default_value_t = Scheduler::Linear)]
+    pub lr_scheduler_type: Scheduler,
+    /// Steps in which the learning rate rises from 0.
+    #[arg(long, value_name = "N", conflicts_with = "warmup_ratio")]
+    pub warmup_steps: Option<u64>,
+    /// The same, as a share of all steps.
+    #[arg(long, value_name = "SHARE")]
+    pub warmup_ratio: Option<f64>,
+    #[arg(long, value_name = "RATE", default_value_t = 0.0)]
+    pub weight_decay: f64,
+    /// [default: 0.9]
+    #[arg(long, value_name = "BETA")]
+    pub adam_beta1: Option<f64>,
+    /// [default: 0.999; 0.99 for Lion]
+    #[arg(long, value_name = "BETA")]
+    pub adam_beta2: Option<f64>,
+    #[arg(long, value_name = "EPS", default_value_t = 1e-8)]
+    pub adam_epsilon: f64,
+    /// The gradient's norm over all that is trained is brought down to this; 0 leaves it alone.
+    #[arg(long, value_name = "NORM", default_value_t = 1.0)]
+    pub max_grad_norm: f64,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Checkpoints and logs")]
+pub struct Saving {
+    /// Write a checkpoint every N steps; 0 for none but on Ctrl-C.
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    pub save_steps: u64,
+    /// Keep this many checkpoints, the newest; without it, all.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub save_total_limit: Option<u64>,
+    /// Go on from a checkpoint: `auto` takes the newest whole one of the output folder, and starts anew where there is none.
+    #[arg(long, value_name = "auto|PATH", value_hint = ValueHint::DirPath)]
+    pub resume_from_checkpoint: Option<PathBuf>,
+    /// Print a line every N steps where there is no terminal for a progress bar.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    pub logging_steps: u64,
+    /// Where each step's figures go: jsonl is metrics.jsonl, none is nowhere.
+    #[arg(long, value_enum, num_args = 1.., value_delimiter = ',', default_value = "jsonl", action = ArgAction::Set)]
+    pub report_to: Vec<ReportTo>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    Auto,
+    Float32,
+    Bfloat16,
+}
+
+/// Transformers' names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Optim {
+    /// AdamW with f32 state.
+    AdamwTorch,
+    /// AdamW with 8-bit state, as bitsandbytes has it.
+    #[value(name = "adamw_8bit", alias = "adamw_bnb_8bit")]
+    Adamw8bit,
+    /// Lion with f32 state.
+    #[value(name = "lion_32bit")]
+    Lion32bit,
+    /// Lion with 8-bit state.
+    #[value(name = "lion_8bit")]
+    Lion8bit,
+}
+
+/// Transformers' names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Scheduler {
+    Constant,
+    ConstantWithWarmup,
+    Linear,
+    Cosine,
+    InverseSqrt,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReportTo {
+    Jsonl,
+    None,
+}

@@ -1,0 +1,66 @@
+//! What unswag's programs share: the arguments of every command, how things look on a terminal, and how a command ends.
+//!
+//! `unswag` must start where libtorch is not installed, so what needs libtorch is in a program of its own. Both parse the same
+//! arguments, which are defined here once: help, completions and refusals are the same wherever libtorch is.
+//! Nothing here may do a command's work.
+
+pub mod args;
+pub mod data;
+pub mod term;
+
+use std::{error::Error, process::ExitCode};
+
+use args::Output;
+
+/// How a command ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    Ok,
+    /// It compared or checked, and something differs.
+    Differs,
+    /// It was told to stop, and everything so far is kept.
+    Stopped,
+}
+
+/// The exit status of a command; what failed is printed with all its causes.
+pub fn exit(output: &Output, result: Result<Done, Box<dyn Error>>) -> ExitCode {
+    match result {
+        Ok(Done::Ok) => ExitCode::SUCCESS,
+        Ok(Done::Differs) => ExitCode::from(1),
+        Ok(Done::Stopped) => ExitCode::from(130),
+        Err(_) if term::interrupted() => {
+            term::error("interrupted; nothing was changed");
+            ExitCode::from(130)
+        }
+        Err(error) => {
+            if output.json {
+                let _ = term::print(&format!("{}\n", serde_json::json!({ "error": chain(error.as_ref()) })));
+            }
+            term::error(&chain(error.as_ref()));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Settles colour and Ctrl-C: what a program does first.
+pub fn begin(output: &Output) {
+    term::init(output);
+    if let Err(error) = term::catch_interrupts() {
+        term::note(output, &format!("cannot catch Ctrl-C ({error}); it will end the program at once"));
+    }
+}
+
+/// An error with all its causes; one that repeats what stands before it is left out.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,9 @@
+//! Lets a program built in the tree find the libtorch that it was linked to.
+
+fn main() {
+    println!("cargo:rerun-if-env-changed=LIBTORCH");
+    let Some(libtorch) = std::env::var_os("LIBTORCH") else { return };
+    let lib = std::path::Path::new(&libtorch).join("lib");
+    // An old-style path: a new-style one is not used for what libtorch itself asks for.
+    println!("cargo:rustc-link-arg-bins=-Wl,--disable-new-dtags,-rpath,{}", lib.display());
+}

@@ -1,0 +1,128 @@
+//! What is seen while a run is on: a bar on a terminal, plain lines where stderr is a file or a pipe.
+
+use std::{
+    io::{self, IsTerminal},
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use unswag_console::{
+    args::Output,
+    term::{self, WARN, paint},
+};
+use unswag_train::{Observer, RunPlan, StepMetrics, TrainError};
+
+/// How often a full disk is looked at again.
+const DISK_WAIT: Duration = Duration::from_secs(10);
+
+pub struct Live<'a> {
+    output: &'a Output,
+    logging_steps: u64,
+    total_steps: u64,
+    bar: Option<ProgressBar>,
+    tokens_per_s: f64,
+    says_disk_full: bool,
+}
+
+impl<'a> Live<'a> {
+    pub fn new(output: &'a Output, logging_steps: u64) -> Self {
+        Live { output, logging_steps, total_steps: 0, bar: None, tokens_per_s: 0.0, says_disk_full: false }
+    }
+
+    fn line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| term::note(self.output, text)),
+            None => term::note(self.output, text),
+        }
+    }
+}
+
+impl Observer for Live<'_> {
+    fn started(&mut self, plan: &RunPlan) {
+        self.total_steps = plan.total_steps;
+        let from = if plan.first_step > 0 { format!(" from step {}", plan.first_step) } else { String::new() };
+        self.line(&format!(
+            "training {} parameters, {} steps{from}; a checkpoint takes {}",
+            term::count(plan.trainable_parameters),
+            plan.total_steps,
+            term::bytes(plan.checkpoint_bytes)
+        ));
+        if self.output.quiet || self.output.json || !io::stderr().is_terminal() {
+            return;
+        }
+        let bar = ProgressBar::new(plan.total_steps).with_position(plan.first_step);
+        if let Ok(style) = ProgressStyle::with_template("{pos}/{len} {wide_bar} {msg} {eta}") {
+            bar.set_style(style);
+        }
+        // The time that is left follows from this run's own steps.
+        bar.reset_eta();
+        bar.enable_steady_tick(Duration::from_millis(200));
+        self.bar = Some(bar);
+    }
+
+    fn stepped(&mut self, metrics: &StepMetrics) {
+        self.says_disk_full = false;
+        // One step's speed jumps; what people want is the speed of the last few.
+        self.tokens_per_s = match self.tokens_per_s {
+            0.0 => metrics.tokens_per_s,
+            before => 0.8 * before + 0.2 * metrics.tokens_per_s,
+        };
+        if let Some(loss) = metrics.eval_loss {
+            self.line(&format!("step {}: validation loss {loss:.4}", metrics.step));
+        }
+        if metrics.skipped {
+            let why = "the loss or a gradient was not finite; nothing was learned from it";
+            self.line(&format!("{} step {} skipped: {why}", paint(WARN, "warning:"), metrics.step));
+        }
+        let figures = format!(
+            "loss {:.4}  {:.0} tok/s  {}",
+            metrics.loss,
+            self.tokens_per_s,
+            term::bytes(metrics.peak_bytes)
+        );
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(metrics.step);
+                bar.set_message(figures);
+                if metrics.step == self.total_steps {
+                    bar.finish();
+                }
+            }
+            None if metrics.step.is_multiple_of(self.logging_steps) || metrics.step == self.total_steps => {
+                self.line(&format!("step {}/{}  {figures}  lr {:.3e}", metrics.step, self.total_steps, metrics.lr));
+            }
+            None => {}
+        }
+    }
+
+    fn saved(&mut self, path: &Path) {
+        self.line(&format!("wrote {}", path.display()));
+    }
+
+    fn warned(&mut self, warning: &TrainError) {
+        self.line(&format!("{} {warning}", paint(WARN, "warning:")));
+    }
+
+    fn wants_stop(&mut self) -> bool {
+        term::interrupted()
+    }
+
+    fn tries_again(&mut self, error: &TrainError) -> bool {
+        if !std::mem::replace(&mut self.says_disk_full, true) {
+            self.line(&format!(
+                "{} {error}; training waits, and goes on when there is space (Ctrl-C gives up)",
+                paint(WARN, "disk full:")
+            ));
+        }
+        let start = Instant::now();
+        while start.elapsed() < DISK_WAIT {
+            if term::interrupted() {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        true
+    }
+}

@@ -1,0 +1,27 @@
+//! `unswag-torch`: the commands that compute. `unswag` becomes this program when it is asked for one of them.
+//!
+//! Parsing and printing only, as in `unswag`: what a command does is in the crates below. Exit status as there.
+
+mod live;
+mod train;
+
+use std::{error::Error, process::ExitCode};
+
+use clap::Parser;
+use unswag_console::{
+    Done,
+    args::{Cli, Command},
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    unswag_console::begin(&cli.output);
+    unswag_console::exit(&cli.output, run(&cli))
+}
+
+fn run(cli: &Cli) -> Result<Done, Box<dyn Error>> {
+    match &cli.command {
+        Command::Train(args) => train::run(args, &cli.output),
+        _ => Err("unswag-torch runs only what needs libtorch; call `unswag`, which has all commands".into()),
+    }
+}

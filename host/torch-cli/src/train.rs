@@ -1,0 +1,185 @@
+//! `unswag train`.
+
+use std::error::Error;
+
+use serde_json::json;
+use unswag_abi::doc::Dtype;
+use unswag_console::{
+    Done,
+    args::{Optim as OptimName, Output, Precision, ReportTo, Scheduler, Train},
+    data::{self, Order},
+    term::{self, GOOD, paint},
+};
+use unswag_train::{
+    LoraConfig, Optim, Resume, RunReport, SchedulerType, TrainingArguments, UnswagModel, UnswagTrainer, Warmup,
+};
+
+use crate::live::Live;
+
+pub fn run(args: &Train, output: &Output) -> Result<Done, Box<dyn Error>> {
+    let model = UnswagModel::from_pretrained(&args.model)?;
+    let model = match args.dtype {
+        Precision::Auto if model.dtype() == Dtype::F16 => model.with_dtype(Dtype::F32),
+        Precision::Auto => model,
+        Precision::Float32 => model.with_dtype(Dtype::F32),
+        Precision::Bfloat16 => model.with_dtype(Dtype::Bf16),
+    };
+    let arguments = arguments(args);
+    arguments.check()?;
+    let lora = LoraConfig {
+        r: args.lora.lora_r,
+        lora_alpha: args.lora.lora_alpha,
+        use_rslora: args.lora.use_rslora,
+        target_modules: args.lora.lora_target_modules.clone(),
+        seed: args.seed,
+    };
+    let order = Order {
+        shuffle_seed: (!args.validation.no_shuffle).then_some(args.seed),
+        shuffle_window: Some(args.validation.shuffle_window),
+        ..Order::default()
+    };
+    let (train_order, validation_order) = match args.validation.validation_split {
+        None => (order, None),
+        Some(share) => {
+            let [validation, train] = order.split(share, args.seed);
+            (train, Some(validation))
+        }
+    };
+    let open = |order| data::open(&args.data, model.root(), order);
+    let train = open(train_order)?;
+    let validation = validation_order.map(open).transpose()?;
+    if args.dry_run {
+        return dry_run(args, &model, &lora, &arguments, train.as_ref(), output);
+    }
+
+    let mut trainer = UnswagTrainer::new(model.for_training(lora)?, arguments, train, &args.output)?;
+    if let Some(validation) = validation {
+        trainer = trainer.with_validation(validation);
+    }
+    if !args.saving.report_to.contains(&ReportTo::Jsonl) {
+        trainer = trainer.without_metrics();
+    }
+    if let Some(from) = &args.saving.resume_from_checkpoint {
+        let from = if from.as_os_str() == "auto" { Resume::Auto } else { Resume::From(from.clone()) };
+        match trainer.resume(&from)? {
+            Some(path) => term::note(output, &format!("going on from {}", path.display())),
+            None => term::note(output, "no checkpoint to go on from; starting anew"),
+        }
+    }
+    let report = trainer.train(&mut Live::new(output, args.saving.logging_steps))?;
+    print(&report, output)?;
+    Ok(if report.stopped { Done::Stopped } else { Done::Ok })
+}
+
+fn arguments(args: &Train) -> TrainingArguments {
+    let (length, optimizer, saving) = (&args.length, &args.optimizer, &args.saving);
+    TrainingArguments {
+        optim: match optimizer.optim {
+            OptimName::AdamwTorch => Optim::AdamwTorch,
+            OptimName::Adamw8bit => Optim::Adamw8bit,
+            OptimName::Lion32bit => Optim::Lion32bit,
+            OptimName::Lion8bit => Optim::Lion8bit,
+        },
+        learning_rate: optimizer.learning_rate,
+        lr_scheduler_type: match optimizer.lr_scheduler_type {
+            Scheduler::Constant => SchedulerType::Constant,
+            Scheduler::ConstantWithWarmup => SchedulerType::ConstantWithWarmup,
+            Scheduler::Linear => SchedulerType::Linear,
+            Scheduler::Cosine => SchedulerType::Cosine,
+            Scheduler::InverseSqrt => SchedulerType::InverseSqrt,
+        },
+        warmup: match (optimizer.warmup_steps, optimizer.warmup_ratio) {
+            (Some(steps), _) => Warmup::Steps(steps),
+            (None, Some(ratio)) => Warmup::Ratio(ratio),
+            (None, None) => Warmup::Steps(0),
+        },
+        weight_decay: optimizer.weight_decay,
+        adam_beta1: optimizer.adam_beta1.unwrap_or(0.9),
+        adam_beta2: optimizer.adam_beta2,
+        adam_epsilon: optimizer.adam_epsilon,
+        max_grad_norm: optimizer.max_grad_norm,
+        gradient_checkpointing: args.gradient_checkpointing,
+        seed: args.seed,
+        max_steps: length.max_steps,
+        num_train_epochs: length.num_epochs,
+        per_device_train_batch_size: length.per_device_train_batch_size,
+        gradient_accumulation_steps: length.gradient_accumulation_steps,
+        save_steps: saving.save_steps,
+        save_total_limit: saving.save_total_limit,
+        eval_steps: args.validation.eval_steps.unwrap_or(0),
+        ..TrainingArguments::default()
+    }
+}
+
+fn dry_run(
+    args: &Train,
+    model: &UnswagModel,
+    lora: &LoraConfig,
+    arguments: &TrainingArguments,
+    data: &dyn unswag_data::DataLoader,
+    output: &Output,
+) -> Result<Done, Box<dyn Error>> {
+    let batch = [arguments.per_device_train_batch_size, args.data.block_size as u64];
+    let planned = model.planned_peak_bytes(lora, batch, arguments.gradient_checkpointing)?;
+    let size = data.epoch_size()?;
+    let steps = arguments.steps(size.rows);
+    let dtype = model.dtype();
+    if output.json {
+        let page = json!({
+            "trainable_parameters": planned.trainable_parameters,
+            "planned_tensor_bytes": planned.peak_bytes,
+            "dtype": dtype.name(),
+            "epoch": size,
+            "steps": steps,
+        });
+        term::print(&format!("{page:#}\n"))?;
+        return Ok(Done::Ok);
+    }
+    term::print(&format!(
+        "would train {} parameters in {dtype}, {steps} steps\n\
+         an epoch: {} rows, {} tokens, {} of them supervised; the longest row has {}\n\
+         a step of {} x {} tokens: at most {} of tensors\n",
+        term::count(planned.trainable_parameters),
+        term::thousands(size.rows),
+        term::thousands(size.tokens),
+        term::thousands(size.supervised_tokens),
+        term::thousands(size.longest_row_tokens),
+        batch[0],
+        batch[1],
+        term::bytes(planned.peak_bytes),
+    ))?;
+    Ok(Done::Ok)
+}
+
+fn print(report: &RunReport, output: &Output) -> Result<(), Box<dyn Error>> {
+    if output.json {
+        term::print(&format!("{}\n", serde_json::to_string_pretty(report)?))?;
+        return Ok(());
+    }
+    if output.quiet {
+        return Ok(());
+    }
+    let mut page = String::new();
+    if let Some(adapter) = &report.adapter {
+        page.push_str(&format!("{} {}\n", paint(GOOD, "trained"), adapter.display()));
+    } else if let Some(checkpoint) = &report.checkpoint {
+        let checkpoint = checkpoint.display();
+        page.push_str(&format!("stopped; {checkpoint} goes on with --resume-from-checkpoint auto\n"));
+    } else {
+        page.push_str("stopped before the first step; nothing was written\n");
+    }
+    let loss = |loss: Option<f64>| loss.map_or("none".to_owned(), |loss| format!("{loss:.4}"));
+    let rate = report.tokens as f64 / report.train_seconds.max(1e-9);
+    page.push_str(&format!(
+        "{} steps, loss {}{}; {rate:.0} tok/s; tensors took at most {}\n",
+        report.steps,
+        loss(report.loss),
+        report.eval_loss.map_or(String::new(), |eval| format!(", validation loss {eval:.4}")),
+        term::bytes(report.peak_bytes)
+    ));
+    if report.skipped_steps > 0 {
+        page.push_str(&format!("{} steps were not finite and skipped\n", report.skipped_steps));
+    }
+    term::print(&page)?;
+    Ok(())
+}

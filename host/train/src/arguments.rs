@@ -1,0 +1,159 @@
+//! What a user chooses about a run, under transformers' names and with its defaults.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Schedule, SchedulerType, TrainError};
+
+/// Which optimizer, under transformers' names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Optim {
+    /// AdamW with f32 state.
+    #[default]
+    #[serde(rename = "adamw_torch")]
+    AdamwTorch,
+    /// AdamW with 8-bit state.
+    #[serde(rename = "adamw_8bit")]
+    Adamw8bit,
+    /// Lion with f32 state.
+    #[serde(rename = "lion_32bit")]
+    Lion32bit,
+    /// Lion with 8-bit state.
+    #[serde(rename = "lion_8bit")]
+    Lion8bit,
+}
+
+impl Optim {
+    /// Whether the state is kept in 8 bits, for tensors that are large enough.
+    pub fn is_8bit(self) -> bool {
+        matches!(self, Optim::Adamw8bit | Optim::Lion8bit)
+    }
+
+    pub fn is_lion(self) -> bool {
+        matches!(self, Optim::Lion32bit | Optim::Lion8bit)
+    }
+}
+
+/// Settings of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainingArguments {
+    pub optim: Optim,
+    pub learning_rate: f64,
+    pub lr_scheduler_type: SchedulerType,
+    pub warmup: Warmup,
+    pub weight_decay: f64,
+    pub adam_beta1: f64,
+    /// 0.999 where `None`, and 0.99 for Lion.
+    pub adam_beta2: Option<f64>,
+    pub adam_epsilon: f64,
+    /// The gradient's norm over all that is trained is brought down to this; 0 leaves it alone.
+    pub max_grad_norm: f64,
+    pub gradient_checkpointing: bool,
+    pub seed: u64,
+    /// Optimizer steps; so many as `num_train_epochs` says where `None`.
+    pub max_steps: Option<u64>,
+    pub num_train_epochs: f64,
+    /// Rows of a batch.
+    pub per_device_train_batch_size: u64,
+    /// Batches of an optimizer step; fewer at the end of an epoch.
+    pub gradient_accumulation_steps: u64,
+    /// A checkpoint every so many steps; 0 for none.
+    pub save_steps: u64,
+    /// Checkpoints that are kept.
+    pub save_total_limit: Option<u64>,
+    /// The validation loss every so many steps, where there is validation data; 0 for the end alone.
+    pub eval_steps: u64,
+    /// Steps whose loss or gradient is not finite are skipped; so many in a row are an error.
+    pub max_skipped_in_a_row: u64,
+}
+
+/// Steps in which the learning rate rises.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Warmup {
+    Steps(u64),
+    /// A share of all steps.
+    Ratio(f64),
+}
+
+impl Default for TrainingArguments {
+    fn default() -> Self {
+        TrainingArguments {
+            optim: Optim::default(),
+            learning_rate: 5e-5,
+            lr_scheduler_type: SchedulerType::default(),
+            warmup: Warmup::Steps(0),
+            weight_decay: 0.0,
+            adam_beta1: 0.9,
+            adam_beta2: None,
+            adam_epsilon: 1e-8,
+            max_grad_norm: 1.0,
+            gradient_checkpointing: false,
+            seed: 42,
+            max_steps: None,
+            num_train_epochs: 3.0,
+            per_device_train_batch_size: 1,
+            gradient_accumulation_steps: 1,
+            save_steps: 500,
+            save_total_limit: None,
+            eval_steps: 0,
+            max_skipped_in_a_row: 5,
+        }
+    }
+}
+
+impl TrainingArguments {
+    /// # Errors
+    /// A value that cannot be.
+    pub fn check(&self) -> Result<(), TrainError> {
+        let beta2 = self.beta2();
+        let numbers = [
+            ("learning_rate", self.learning_rate, self.learning_rate >= 0.0, "a number, at least 0"),
+            ("weight_decay", self.weight_decay, self.weight_decay >= 0.0, "a number, at least 0"),
+            ("adam_beta1", self.adam_beta1, (0.0..1.0).contains(&self.adam_beta1), "at least 0 and below 1"),
+            ("adam_beta2", beta2, (0.0..1.0).contains(&beta2), "at least 0 and below 1"),
+            ("adam_epsilon", self.adam_epsilon, self.adam_epsilon >= 0.0, "a number, at least 0"),
+            ("max_grad_norm", self.max_grad_norm, self.max_grad_norm >= 0.0, "a number, at least 0"),
+            ("num_train_epochs", self.num_train_epochs, self.num_train_epochs > 0.0, "a number above 0"),
+        ];
+        for (what, got, holds, expected) in numbers {
+            if !(holds && got.is_finite()) {
+                return Err(TrainError::Argument { what, expected: expected.into(), got: got.to_string() });
+            }
+        }
+        if let Warmup::Ratio(ratio) = self.warmup
+            && !(0.0..=1.0).contains(&ratio)
+        {
+            return Err(TrainError::Argument { what: "warmup_ratio", expected: "0 to 1".into(), got: ratio.to_string() });
+        }
+        let counts = [
+            ("max_steps", self.max_steps.unwrap_or(1)),
+            ("per_device_train_batch_size", self.per_device_train_batch_size),
+            ("gradient_accumulation_steps", self.gradient_accumulation_steps),
+            ("save_total_limit", self.save_total_limit.unwrap_or(1)),
+        ];
+        match counts.into_iter().find(|(_, count)| *count == 0) {
+            Some((what, _)) => Err(TrainError::Argument { what, expected: "at least 1".into(), got: "0".into() }),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn beta2(&self) -> f64 {
+        self.adam_beta2.unwrap_or(if self.optim.is_lion() { 0.99 } else { 0.999 })
+    }
+
+    /// Optimizer steps of a run whose epochs have so many rows.
+    pub fn steps(&self, rows_per_epoch: u64) -> u64 {
+        let batches = rows_per_epoch.div_ceil(self.per_device_train_batch_size.max(1));
+        let steps = batches.div_ceil(self.gradient_accumulation_steps.max(1));
+        self.max_steps.unwrap_or((steps as f64 * self.num_train_epochs).ceil() as u64)
+    }
+
+    /// The schedule of a run of so many steps.
+    pub fn schedule(&self, total_steps: u64) -> Schedule {
+        let warmup_steps = match self.warmup {
+            Warmup::Steps(steps) => steps,
+            Warmup::Ratio(ratio) => (ratio * total_steps as f64).ceil() as u64,
+        };
+        Schedule { kind: self.lr_scheduler_type, warmup_steps, total_steps }
+    }
+}

@@ -1,0 +1,99 @@
+//! `metrics.jsonl`: one JSON object for each step, each written whole by one call.
+//!
+//! A line is appended when its step is done. After a kill the file may be ahead of the checkpoint that is gone on from, or end
+//! in half a line: what is behind the checkpoint is cut off, so that no step stands twice.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::TrainError;
+
+/// The file's name in the output folder.
+pub const METRICS: &str = "metrics.jsonl";
+
+/// The longest line that is looked at: ours are a few hundred bytes.
+const MAX_LINE_BYTES: u64 = 1 << 16;
+
+/// What is written of one step.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StepMetrics {
+    /// From 1.
+    pub step: u64,
+    /// Mean over the step's supervised tokens, in nats, before the step; `null` where it is not finite.
+    pub loss: f64,
+    pub lr: f64,
+    /// Before clipping.
+    pub grad_norm: f64,
+    /// Tokens read, filling left out, by the time from the last step's end to this one's.
+    pub tokens_per_s: f64,
+    /// The most bytes that tensors took during the step.
+    pub peak_bytes: u64,
+    pub tokens: u64,
+    /// From 0.
+    pub epoch: u64,
+    /// Whether loss or gradient was not finite, so that nothing was learned.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub skipped: bool,
+    /// Of the validation part, where it was measured after this step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_loss: Option<f64>,
+}
+
+pub(crate) struct MetricsFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl MetricsFile {
+    /// Opens the file, made if need be, and cuts off what is behind `last_step`.
+    ///
+    /// # Errors
+    /// It cannot be opened, read or cut.
+    pub fn open(folder: &Path, last_step: u64) -> Result<Self, TrainError> {
+        let path = folder.join(METRICS);
+        let failed = |source| TrainError::Io { path: path.clone(), action: "open it", source };
+        let file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(failed)?;
+        let keep = kept_bytes(&file, last_step).map_err(failed)?;
+        file.set_len(keep).map_err(failed)?;
+        Ok(MetricsFile { path, file })
+    }
+
+    /// # Errors
+    /// The disk refuses; then no part of the line stays.
+    pub fn append(&mut self, metrics: &StepMetrics) -> Result<(), TrainError> {
+        let mut line = serde_json::to_vec(metrics).expect("numbers are JSON");
+        line.push(b'\n');
+        let failed = |source| TrainError::Io { path: self.path.clone(), action: "write to it", source };
+        let before = self.file.metadata().map_err(failed)?.len();
+        self.file.write_all(&line).map_err(|source| {
+            // Best effort: a line in part is cut off when the run is gone on with.
+            let _ = self.file.set_len(before);
+            failed(source)
+        })
+    }
+}
+
+/// Bytes of the whole lines up to this step.
+fn kept_bytes(file: &File, last_step: u64) -> io::Result<u64> {
+    #[derive(Deserialize)]
+    struct Line {
+        step: u64,
+    }
+    let mut reader = BufReader::new(file);
+    let (mut kept, mut line) = (0, Vec::new());
+    loop {
+        line.clear();
+        let read = io::Read::take(&mut reader, MAX_LINE_BYTES).read_until(b'\n', &mut line)?;
+        let is_kept = line.ends_with(b"\n")
+            && serde_json::from_slice::<Line>(&line).is_ok_and(|line| line.step <= last_step);
+        if !is_kept {
+            return Ok(kept);
+        }
+        kept += read as u64;
+    }
+}

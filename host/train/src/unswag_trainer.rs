@@ -1,0 +1,483 @@
+//! The loop: rows from the data, optimizer steps, metrics, checkpoints, the adapter at the end.
+//!
+//! All that happens between steps is reported to an [`Observer`]; nothing here prints. Whatever stops the loop, what was
+//! learned is in a checkpoint first, unless the disk refuses it or a step failed in the middle of its update.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use unswag_checkpoint::{Disk, Existing, RealDisk, Staging, human_bytes};
+use unswag_data::{Batch, DataLoader, Position, Row};
+
+use crate::{
+    Schedule, TrainError, Trainer, TrainingArguments, TrainingModel, checkpoint,
+    evaluate::evaluate,
+    metrics::{METRICS, MetricsFile, StepMetrics},
+    save_adapter,
+};
+
+/// The adapter's folder in the output folder.
+const ADAPTER: &str = "adapter";
+
+/// Where a run begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// At the newest whole checkpoint of the output folder; at the start where there is none.
+    Auto,
+    /// At this checkpoint.
+    From(PathBuf),
+}
+
+/// What a run will do, known before its first step.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct RunPlan {
+    pub trainable_parameters: u64,
+    pub first_step: u64,
+    pub total_steps: u64,
+    /// Rows of an epoch, where they had to be counted.
+    pub rows_per_epoch: Option<u64>,
+    pub checkpoint_bytes: u64,
+    /// The most that checkpoints and the adapter take on the disk at once.
+    pub disk_bytes: u64,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct RunReport {
+    pub steps: u64,
+    pub skipped_steps: u64,
+    /// Of the last step.
+    pub loss: Option<f64>,
+    pub eval_loss: Option<f64>,
+    /// The finished adapter; `None` where the run was stopped.
+    pub adapter: Option<PathBuf>,
+    /// The newest checkpoint that this run wrote.
+    pub checkpoint: Option<PathBuf>,
+    pub stopped: bool,
+    /// Tokens read in this run, and the time that its steps took.
+    pub tokens: u64,
+    pub train_seconds: f64,
+    /// The most bytes that tensors took.
+    pub peak_bytes: u64,
+}
+
+/// Hears what a run does, and can stop it.
+pub trait Observer {
+    fn started(&mut self, _plan: &RunPlan) {}
+    /// A step is done and its metrics are written.
+    fn stepped(&mut self, _metrics: &StepMetrics) {}
+    /// A checkpoint or the adapter stands.
+    fn saved(&mut self, _path: &Path) {}
+    /// Something that does not end the run: a checkpoint that is not whole was passed over, an old one could not be removed.
+    fn warned(&mut self, _warning: &TrainError) {}
+    /// Asked between batches: whether to write a checkpoint and end.
+    fn wants_stop(&mut self) -> bool {
+        false
+    }
+    /// The disk is full: whether to try again. Whoever says yes waits first.
+    fn tries_again(&mut self, _error: &TrainError) -> bool {
+        false
+    }
+}
+
+/// Hears nothing.
+impl Observer for () {}
+
+/// Trains a model on data into an output folder.
+pub struct UnswagTrainer {
+    trainer: Trainer,
+    data: Box<dyn DataLoader>,
+    validation: Option<Box<dyn DataLoader>>,
+    folder: PathBuf,
+    disk: Box<dyn Disk>,
+    schedule: Schedule,
+    rows_per_epoch: Option<u64>,
+    writes_metrics: bool,
+    resumed_from: Option<PathBuf>,
+    last_saved: Option<(u64, PathBuf)>,
+    warnings: Vec<TrainError>,
+    lock: Option<File>,
+}
+
+impl UnswagTrainer {
+    /// Counts the data through where the number of steps follows from it. Nothing is written before [`UnswagTrainer::train`].
+    ///
+    /// # Errors
+    /// A setting that cannot be, or data that cannot be read.
+    pub fn new(
+        model: TrainingModel,
+        arguments: TrainingArguments,
+        data: Box<dyn DataLoader>,
+        folder: &Path,
+    ) -> Result<Self, TrainError> {
+        let (schedule, rows_per_epoch) = plan_steps(&arguments, data.as_ref())?;
+        Ok(UnswagTrainer {
+            trainer: Trainer::new(model, arguments)?,
+            data,
+            validation: None,
+            folder: folder.to_owned(),
+            disk: Box::new(RealDisk),
+            schedule,
+            rows_per_epoch,
+            writes_metrics: true,
+            resumed_from: None,
+            last_saved: None,
+            warnings: Vec::new(),
+            lock: None,
+        })
+    }
+
+    /// Measures the loss on this data every `eval_steps` steps and at the end.
+    pub fn with_validation(mut self, validation: Box<dyn DataLoader>) -> Self {
+        self.validation = Some(validation);
+        self
+    }
+
+    /// Writes through this disk.
+    pub fn with_disk(mut self, disk: Box<dyn Disk>) -> Self {
+        self.disk = disk;
+        self
+    }
+
+    /// Writes no `metrics.jsonl`.
+    pub fn without_metrics(mut self) -> Self {
+        self.writes_metrics = false;
+        self
+    }
+
+    pub fn trainer(&self) -> &Trainer {
+        &self.trainer
+    }
+
+    pub fn plan(&self) -> RunPlan {
+        let arguments = self.trainer.arguments();
+        let checkpoint_bytes = checkpoint::checkpoint_bytes(&self.trainer);
+        let first_step = self.trainer.progress().step;
+        let steps = self.schedule.total_steps.saturating_sub(first_step);
+        // One is written before the oldest goes; without a rhythm there is one for whoever stops the run.
+        let written = steps.checked_div(arguments.save_steps).unwrap_or(0).max(1);
+        let kept = arguments.save_total_limit.map_or(written, |limit| written.min(limit + 1));
+        RunPlan {
+            trainable_parameters: self.trainer.model().trainable_parameters(),
+            first_step,
+            total_steps: self.schedule.total_steps,
+            rows_per_epoch: self.rows_per_epoch,
+            checkpoint_bytes,
+            disk_bytes: checkpoint_bytes.saturating_mul(kept + 1),
+        }
+    }
+
+    /// Goes to where a checkpoint was written, and says which.
+    ///
+    /// # Errors
+    /// The checkpoint asked for is not whole, or was written with other settings, another base or other data.
+    pub fn resume(&mut self, from: &Resume) -> Result<Option<PathBuf>, TrainError> {
+        self.take_lock()?;
+        let found = match from {
+            Resume::From(path) => Some((path.clone(), checkpoint::open(path)?)),
+            Resume::Auto => self.newest_whole(),
+        };
+        let Some((path, state)) = found else {
+            self.resumed_from = Some(self.folder.clone());
+            return Ok(None);
+        };
+        let settings = checkpoint::settings(&self.trainer, &self.schedule);
+        let fingerprint = self.data.position().fingerprint;
+        checkpoint::restore(&mut self.trainer, &path, &state, &settings, &fingerprint)?;
+        self.data.seek(&state.position)?;
+        self.resumed_from = Some(path.clone());
+        self.last_saved = Some((state.progress.step, path.clone()));
+        Ok(Some(path))
+    }
+
+    fn newest_whole(&mut self) -> Option<(PathBuf, checkpoint::TrainerState)> {
+        for (_, path) in checkpoint::list(&self.folder).into_iter().rev() {
+            match checkpoint::open(&path) {
+                Ok(state) => return Some((path, state)),
+                Err(error) => self.warnings.push(error),
+            }
+        }
+        None
+    }
+
+    /// Trains to the end, or until the observer stops it.
+    ///
+    /// # Errors
+    /// The output folder is in use or holds an earlier run, the disk lacks the space, data with a fault, a step that fails, or
+    /// a disk that refuses. What was learned until then is in a checkpoint, where one could be written.
+    pub fn train(&mut self, observer: &mut dyn Observer) -> Result<RunReport, TrainError> {
+        let mut metrics = self.prepare()?;
+        let plan = self.plan();
+        observer.started(&plan);
+        for warning in self.warnings.drain(..) {
+            observer.warned(&warning);
+        }
+        let mut report = RunReport {
+            steps: plan.first_step,
+            skipped_steps: 0,
+            loss: None,
+            eval_loss: None,
+            adapter: None,
+            checkpoint: None,
+            stopped: false,
+            tokens: 0,
+            train_seconds: 0.0,
+            peak_bytes: 0,
+        };
+        let result = self.run(metrics.as_mut(), &mut report, observer);
+        if let Err(error) = &result
+            && !error.is_disk_full()
+        {
+            // The error counts; that a checkpoint could not be written after it is a warning.
+            match self.save(observer) {
+                Ok(_) => {}
+                Err(second) => observer.warned(&second),
+            }
+        }
+        report.checkpoint = self.last_saved.as_ref().map(|(_, path)| path.clone());
+        report.steps = self.trainer.progress().step;
+        report.skipped_steps = self.trainer.progress().skipped_steps;
+        result.map(|()| report)
+    }
+
+    /// Makes the folder ready: locked, not another run's, and with room for what will be written.
+    fn prepare(&mut self) -> Result<Option<MetricsFile>, TrainError> {
+        let io = |path: &Path, action| {
+            let path = path.to_owned();
+            move |source| TrainError::Io { path, action, source }
+        };
+        fs::create_dir_all(&self.folder).map_err(io(&self.folder, "make this folder"))?;
+        self.take_lock()?;
+        let adapter = self.folder.join(ADAPTER);
+        if self.resumed_from.is_none() {
+            let earlier = checkpoint::list(&self.folder).pop().map(|(_, path)| path);
+            let others = [self.folder.join(METRICS), adapter.clone()].into_iter().find(|path| path.exists());
+            if let Some(found) = earlier.or(others) {
+                let found = found.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                return Err(TrainError::EarlierRun { path: self.folder.clone(), found });
+            }
+        }
+        // Never in the base, and never where nothing can be written: seen now, not after hours.
+        let base = self.trainer.model().base_path().to_owned();
+        let existing = if adapter.exists() { Existing::Replace } else { Existing::Refuse };
+        drop(Staging::begin(&adapter, &[&base], existing, self.disk.as_ref())?);
+        let needed = self.plan().disk_bytes;
+        let free = self.disk.free_bytes(&self.folder).map_err(io(&self.folder, "ask for free space"))?;
+        if free < needed {
+            let [needed, free] = [needed, free].map(human_bytes);
+            return Err(TrainError::DiskSpace { path: self.folder.clone(), needed, free });
+        }
+        let step = self.trainer.progress().step;
+        self.writes_metrics.then(|| MetricsFile::open(&self.folder, step)).transpose()
+    }
+
+    fn take_lock(&mut self) -> Result<(), TrainError> {
+        if self.lock.is_some() || !self.folder.exists() {
+            return Ok(());
+        }
+        let failed = |source| TrainError::Io { path: self.folder.clone(), action: "open it", source };
+        let file = File::open(&self.folder).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(TrainError::Busy { path: self.folder.clone() }),
+            // A file system that cannot lock: the checkpoints' own locks remain.
+            Err(fs::TryLockError::Error(_)) => {}
+        }
+        remove_litter(&self.folder, self.disk.as_ref());
+        self.lock = Some(file);
+        Ok(())
+    }
+
+    fn run(
+        &mut self,
+        mut metrics_file: Option<&mut MetricsFile>,
+        report: &mut RunReport,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let mut clock = Instant::now();
+        while self.trainer.progress().step < self.schedule.total_steps {
+            let before = self.data.position();
+            let Some((mut metrics, is_due)) = self.one_step(&before, &mut clock, report, observer)? else {
+                return self.stop(report, observer);
+            };
+            let mut is_stopped = false;
+            if is_due && let Some(validation) = &mut self.validation {
+                let rows = self.trainer.arguments().per_device_train_batch_size as usize;
+                let measured = evaluate(self.trainer.model(), validation.as_mut(), rows, observer)?;
+                is_stopped = measured.is_none();
+                metrics.eval_loss = measured.map(|measured| measured.loss);
+                report.eval_loss = metrics.eval_loss;
+                clock = Instant::now();
+            }
+            if let Some(file) = &mut metrics_file {
+                again(observer, || file.append(&metrics))?;
+            }
+            observer.stepped(&metrics);
+            if is_stopped {
+                return self.stop(report, observer);
+            }
+            let every = self.trainer.arguments().save_steps;
+            if every > 0 && metrics.step.is_multiple_of(every) {
+                self.save(observer)?;
+                clock = Instant::now();
+            }
+        }
+        let adapter = self.folder.join(ADAPTER);
+        again(observer, || save_adapter(self.trainer.model(), &adapter, self.disk.as_ref()))?;
+        observer.saved(&adapter);
+        report.adapter = Some(adapter);
+        Ok(())
+    }
+
+    /// A step, and whether the validation loss is due after it; `None` where the observer stopped it before it was done.
+    fn one_step(
+        &mut self,
+        before: &Position,
+        clock: &mut Instant,
+        report: &mut RunReport,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<(StepMetrics, bool)>, TrainError> {
+        let arguments = self.trainer.arguments();
+        let (rows, batches) = (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps);
+        let (eval_steps, base_rate) = (arguments.eval_steps, arguments.learning_rate);
+        let step = self.trainer.progress().step;
+        let lr = base_rate * self.schedule.factor(step);
+        let taken = take_batches(self.data.as_mut(), rows as usize, batches as usize);
+        let (batches, tokens) = match taken {
+            Ok(taken) => taken,
+            Err(error) => {
+                self.data.seek(before)?;
+                return Err(error);
+            }
+        };
+        let done = match self.trainer.step_unless(&batches, lr, &mut || observer.wants_stop()) {
+            Ok(Some(done)) => done,
+            other => {
+                self.data.seek(before)?;
+                return other.map(|_| None);
+            }
+        };
+        let seconds = clock.elapsed().as_secs_f64();
+        *clock = Instant::now();
+        report.tokens += tokens;
+        report.train_seconds += seconds;
+        report.peak_bytes = report.peak_bytes.max(done.peak_bytes);
+        report.loss = Some(done.loss);
+        let metrics = StepMetrics {
+            step: done.step,
+            loss: done.loss,
+            lr,
+            grad_norm: done.grad_norm,
+            tokens_per_s: tokens as f64 / seconds.max(1e-9),
+            peak_bytes: done.peak_bytes,
+            tokens,
+            epoch: self.data.epoch(),
+            skipped: done.skipped,
+            eval_loss: None,
+        };
+        let is_last = done.step == self.schedule.total_steps;
+        let is_due = is_last || (eval_steps > 0 && done.step.is_multiple_of(eval_steps));
+        Ok(Some((metrics, is_due)))
+    }
+
+    fn stop(&mut self, report: &mut RunReport, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        report.stopped = true;
+        self.save(observer)
+    }
+
+    /// Writes a checkpoint of where the run is, unless it stands already.
+    fn save(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let step = self.trainer.progress().step;
+        let stands = self.last_saved.as_ref().is_some_and(|(saved, _)| *saved == step);
+        if stands || step == 0 || self.trainer.is_damaged() {
+            return Ok(());
+        }
+        let settings = checkpoint::settings(&self.trainer, &self.schedule);
+        let position = self.data.position();
+        let (trainer, folder, disk) = (&self.trainer, &self.folder, self.disk.as_ref());
+        let path = again(observer, || checkpoint::save(trainer, &position, settings.clone(), folder, disk))?;
+        observer.saved(&path);
+        if let Some(limit) = self.trainer.arguments().save_total_limit
+            && let Err(error) = checkpoint::prune(&self.folder, limit, &path, self.disk.as_ref())
+        {
+            observer.warned(&error);
+        }
+        self.last_saved = Some((step, path));
+        Ok(())
+    }
+}
+
+/// Does it, and does it again as long as the disk is full and the observer says so.
+fn again<T>(
+    observer: &mut dyn Observer,
+    mut work: impl FnMut() -> Result<T, TrainError>,
+) -> Result<T, TrainError> {
+    loop {
+        match work() {
+            Err(error) if error.is_disk_full() && observer.tries_again(&error) => {}
+            other => return other,
+        }
+    }
+}
+
+/// The run's length: as many steps as were asked for, or as its epochs have.
+pub(crate) fn plan_steps(
+    arguments: &TrainingArguments,
+    data: &dyn DataLoader,
+) -> Result<(Schedule, Option<u64>), TrainError> {
+    arguments.check()?;
+    if let Some(steps) = arguments.max_steps {
+        return Ok((arguments.schedule(steps), None));
+    }
+    let rows = data.epoch_size()?.rows;
+    Ok((arguments.schedule(arguments.steps(rows)), Some(rows)))
+}
+
+/// The batches of one optimizer step and their tokens: so many, but never across the end of an epoch.
+fn take_batches(data: &mut dyn DataLoader, rows: usize, count: usize) -> Result<(Vec<Batch>, u64), TrainError> {
+    let mut ends = 0;
+    loop {
+        let (mut batches, mut tokens, mut supervised) = (Vec::new(), 0, 0);
+        while batches.len() < count {
+            let mut taken: Vec<Row> = Vec::new();
+            while taken.len() < rows
+                && let Some(row) = data.next_row()?
+            {
+                taken.push(row);
+            }
+            if taken.is_empty() {
+                break;
+            }
+            tokens += taken.iter().map(|row| row.len() as u64).sum::<u64>();
+            supervised += taken.iter().map(Row::supervised_tokens).sum::<usize>();
+            // What fills a short row is never attended to or learned, so any id of the vocabulary will do.
+            batches.push(Batch::new(&taken, 0));
+        }
+        // A step that no loss is taken on would teach nothing: the last block of an epoch can be a single token.
+        if supervised > 0 {
+            return Ok((batches, tokens));
+        }
+        if batches.is_empty() {
+            ends += 1;
+            if ends > 1 {
+                return Err(TrainError::NothingSupervised);
+            }
+            data.start_epoch(data.epoch() + 1);
+        }
+    }
+}
+
+/// Removes what a killed run left of checkpoints in the making. The folder is locked, so no living run owns any of it.
+fn remove_litter(folder: &Path, disk: &dyn Disk) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_litter = name.to_str().is_some_and(|name| name.starts_with(".unswag-") && name.contains(".tmp-"));
+        if is_litter && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            // What cannot be removed now is in nobody's way.
+            let _ = disk.remove_tree(&entry.path());
+        }
+    }
+}
