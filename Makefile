@@ -11,7 +11,7 @@ SECONDS_EACH ?= 60
 export LIBTORCH ?= $(abspath $(CACHE)/libtorch)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test venv libtorch bench fuzz lint clean-cache
+.PHONY: help build torch demo test venv libtorch bench fuzz lint clean-cache
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -19,6 +19,9 @@ help: ## List the targets
 build: ## Build target/release/unswag and the plugins, and lock the plugins' hashes
 	cargo build --release --package unswag --package unswag-delhi
 	$(UNSWAG) plugin add --bundled $(TARGET)/release/libunswag_delhi.so
+
+torch: libtorch ## Build target/release/unswag-torch, which unswag becomes to train
+	cargo build --release --package unswag-torch-cli
 
 demo: build $(SMOLLM2)/model.safetensors ## Operate on SmolLM2-135M with the Delhi plugin and show what changed
 	$(UNSWAG) surgery --plugin delhi $(SMOLLM2)/model.safetensors -o $(SMOLLM2)-delhi --force

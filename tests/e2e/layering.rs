@@ -35,11 +35,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "unswag-torch",
         ],
     ),
+    ("unswag-console", &["unswag-data"]),
+    ("unswag-torch-cli", &["unswag-abi", "unswag-console", "unswag-data", "unswag-train"]),
     (
         "unswag",
         &[
             "unswag-abi",
             "unswag-checkpoint",
+            "unswag-console",
             "unswag-graph",
             "unswag-loader",
             "unswag-scaffold",

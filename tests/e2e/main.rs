@@ -9,4 +9,5 @@ mod peers;
 mod plugins;
 mod promises;
 mod shared;
+mod train;
 mod tree;

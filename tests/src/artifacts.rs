@@ -21,6 +21,12 @@ pub fn unswag() -> &'static Path {
     BUILT.get_or_init(|| up_to_date("unswag", "unswag"))
 }
 
+/// The built `unswag-torch`, which `unswag` becomes to train; it lies beside it.
+pub fn unswag_torch() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| up_to_date("unswag-torch-cli", "unswag-torch"))
+}
+
 /// The built library of the plugin package `unswag-NAME`.
 pub fn plugin(name: &str) -> PathBuf {
     up_to_date(&format!("unswag-{name}"), &format!("libunswag_{}.so", name.replace('-', "_")))

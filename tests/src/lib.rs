@@ -13,7 +13,7 @@ mod cache;
 mod run;
 mod tiny;
 
-pub use artifacts::{plugin, unswag, workspace_root};
+pub use artifacts::{plugin, unswag, unswag_torch, workspace_root};
 pub use base::Base;
 pub use cache::{cache_dir, cached, python, smollm2_gguf};
 pub use run::{Outcome, Run};

@@ -76,12 +76,8 @@ impl Observer for Live<'_> {
             let why = "the loss or a gradient was not finite; nothing was learned from it";
             self.line(&format!("{} step {} skipped: {why}", paint(WARN, "warning:"), metrics.step));
         }
-        let figures = format!(
-            "loss {:.4}  {:.0} tok/s  {}",
-            metrics.loss,
-            self.tokens_per_s,
-            term::bytes(metrics.peak_bytes)
-        );
+        let figures =
+            format!("loss {:.4}  {:.0} tok/s  {}", metrics.loss, self.tokens_per_s, term::bytes(metrics.peak_bytes));
         match &self.bar {
             Some(bar) => {
                 bar.set_position(metrics.step);

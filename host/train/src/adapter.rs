@@ -8,7 +8,7 @@ use unswag_abi::doc::Dtype;
 use unswag_checkpoint::{Commit, Disk, Existing, NewTensor, Staging, TensorData, Written, pytorch_metadata, silent};
 use unswag_engine::LoraSpec;
 
-use crate::{TrainingModel, TrainError};
+use crate::{TrainError, TrainingModel};
 
 /// LoRA's settings under PEFT's names, with PEFT's defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

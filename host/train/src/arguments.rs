@@ -123,7 +123,11 @@ impl TrainingArguments {
         if let Warmup::Ratio(ratio) = self.warmup
             && !(0.0..=1.0).contains(&ratio)
         {
-            return Err(TrainError::Argument { what: "warmup_ratio", expected: "0 to 1".into(), got: ratio.to_string() });
+            return Err(TrainError::Argument {
+                what: "warmup_ratio",
+                expected: "0 to 1".into(),
+                got: ratio.to_string(),
+            });
         }
         let counts = [
             ("max_steps", self.max_steps.unwrap_or(1)),

@@ -226,7 +226,10 @@ pub(crate) fn open(path: &Path) -> Result<TrainerState, TrainError> {
         let Some(expected) = state.files.get(*name) else { return Err(not(format!("{STATE} has no hash of {name}"))) };
         let found = hash_file(path.join(name), &silent)?.to_hex().to_string();
         if found != expected.blake3 {
-            return Err(not(format!("{name} is not what was written: expected BLAKE3 {}, got {found}", expected.blake3)));
+            return Err(not(format!(
+                "{name} is not what was written: expected BLAKE3 {}, got {found}",
+                expected.blake3
+            )));
         }
     }
     Ok(state)
@@ -258,7 +261,11 @@ pub(crate) fn restore(
         }
     }
     if state.position.fingerprint != fingerprint {
-        return Err(other("data (files, tokenizer or how they are cut)", &json!(state.position.fingerprint), &json!(fingerprint)));
+        return Err(other(
+            "data (files, tokenizer or how they are cut)",
+            &json!(state.position.fingerprint),
+            &json!(fingerprint),
+        ));
     }
     let weights = Tensors::open(path, adapter::WEIGHTS)?;
     let optimizer = Tensors::open(path, OPTIMIZER)?;

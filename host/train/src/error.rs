@@ -62,7 +62,8 @@ pub enum TrainError {
 impl TrainError {
     /// Whether it is the disk's lack of space, which can be mended while the run waits.
     pub fn is_disk_full(&self) -> bool {
-        let is_full = |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        let is_full =
+            |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         match self {
             TrainError::Write(WriteError::DiskFull { .. } | WriteError::NoSpace { .. }) => true,
             TrainError::Io { source, .. } => is_full(source),

@@ -89,8 +89,8 @@ fn kept_bytes(file: &File, last_step: u64) -> io::Result<u64> {
     loop {
         line.clear();
         let read = io::Read::take(&mut reader, MAX_LINE_BYTES).read_until(b'\n', &mut line)?;
-        let is_kept = line.ends_with(b"\n")
-            && serde_json::from_slice::<Line>(&line).is_ok_and(|line| line.step <= last_step);
+        let is_kept =
+            line.ends_with(b"\n") && serde_json::from_slice::<Line>(&line).is_ok_and(|line| line.step <= last_step);
         if !is_kept {
             return Ok(kept);
         }

@@ -69,9 +69,7 @@ pub(crate) fn update(
             adam.step_8bit(exec, step, params, grads, m, Moment8bit { codes: v_codes, absmax: v_absmax })?
         }
         [Moment::F32(m)] => lion.step(exec, step, params, grads, m)?,
-        [Moment::Bits8 { codes, absmax }] => {
-            lion.step_8bit(exec, step, params, grads, Moment8bit { codes, absmax })?
-        }
+        [Moment::Bits8 { codes, absmax }] => lion.step_8bit(exec, step, params, grads, Moment8bit { codes, absmax })?,
         _ => unreachable!("a tensor's moments are made, and read, alike"),
     };
     Ok(())

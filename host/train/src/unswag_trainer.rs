@@ -411,10 +411,7 @@ impl UnswagTrainer {
 }
 
 /// Does it, and does it again as long as the disk is full and the observer says so.
-fn again<T>(
-    observer: &mut dyn Observer,
-    mut work: impl FnMut() -> Result<T, TrainError>,
-) -> Result<T, TrainError> {
+fn again<T>(observer: &mut dyn Observer, mut work: impl FnMut() -> Result<T, TrainError>) -> Result<T, TrainError> {
     loop {
         match work() {
             Err(error) if error.is_disk_full() && observer.tries_again(&error) => {}

@@ -57,7 +57,8 @@ fn trainer(gradient_checkpointing: bool) -> Trainer {
     let model = UnswagModel::from_pretrained(&smollm2()).expect("a model").with_dtype(Dtype::F32);
     let model = model.for_training(config()).expect("adapters");
     assert_eq!(model.trainable_parameters(), 2_442_240);
-    Trainer::new(model, TrainingArguments { gradient_checkpointing, ..TrainingArguments::default() })
+    let arguments = TrainingArguments { gradient_checkpointing, ..TrainingArguments::default() };
+    Trainer::new(model, arguments).expect("sound settings")
 }
 
 #[test]

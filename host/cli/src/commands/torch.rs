@@ -27,7 +27,7 @@ enum Missing {
     Named { path: PathBuf },
     #[error(
         "this command needs libtorch, and {}, the program that is linked to it, is not there; \
-         build it (`make build`), or set {VARIABLE} to its path",
+         build it (`make torch`), or set {VARIABLE} to its path",
         path.display()
     )]
     Program { path: PathBuf },

@@ -1,0 +1,254 @@
+//! `unswag train` as a user runs it: on a tiny checkpoint, with real text, killed and gone on with.
+
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use unswag_tests::{Family, Run, unswag, unswag_torch};
+
+use crate::house::{House, names};
+
+/// A house with a tiny model and a text of which every step reads another part.
+fn house() -> House {
+    unswag_torch();
+    let house = House::without_plugins();
+    house.tiny(Family::Llama, "model");
+    let text: String =
+        (0..400).map(|line| format!("{line} bottles of beer on the wall, {line} bottles of beer.\n")).collect();
+    fs::write(house.path("text.txt"), text).unwrap();
+    house
+}
+
+fn train<'a>(output: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let common = ["train", "model", "--data", "text.txt", "--block-size", "48", "--learning-rate", "1e-2"];
+    [&common[..], &["--lora-r", "4", "-o", output], more].concat()
+}
+
+fn metrics(folder: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).expect("each line is an object")).collect()
+}
+
+/// The figures of each step that do not depend on the machine's speed.
+fn steps(folder: &Path) -> Vec<(u64, String, String, String)> {
+    let text = |line: &Value, field: &str| line[field].to_string();
+    let step = |line: Value| {
+        (line["step"].as_u64().unwrap(), text(&line, "loss"), text(&line, "grad_norm"), text(&line, "lr"))
+    };
+    metrics(folder).into_iter().map(step).collect()
+}
+
+fn adapter(folder: &Path) -> Vec<u8> {
+    fs::read(folder.join("adapter/adapter_model.safetensors")).unwrap()
+}
+
+#[test]
+fn the_loss_falls_and_the_adapter_is_written() {
+    let house = house();
+    let report = house.json(&train("run", &["--max-steps", "30", "--batch-size", "2"]));
+    let lines = metrics(&house.path("run"));
+    assert_eq!(lines.len(), 30);
+    for (index, line) in lines.iter().enumerate() {
+        assert_eq!(line["step"], index + 1);
+        for field in ["loss", "lr", "grad_norm", "tokens_per_s", "peak_bytes"] {
+            assert!(line[field].as_f64().is_some_and(|value| value >= 0.0), "{field} of {line}");
+        }
+    }
+    let mean =
+        |lines: &[Value]| lines.iter().map(|line| line["loss"].as_f64().unwrap()).sum::<f64>() / lines.len() as f64;
+    assert!(mean(&lines[25..]) < 0.8 * mean(&lines[..5]), "{} to {}", mean(&lines[..5]), mean(&lines[25..]));
+    assert_eq!(report["steps"], 30);
+    assert_eq!(names(&house.path("run")), ["adapter", "metrics.jsonl"]);
+    assert_eq!(names(&house.path("run/adapter")), ["adapter_config.json", "adapter_model.safetensors"]);
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let house = house();
+    let before = house.names();
+    let page = house.json(&train("run", &["--num-epochs", "2", "--dry-run"]));
+    assert_eq!(house.names(), before);
+    let rows = page["epoch"]["rows"].as_u64().unwrap();
+    assert_eq!(page["steps"].as_u64().unwrap(), 2 * rows);
+    assert!(page["planned_tensor_bytes"].as_u64().unwrap() > 0);
+}
+
+fn spawn(house: &House, args: &[&str]) -> Child {
+    house.command(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Waits until so many lines of metrics stand, or the process has ended.
+fn wait_for_lines(child: &mut Child, folder: &Path, lines: usize) {
+    let start = Instant::now();
+    let count = || fs::read_to_string(folder.join("metrics.jsonl")).map_or(0, |text| text.lines().count());
+    while count() < lines && child.try_wait().unwrap().is_none() {
+        assert!(start.elapsed() < Duration::from_secs(120), "no {lines} steps");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Checkpoints every third step, an accumulation, two epochs' worth of steps, an 8-bit state.
+const LONG: &[&str] = &[
+    "--max-steps",
+    "24",
+    "--save-steps",
+    "3",
+    "--save-total-limit",
+    "2",
+    "--gradient-accumulation-steps",
+    "2",
+    "--optim",
+    "adamw_8bit",
+    "--lr-scheduler-type",
+    "cosine",
+    "--warmup-steps",
+    "4",
+];
+
+#[test]
+fn after_kill_9_a_run_goes_on_to_the_same_bits() {
+    let house = house();
+    house.run(&train("whole", LONG)).ok();
+    let resume = [LONG, &["--resume-from-checkpoint", "auto"]].concat();
+    let killed = house.path("killed");
+    let mut kills = 0;
+    for lines in [1, 4, 7, 11, 16] {
+        let mut child = spawn(&house, &train("killed", &resume));
+        wait_for_lines(&mut child, &killed, lines);
+        // Into whatever comes next: a step, a checkpoint in the making, the removal of an old one.
+        thread::sleep(Duration::from_millis(7 * lines as u64));
+        child.kill().unwrap();
+        kills += u64::from(child.wait().unwrap().code().is_none());
+    }
+    assert!(kills > 0, "every run had ended before it was killed");
+    house.run(&train("killed", &resume)).ok();
+    assert!(adapter(&killed) == adapter(&house.path("whole")), "the adapters differ");
+    assert_eq!(steps(&killed), steps(&house.path("whole")));
+    assert_eq!(names(&killed), ["adapter", "checkpoint-21", "checkpoint-24", "metrics.jsonl"]);
+    for name in ["adapter_model.safetensors", "optimizer.safetensors", "trainer_state.json"] {
+        let file = |run: &str| fs::read(house.path(run).join("checkpoint-24").join(name)).unwrap();
+        assert!(file("whole") == file("killed"), "{name} differs");
+    }
+}
+
+#[test]
+fn an_interrupt_writes_a_checkpoint_and_ends_with_130() {
+    let house = house();
+    let args = ["--max-steps", "40", "--save-steps", "0"];
+    house.run(&train("whole", &args)).ok();
+    let mut child = spawn(&house, &train("run", &args));
+    wait_for_lines(&mut child, &house.path("run"), 3);
+    // SAFETY: kill takes no pointer, and the child is not reaped yet, so the id is its.
+    unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGINT) };
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(!house.path("run/adapter").exists());
+    let checkpoints: Vec<_> =
+        names(&house.path("run")).into_iter().filter(|name| name.starts_with("checkpoint-")).collect();
+    assert_eq!(checkpoints.len(), 1, "{checkpoints:?}");
+    let said = house.run(&train("run", &args)).code(2).to_owned();
+    assert!(said.contains("earlier run") && said.contains("--resume-from-checkpoint"), "{said}");
+    house.run(&train("run", &[&args[..], &["--resume-from-checkpoint", "auto"]].concat())).ok();
+    assert!(adapter(&house.path("run")) == adapter(&house.path("whole")), "the adapters differ");
+}
+
+#[test]
+fn other_settings_are_refused_by_name_and_a_damaged_checkpoint_is_passed_over() {
+    let house = house();
+    house.run(&train("run", LONG)).ok();
+    let resume = |more: &[&'static str]| {
+        let args: Vec<&str> =
+            LONG.iter().copied().chain(["--resume-from-checkpoint", "auto"]).chain(more.iter().copied()).collect();
+        house.run(&train("run", &args)).code(2).to_owned()
+    };
+    let said = resume(&["--seed", "7"]);
+    assert!(said.contains("seed was 42") && said.contains("is 7"), "{said}");
+    let said = resume(&["--weight-decay", "0.1"]);
+    assert!(said.contains("weight_decay was 0"), "{said}");
+    let said = resume(&["--overlap", "4"]);
+    assert!(said.contains("data (files, tokenizer"), "{said}");
+    let weights = house.path("run/checkpoint-24/optimizer.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    let args = [LONG, &["--resume-from-checkpoint", "auto"]].concat();
+    let outcome = house.run(&train("run", &args));
+    outcome.ok();
+    let said = outcome.stderr;
+    assert!(said.contains("going on from run/checkpoint-21") && said.contains("is not what was written"), "{said}");
+    let args = [LONG, &["--resume-from-checkpoint", "run/checkpoint-22"]].concat();
+    let said = house.run(&train("run", &args)).code(2).to_owned();
+    assert!(said.contains("checkpoint-22"), "{said}");
+}
+
+#[test]
+fn a_run_in_use_is_not_written_to() {
+    let house = house();
+    let mut child = spawn(&house, &train("run", &["--max-steps", "100000", "--save-steps", "0"]));
+    wait_for_lines(&mut child, &house.path("run"), 1);
+    let args = train("run", &["--max-steps", "2", "--resume-from-checkpoint", "auto"]);
+    let said = house.run(&args).code(2).to_owned();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(said.contains("another run is writing here"), "{said}");
+}
+
+#[test]
+fn without_the_program_or_its_library_the_next_step_is_said() {
+    let house = house();
+    // A copy of the program alone, as where libtorch was never installed.
+    let alone = house.path("alone");
+    fs::create_dir(&alone).unwrap();
+    fs::copy(unswag(), alone.join("unswag")).unwrap();
+    // What lies in the working directory is never taken.
+    fs::write(house.path("unswag-torch"), "#!/bin/sh\necho hijacked\n").unwrap();
+    fs::set_permissions(house.path("unswag-torch"), fs::Permissions::from_mode(0o755)).unwrap();
+    let run = |args: &[&str]| {
+        let mut command = Command::new(alone.join("unswag"));
+        command.args(args).current_dir(house.path("")).env_remove("UNSWAG_TORCH").env("PATH", ".:/usr/bin:/bin");
+        command.outcome()
+    };
+    let args = train("run", &["--max-steps", "1"]);
+    let said = run(&args).code(2).to_owned();
+    assert!(said.contains("unswag-torch") && said.contains("make torch"), "{said}");
+    assert!(run(&["train", "--help"]).ok().contains("--lora-r"));
+    let said = run(&train("run", &["--lora-rank", "3"])).code(2).to_owned();
+    assert!(said.contains("--lora-r"), "{said}");
+    assert!(run(&["doctor"]).ok().contains("unswag-torch"));
+    // A program whose library is gone: the rpath of a build in the tree is its own.
+    fs::write(alone.join("unswag-torch"), without_rpath(&fs::read(unswag_torch()).unwrap())).unwrap();
+    fs::set_permissions(alone.join("unswag-torch"), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new(alone.join("unswag"));
+    command.args(&args).current_dir(house.path("")).env_remove("LIBTORCH").env_remove("LD_LIBRARY_PATH").arg0("unswag");
+    let said = command.outcome().code(2).to_owned();
+    assert!(said.contains("libtorch_cpu.so is not found") && said.contains("LIBTORCH"), "{said}");
+    let mut command = Command::new(alone.join("unswag"));
+    command.args(&args).current_dir(house.path("")).env_remove("LD_LIBRARY_PATH").env("LIBTORCH", libtorch());
+    command.outcome().ok();
+}
+
+fn libtorch() -> std::path::PathBuf {
+    std::env::var_os("LIBTORCH").map_or_else(|| unswag_tests::cached("libtorch", "libtorch"), Into::into)
+}
+
+/// The program with another path in the place of the one to libtorch.
+fn without_rpath(program: &[u8]) -> Vec<u8> {
+    let lib = libtorch().join("lib");
+    let path = lib.to_str().unwrap().as_bytes();
+    let mut changed = program.to_vec();
+    let mut found = 0;
+    for at in 0..program.len() - path.len() {
+        if program[at..].starts_with(path) {
+            changed[at..at + path.len()].fill(b'x');
+            changed[at] = b'/';
+            found += 1;
+        }
+    }
+    assert!(found > 0, "the program was not built with a path to {}", lib.display());
+    changed
+}
