@@ -7,7 +7,7 @@
 
 use unswag_abi::doc::Dtype;
 
-use crate::{EngineError, Held, Place};
+use crate::{EngineError, Held, Place, PluginCall};
 
 /// A target of the loss that counts for nothing, as in PyTorch.
 pub const IGNORED: i64 = -100;
@@ -266,6 +266,33 @@ pub trait Backend {
     fn softmax_backward(&self, dy: &Self::Tensor, y: &Self::Tensor) -> Result<Self::Tensor, EngineError>;
     /// x mask / (1 - p), the mask being a function of `seed` and the element's place alone.
     fn dropout(&self, x: &Self::Tensor, p: f64, seed: u64) -> Result<Self::Tensor, EngineError>;
+
+    /// A plugin's op: its outputs, and what its plan saves of its own. `inputs`: the node's, then its parameters.
+    #[expect(clippy::type_complexity, reason = "two lists of tensors")]
+    fn plugin_forward(
+        &self,
+        call: &PluginCall,
+        inputs: &[Self::Tensor],
+        seed: u64,
+        saves: bool,
+    ) -> Result<(Vec<Self::Tensor>, Vec<Self::Tensor>), EngineError>;
+    /// The gradients of those inputs that are wanted. `saved`: the plan's, then the inputs and outputs that are saved as they
+    /// are.
+    fn plugin_backward(
+        &self,
+        call: &PluginCall,
+        dys: &[Self::Tensor],
+        saved: &[Self::Tensor],
+        wants: &[bool],
+        seed: u64,
+    ) -> Result<Vec<Option<Self::Tensor>>, EngineError>;
+    /// The outputs that the plan says can be made again, in its order.
+    fn plugin_rematerialize(
+        &self,
+        call: &PluginCall,
+        saved: &[Self::Tensor],
+        seed: u64,
+    ) -> Result<Vec<Self::Tensor>, EngineError>;
 
     /// -log softmax(logits)\[target\], summed over the rows whose target is not [`IGNORED`], and the logits' gradient of
     /// that sum times `scale`, in their memory where the handle is the only one.

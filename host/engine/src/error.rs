@@ -22,6 +22,10 @@ pub enum EngineError {
     NoStore,
     #[error("the store does not have tensor {key}: it was never put there, or was taken already")]
     NotStored { key: usize },
+    #[error("{path}: {kind} is a plugin's op, and no plugin is open that has it")]
+    NoPlugin { path: String, kind: String },
+    #[error("{path}: {kind}: {message}")]
+    Plugin { path: String, kind: String, message: String },
     /// The backend's own words: out of memory, an operation that it lacks.
     #[error("{0}")]
     Backend(String),

@@ -6,7 +6,7 @@ use unswag_abi::doc::Dtype;
 
 use crate::{
     Activation, AttentionSpec, Backend, CrossEntropy, EmbeddingSpec, EngineError, Gate, Held, LayerNorm, Meter, Place,
-    RmsNorm, RopeSpec, View, Work,
+    PluginCall, RmsNorm, RopeSpec, View, Work,
     ledger::{Entry, Ledger},
 };
 
@@ -346,6 +346,48 @@ impl Backend for Meta {
     fn dropout(&self, x: &MetaTensor, _p: f64, _seed: u64) -> Made {
         self.moves(x, 2.0);
         self.like(x)
+    }
+
+    fn plugin_forward(
+        &self,
+        call: &PluginCall,
+        inputs: &[MetaTensor],
+        _seed: u64,
+        saves: bool,
+    ) -> Made<(Vec<MetaTensor>, Vec<MetaTensor>)> {
+        inputs.iter().for_each(|x| self.moves(x, 1.0));
+        let outputs: Vec<_> = call.outputs().map(|(shape, dtype)| self.tensor(shape, dtype)).collect();
+        outputs.iter().for_each(|y| self.moves(y, 1.0));
+        let saved: Vec<_> =
+            if saves { call.saved_bytes().map(|bytes| self.bytes(bytes)).collect() } else { Vec::new() };
+        saved.iter().for_each(|x| self.moves(x, 1.0));
+        Ok((outputs, saved))
+    }
+
+    fn plugin_backward(
+        &self,
+        call: &PluginCall,
+        dys: &[MetaTensor],
+        saved: &[MetaTensor],
+        wants: &[bool],
+        _seed: u64,
+    ) -> Made<Vec<Option<MetaTensor>>> {
+        saved.iter().chain(dys).for_each(|x| self.moves(x, 1.0));
+        let dx = |(shape, dtype)| {
+            let dx = self.tensor(shape, dtype);
+            self.moves(&dx, 1.0);
+            dx
+        };
+        Ok(call.inputs().zip(wants).map(|(x, wanted)| wanted.then(|| dx(x))).collect())
+    }
+
+    fn plugin_rematerialize(&self, call: &PluginCall, saved: &[MetaTensor], _seed: u64) -> Made<Vec<MetaTensor>> {
+        saved.iter().for_each(|x| self.moves(x, 1.0));
+        let made = |&index: &usize| {
+            let (shape, dtype) = call.outputs().nth(index).expect("checked when the call was planned");
+            self.tensor(shape, dtype)
+        };
+        Ok(call.plan.rematerializes.iter().map(made).collect())
     }
 
     fn cross_entropy(&self, logits: MetaTensor, _targets: &[i64], _scale: f64) -> Made<(CrossEntropy, MetaTensor)> {

@@ -5,10 +5,11 @@
 //! what they mean, stands in `unswag-graph`'s table.
 
 use unswag_abi::doc::Dtype;
+use unswag_graph::Sizes;
 
 use crate::{
     Activation, AttentionSpec, Backend, Batch, EmbeddingSpec, EngineError, Gate, Grads, LayerNorm, RmsNorm, RopeSpec,
-    View, rope::Rotary,
+    View, plugin::PluginOp, rope::Rotary,
 };
 
 /// Which of the batch's number lists a node reads.
@@ -40,6 +41,7 @@ pub(crate) enum Op {
     Softcap(f64),
     Softmax,
     Dropout { p: f64 },
+    Plugin(Box<PluginOp>),
 }
 
 /// y += scale (x A^T) B^T. a: \[r, in\]; b: \[out, r\].
@@ -176,6 +178,15 @@ impl Op {
             }
             Op::Dropout { p } if *p > 0.0 && cx.drops => one(b.dropout(&next(), *p, cx.seed)?),
             Op::Dropout { .. } => one(next()),
+            Op::Plugin(op) => {
+                let mut all: Vec<_> = inputs.collect();
+                all.extend(op.params.iter().map(|(param, _)| cx.params[*param].clone()));
+                let call = op.call(cx.sizes(), all.iter().map(|x| b.dtype(x)).collect())?;
+                let (outputs, mut saved) = b.plugin_forward(&call, &all, cx.seed, cx.saves)?;
+                saved.extend(call.plan.saves_inputs.iter().map(|&index| all[index].clone()));
+                saved.extend(call.plan.saves_outputs.iter().map(|&index| outputs[index].clone()));
+                (outputs, saved)
+            }
         })
         .map(|(outputs, saved)| (outputs, if cx.saves { saved } else { Vec::new() }))
     }
@@ -335,7 +346,47 @@ impl Op {
             // The mask is a function of the seed, so that nothing of it is kept.
             Op::Dropout { p } if *p > 0.0 && cx.drops => one(b.dropout(&dy(), *p, cx.seed)?),
             Op::Dropout { .. } => one(dy()),
+            Op::Plugin(op) => {
+                let dys: Vec<_> = dys.collect();
+                let call = op.planned(cx.sizes())?;
+                let trained = op.params.iter().map(|(param, _)| cx.trainable[*param]);
+                let wants: Vec<bool> = needs.iter().copied().chain(trained).collect();
+                let mut dxs = b.plugin_backward(&call, &dys, &saved, &wants, cx.seed)?;
+                for ((param, _), dparam) in op.params.iter().zip(dxs.split_off(needs.len())) {
+                    if let Some(dparam) = dparam {
+                        grads.add(b, *param, b.cast(&dparam, Dtype::F32)?)?;
+                    }
+                }
+                dxs
+            }
         })
+    }
+
+    /// What a consumer did not keep, made again from what the op saved.
+    pub fn rematerialize<B: Backend>(
+        &self,
+        cx: &Cx<'_, B>,
+        saved: &[B::Tensor],
+        output: usize,
+    ) -> Result<B::Tensor, EngineError> {
+        let Op::Plugin(op) = self else { unreachable!("only plugins' ops make outputs again") };
+        let call = op.planned(cx.sizes())?;
+        let at =
+            call.plan.rematerializes.iter().position(|&index| index == output).expect("checked when it was planned");
+        Ok(cx.backend.plugin_rematerialize(&call, saved, cx.seed)?.swap_remove(at))
+    }
+
+    /// Which of the saved tensors are inputs as they came: (place among the saved, input).
+    pub fn saved_inputs(&self, inputs: usize, trainable: &[bool]) -> Vec<(usize, usize)> {
+        let first = |count: usize| (0..count).map(|at| (at, at)).collect();
+        match self {
+            Op::Linear { .. } if self.needs_x(trainable) => first(1),
+            Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::Slice { .. } | Op::Activation(_) => first(1),
+            Op::Gated(_) | Op::Mul => first(2),
+            Op::Attention { .. } => first(3),
+            Op::Concat => first(inputs),
+            _ => Vec::new(),
+        }
     }
 
     /// Positions of the parameters that this op gives a gradient to, if they are trained.
@@ -348,13 +399,18 @@ impl Op {
                 [Some(*weight), *bias].into_iter().flatten().chain(adapter.into_iter().flatten()).collect()
             }
             Op::Attention { sinks, .. } => sinks.iter().copied().collect(),
+            Op::Plugin(op) => op.params.iter().map(|(param, _)| *param).collect(),
             _ => Vec::new(),
         }
     }
 
     /// Whether row i of the outputs depends on row i of the inputs alone, so that rows can be worked on in pieces.
     pub fn is_by_row(&self) -> bool {
-        !matches!(self, Op::Attention { .. } | Op::Embedding { .. } | Op::Rotary { .. } | Op::Dropout { .. })
+        // What a plugin's op does with rows only the plugin knows.
+        !matches!(
+            self,
+            Op::Attention { .. } | Op::Embedding { .. } | Op::Rotary { .. } | Op::Dropout { .. } | Op::Plugin(_)
+        )
     }
 
     /// A linear layer's input is kept for its weight's gradient or its adapter's only.
@@ -369,6 +425,10 @@ impl<B: Backend> Cx<'_, B> {
             Ids::Input => &self.batch.input_ids,
             Ids::Position => &self.batch.position_ids,
         }
+    }
+
+    fn sizes(&self) -> Sizes {
+        Sizes { batch: self.batch.batch, seq: self.batch.seq, other: 1 }
     }
 
     fn sized(&self, spec: &AttentionSpec) -> AttentionSpec {

@@ -1,16 +1,20 @@
 //! A graph made ready to run: typed ops, numbered values, blocks, and what needs a gradient.
 
 use std::{
+    cell::RefCell,
     collections::{HashMap, HashSet},
     ops::Range,
+    rc::Rc,
 };
 
 use serde_json::Value as Json;
 use unswag_abi::doc::{Attrs, Dtype, Graph, Node as GraphNode};
 
 use crate::{
-    Activation, AttentionSpec, Backend, EmbeddingSpec, EngineError, Gate, Held, LayerNorm, RmsNorm, RopeSpec, View,
+    Activation, AttentionSpec, Backend, EmbeddingSpec, EngineError, Gate, Held, LayerNorm, PluginOps, RmsNorm,
+    RopeSpec, View,
     ops::{Ids, Op},
+    plugin::PluginOp,
     rope::Rotary,
 };
 
@@ -97,6 +101,8 @@ pub struct Program {
     pub(crate) value_requires_grad: Vec<bool>,
     /// The position of the last node that uses a value; past the end for the output.
     pub(crate) last_use: Vec<usize>,
+    /// The node that can make a value again for who would keep it, and which of its outputs it is.
+    pub(crate) made_again: Vec<Option<(usize, usize)>>,
     pub(crate) segments: Vec<Segment>,
     /// The last linear layer and what follows it.
     pub(crate) head: Range<usize>,
@@ -106,9 +112,23 @@ pub struct Program {
 }
 
 impl Program {
+    /// A program of host primitives alone.
+    ///
     /// # Errors
     /// A kind that the engine does not run, or a graph that [`unswag_graph::validate`] refuses.
     pub fn new(graph: &Graph, trainable: Trainable) -> Result<Self, EngineError> {
+        Self::compile(graph, trainable, None)
+    }
+
+    /// With the ops of plugins.
+    ///
+    /// # Errors
+    /// As [`Program::new`].
+    pub fn with_plugins(graph: &Graph, trainable: Trainable, ops: Rc<dyn PluginOps>) -> Result<Self, EngineError> {
+        Self::compile(graph, trainable, Some(ops))
+    }
+
+    fn compile(graph: &Graph, trainable: Trainable, ops: Option<Rc<dyn PluginOps>>) -> Result<Self, EngineError> {
         unswag_graph::validate(graph)?;
         let params: Vec<ParamInfo> = graph
             .params
@@ -119,7 +139,7 @@ impl Program {
                 ParamInfo { name: name.clone(), shape: [rows, columns], dtype: param.dtype }
             })
             .collect();
-        let mut compile = Compile { graph, values: HashMap::new() };
+        let mut compile = Compile { graph, ops, values: HashMap::new() };
         let mut nodes = Vec::new();
         for node in &graph.nodes {
             nodes.push(compile.node(node)?);
@@ -139,6 +159,13 @@ impl Program {
             node.inputs.iter().for_each(|&value| last_use[value] = index);
         }
         last_use[output] = nodes.len();
+        let mut made_again = vec![None; values];
+        for (index, node) in nodes.iter().enumerate() {
+            let Op::Plugin(op) = &node.op else { continue };
+            for &at in &op.rematerializes {
+                made_again[node.outputs[at]] = Some((index, at));
+            }
+        }
         let head = head_start..nodes.len();
         let segments = segments(&graph.nodes[..head_start], &nodes[..head_start], &last_use);
         let mut program = Program {
@@ -150,6 +177,7 @@ impl Program {
             params,
             values,
             last_use,
+            made_again,
             head,
             head_input,
             output,
@@ -395,6 +423,7 @@ fn tiles(nodes: &[Node], block: &Range<usize>, last_use: &[usize]) -> Vec<Tile> 
 
 struct Compile<'a> {
     graph: &'a Graph,
+    ops: Option<Rc<dyn PluginOps>>,
     values: HashMap<String, usize>,
 }
 
@@ -421,6 +450,30 @@ impl Compile<'_> {
 
     fn needs_param(&self, node: &GraphNode, role: &str) -> Result<usize, EngineError> {
         self.param(node, role)?.ok_or_else(|| fault(&node.path, role, "a parameter", "none"))
+    }
+
+    fn plugin(&self, node: &GraphNode) -> Result<PluginOp, EngineError> {
+        let (path, kind) = (node.path.clone(), node.kind.clone());
+        let Some(ops) = self.ops.clone() else { return Err(EngineError::NoPlugin { path, kind }) };
+        // A graph that is valid has every value and parameter that its nodes name.
+        let types = |names: &[String]| names.iter().map(|name| self.graph.values[name].clone()).collect();
+        let param = |name: &String| {
+            let found = self.graph.params.get_full(name);
+            let (index, _, param) =
+                found.ok_or_else(|| fault(&node.path, "params", "a parameter of the graph", name))?;
+            Ok::<_, EngineError>((index, param.shape.clone()))
+        };
+        Ok(PluginOp {
+            path,
+            kind,
+            attrs: node.attrs.clone(),
+            inputs: types(&node.inputs),
+            outputs: types(&node.outputs),
+            params: node.params.values().map(param).collect::<Result<_, _>>()?,
+            rematerializes: node.saves.as_ref().map_or_else(Vec::new, |saves| saves.rematerializes.clone()),
+            ops,
+            last: RefCell::default(),
+        })
     }
 
     fn op(&self, node: &GraphNode) -> Result<Op, EngineError> {
@@ -505,14 +558,10 @@ impl Compile<'_> {
             "softcap" => Op::Softcap(attrs.needs("cap")?),
             "softmax" => Op::Softmax,
             "dropout" => Op::Dropout { p: attrs.needs("p")? },
+            other if unswag_graph::kinds::is_plugin_op(other) => Op::Plugin(Box::new(self.plugin(node)?)),
             other => {
-                let why = if unswag_graph::kinds::is_plugin_op(other) {
-                    "plugins' ops are not run yet"
-                } else {
-                    "it has no gradient written"
-                };
                 let (path, kind) = (node.path.clone(), other.to_owned());
-                return Err(EngineError::Unsupported { path, kind, why: why.to_owned() });
+                return Err(EngineError::Unsupported { path, kind, why: "it has no gradient written".to_owned() });
             }
         })
     }

@@ -16,11 +16,13 @@ pub(crate) struct At {
     pub pass: Pass,
     pub segment: usize,
     pub times: u64,
+    /// Whether within a tile, whose nodes do not see what the block's other nodes saved.
+    pub in_tile: bool,
 }
 
 impl At {
     pub fn new(pass: Pass, segment: usize) -> Self {
-        At { pass, segment, times: 1 }
+        At { pass, segment, times: 1, in_tile: false }
     }
 
     pub fn place(self, node: usize) -> Place {
@@ -40,6 +42,9 @@ pub(crate) struct Run<'a, B: Backend> {
 }
 
 type Values<T> = Vec<Option<T>>;
+
+/// What a node saved; `None` where a plugin's op makes it again.
+pub(crate) type Saved<T> = Vec<Option<T>>;
 
 impl Program {
     pub(crate) fn no_values<T>(&self) -> Values<T> {
@@ -88,7 +93,7 @@ impl<B: Backend> Run<'_, B> {
         at: At,
         pieces: &[Piece<'_>],
         values: &mut Values<B::Tensor>,
-        mut saved: Option<&mut Vec<Vec<B::Tensor>>>,
+        mut saved: Option<&mut Vec<Saved<B::Tensor>>>,
     ) -> Result<(), EngineError> {
         for piece in pieces {
             let kept = match piece {
@@ -97,11 +102,11 @@ impl<B: Backend> Run<'_, B> {
                     self.enter(at, tile.nodes.start);
                     let inputs = self.tile_inputs(tile, values);
                     self.tile(at, tile, &inputs, values)?;
-                    inputs
+                    inputs.into_iter().map(Some).collect()
                 }
             };
             if let Some(saved) = &mut saved {
-                for tensor in &kept {
+                for tensor in kept.iter().flatten() {
                     // What is computed again is held for a moment only.
                     if at.pass == Pass::Forward && at.segment < self.program.segments.len() {
                         self.backend.holds(tensor, Held::Saved { segment: at.segment });
@@ -120,7 +125,7 @@ impl<B: Backend> Run<'_, B> {
         index: usize,
         values: &mut Values<B::Tensor>,
         saves: bool,
-    ) -> Result<Vec<B::Tensor>, EngineError> {
+    ) -> Result<Saved<B::Tensor>, EngineError> {
         self.enter(at, index);
         let node = &self.program.nodes[index];
         let inputs = self.take_inputs(node, index, values);
@@ -131,7 +136,21 @@ impl<B: Backend> Run<'_, B> {
                 values[value] = Some(output);
             }
         }
+        let mut kept: Saved<B::Tensor> = kept.into_iter().map(Some).collect();
+        if !kept.is_empty() {
+            for (slot, input) in node.op.saved_inputs(node.inputs.len(), &self.program.trainable) {
+                if self.maker(at, node.inputs[input]).is_some() {
+                    kept[slot] = None;
+                }
+            }
+        }
         Ok(kept)
+    }
+
+    /// The node of the same block that makes this value again when a backward asks for it, and which of its outputs it is.
+    fn maker(&self, at: At, value: usize) -> Option<(usize, usize)> {
+        let block = self.program.segments.get(at.segment).map_or(&self.program.head, |segment| &segment.nodes);
+        self.program.made_again[value].filter(|(node, _)| !at.in_tile && block.contains(node))
     }
 
     /// Hands a value over where this is its last use, so that the op may reuse its memory.
@@ -189,7 +208,7 @@ impl<B: Backend> Run<'_, B> {
         let pieces: Vec<_> = tile.nodes.clone().map(Piece::Node).collect();
         for (rows, times) in self.stretches(self.tile_rows) {
             let mut part = self.rows_of(tile, inputs, &rows);
-            self.forward(At { times, ..at }, &pieces, &mut part, None)?;
+            self.forward(At { times, in_tile: true, ..at }, &pieces, &mut part, None)?;
             for &value in &tile.outputs {
                 let made = part[value].take().expect("the tile's nodes make its outputs");
                 self.put_rows(&mut values[value], rows.start, &made)?;
@@ -204,7 +223,7 @@ impl<B: Backend> Run<'_, B> {
         segment: usize,
         pieces: &[Piece<'_>],
         mut values: Values<B::Tensor>,
-    ) -> Result<Vec<Vec<B::Tensor>>, EngineError> {
+    ) -> Result<Vec<Saved<B::Tensor>>, EngineError> {
         self.wanted(At::new(Pass::Recompute, segment), pieces, &mut values)
     }
 
@@ -214,7 +233,7 @@ impl<B: Backend> Run<'_, B> {
         at: At,
         pieces: &[Piece<'_>],
         values: &mut Values<B::Tensor>,
-    ) -> Result<Vec<Vec<B::Tensor>>, EngineError> {
+    ) -> Result<Vec<Saved<B::Tensor>>, EngineError> {
         let mut saved = Vec::new();
         for (piece, is_wanted) in pieces.iter().zip(self.program.wanted_by_backward(pieces)) {
             if is_wanted {
@@ -227,7 +246,7 @@ impl<B: Backend> Run<'_, B> {
                     Vec::new()
                 }
                 // Its nodes run in the backward, from what comes into it.
-                Piece::Tile(tile) => self.tile_inputs(tile, values),
+                Piece::Tile(tile) => self.tile_inputs(tile, values).into_iter().map(Some).collect(),
             });
         }
         Ok(saved)
@@ -246,18 +265,53 @@ impl<B: Backend> Run<'_, B> {
         &self,
         at: At,
         pieces: &[Piece<'_>],
-        mut saved: Vec<Vec<B::Tensor>>,
+        mut saved: Vec<Saved<B::Tensor>>,
         dvalues: &mut Values<B::Tensor>,
         grads: &mut Grads<B::Tensor>,
     ) -> Result<(), EngineError> {
         for piece in pieces.iter().rev() {
-            let saved = saved.pop().expect("every piece saved, if only nothing");
+            let kept = saved.pop().expect("every piece saved, if only nothing");
             match piece {
-                Piece::Node(index) => self.node_backward(at, *index, saved, dvalues, grads)?,
-                Piece::Tile(tile) => self.tile_backward(at, tile, saved, dvalues, grads)?,
+                Piece::Node(index) => {
+                    if self.has_dys(*index, dvalues) {
+                        let kept = self.whole(at, *index, kept, pieces, &saved)?;
+                        self.node_backward(at, *index, kept, dvalues, grads)?;
+                    }
+                }
+                Piece::Tile(tile) => {
+                    self.tile_backward(at, tile, kept.into_iter().flatten().collect(), dvalues, grads)?
+                }
             }
         }
         Ok(())
+    }
+
+    /// Whether the node's backward has anything to do.
+    fn has_dys(&self, index: usize, dvalues: &Values<B::Tensor>) -> bool {
+        let node = &self.program.nodes[index];
+        node.requires_grad && node.outputs.iter().any(|&value| dvalues[value].is_some())
+    }
+
+    /// What a node saved, with what it left to its maker to make again. `saved`: of the pieces before it.
+    fn whole(
+        &self,
+        at: At,
+        index: usize,
+        kept: Saved<B::Tensor>,
+        pieces: &[Piece<'_>],
+        saved: &[Saved<B::Tensor>],
+    ) -> Result<Vec<B::Tensor>, EngineError> {
+        let node = &self.program.nodes[index];
+        let inputs = node.op.saved_inputs(node.inputs.len(), &self.program.trainable);
+        let make = |slot: usize| {
+            let (_, input) = inputs.iter().find(|(at, _)| *at == slot).expect("only an input is left out");
+            let (maker, output) = self.maker(at, node.inputs[*input]).expect("it was left out because it has a maker");
+            let place = pieces.iter().position(|piece| matches!(piece, Piece::Node(node) if *node == maker));
+            let place = place.expect("a maker is a node of the same block");
+            let kept = self.whole(at, maker, saved[place].clone(), &pieces[..place], &saved[..place])?;
+            self.program.nodes[maker].op.rematerialize(&self.cx(maker, true), &kept, output)
+        };
+        kept.into_iter().enumerate().map(|(slot, tensor)| tensor.map_or_else(|| make(slot), Ok)).collect()
     }
 
     fn node_backward(
@@ -335,13 +389,14 @@ impl<B: Backend> Run<'_, B> {
         let mut dxs: Vec<Option<B::Tensor>> = needed.iter().map(|_| None).collect();
         for (rows, times) in self.stretches(self.tile_rows) {
             let mut part = self.rows_of(tile, &inputs, &rows);
-            let saved = self.wanted(At { times, pass: Pass::Recompute, ..at }, &pieces, &mut part)?;
+            let at = At { times, in_tile: true, ..at };
+            let saved = self.wanted(At { pass: Pass::Recompute, ..at }, &pieces, &mut part)?;
             drop(part);
             let mut dpart = program.no_values();
             for (value, dy) in &dys {
                 dpart[*value] = Some(self.backend.rows(dy, rows.start, rows.end - rows.start));
             }
-            self.backward(At { times, ..at }, &pieces, saved, &mut dpart, grads)?;
+            self.backward(at, &pieces, saved, &mut dpart, grads)?;
             for (&value, dx) in needed.iter().zip(&mut dxs) {
                 if let Some(part) = dpart[value].take() {
                     self.put_rows(dx, rows.start, &part)?;

@@ -8,7 +8,7 @@ use unswag_abi::doc::Dtype;
 use crate::{
     Backend, Batch, EngineError, Grads, Held, IGNORED, NoStore, Params, Pass, Policy, Program, Store,
     program::Segment,
-    run::{At, Run},
+    run::{At, Run, Saved},
 };
 
 /// How a step is run.
@@ -43,7 +43,7 @@ impl Step {
 /// What a segment left for its backward.
 enum Kept<T> {
     Nothing,
-    Saved(Vec<Vec<T>>),
+    Saved(Vec<Saved<T>>),
     Inputs(Inputs<T>),
 }
 

@@ -15,6 +15,7 @@ compile_error!("plugins are loaded on Linux, x86_64 or aarch64");
 mod buffers;
 mod digest;
 mod elf;
+mod engine;
 mod file;
 mod kernel;
 mod load;

@@ -20,7 +20,7 @@ mod write;
 pub use make::MakeError;
 pub use model::{Model, ModelError, read_record};
 pub use operation::{OperateError, Operation, Protocol, operate};
-pub use plugin::{OpenError, open_plugins, open_protocol};
+pub use plugin::{OpenError, open_plugins, open_protocol, open_recorded};
 pub use undo::{UndoError, Undone, undo};
 pub use verify::{Check, Report, VerifyError, record_of, verify, verify_bytes};
 pub use write::{Outcome, SurgeryError, WriteOptions, write};

@@ -4,11 +4,14 @@ use std::path::PathBuf;
 
 use unswag_abi::doc::{Attrs, Graph, OpCall, OpPlan, Patch, TransformJob};
 use unswag_loader::{
-    Consent, FileError, LoadError, LockError, Locks, Log, OpenProtocolError, OptionError, Plugin, PluginError,
-    PluginFile, PluginSpec, SpecError, load, typed_options,
+    Consent, FileError, LoadError, LockError, Locks, Log, LogLevel, OpenProtocolError, OpenProtocols, OptionError,
+    Plugin, PluginError, PluginFile, PluginSpec, SpecError, load, typed_options,
 };
 
-use crate::{operation::Protocol, record::PluginId};
+use crate::{
+    operation::Protocol,
+    record::{PluginId, Record},
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -83,6 +86,33 @@ fn open(spec: &PluginSpec, locks: &Locks, allow_unlocked: bool, log: &Log) -> Re
     };
     let options = typed_options(plugin.protocol_info(&id)?, &spec.options)?;
     Ok(Box::new(open_protocol(&plugin, &id, &options, log)?))
+}
+
+/// Opens the protocols whose ops a recorded model has, with the options that they had: who runs the model needs their kernels.
+/// A plugin that has changed since is told to `log`; whether its ops still fit is seen when they are planned.
+///
+/// # Errors
+/// As [`open_plugins`], for a plugin that a lock file names.
+pub fn open_recorded(record: &Record, log: &Log) -> Result<OpenProtocols, OpenError> {
+    let locks = Locks::read()?;
+    let mut open: Vec<unswag_loader::Protocol> = Vec::new();
+    for step in record.steps.iter().filter(|step| !step.plans.is_empty()) {
+        if open.iter().any(|protocol| protocol.id() == step.protocol) {
+            continue;
+        }
+        let found = locks.find(&step.protocol)?;
+        let plugin = load(&found.read()?, Consent::Locked(found.entry))?;
+        let sha256 = plugin.sha256().to_string();
+        if sha256 != step.plugin.sha256 {
+            let (protocol, recorded) = (&step.protocol, &step.plugin.sha256);
+            log(
+                LogLevel::Warning,
+                &format!("plugin {protocol} has changed since the surgery: {sha256}, then {recorded}"),
+            );
+        }
+        open.push(plugin.open(&step.protocol, &step.options, log.clone())?);
+    }
+    Ok(OpenProtocols(open))
 }
 
 /// Opens one protocol of a loaded plugin.

@@ -6,12 +6,13 @@ use tch::{Device, Kind, TchError, Tensor};
 use unswag_abi::doc::Dtype;
 use unswag_engine::{
     Activation, AttentionSpec, Backend, CrossEntropy, EmbeddingSpec, EngineError, Gate, IGNORED, LayerNorm, Meter,
-    RmsNorm, RopeSpec, View,
+    PluginCall, RmsNorm, RopeSpec, View,
 };
 
 use crate::{
     attention, cpu,
     memory::{Memory, Pool},
+    plugin,
     tensor::{TorchTensor, dtype_of, kind_of, torch_error},
     threads,
 };
@@ -589,6 +590,47 @@ impl Backend for Torch {
             x.view.f_mul(&mask)?.f_mul_scalar_(1.0 / (1.0 - p))
         };
         self.owned(made())
+    }
+
+    fn plugin_forward(
+        &self,
+        call: &PluginCall,
+        inputs: &[TorchTensor],
+        seed: u64,
+        saves: bool,
+    ) -> Made<(Vec<TorchTensor>, Vec<TorchTensor>)> {
+        let outputs =
+            call.outputs().map(|(shape, dtype)| self.fresh(shape, kind_of(dtype)?)).collect::<Made<Vec<_>>>()?;
+        let saved = match saves {
+            true => call.saved_bytes().map(|bytes| self.fresh([1, bytes], Kind::Uint8)).collect::<Made<Vec<_>>>()?,
+            false => Vec::new(),
+        };
+        plugin::forward(call, &self.pool, seed, [inputs, &outputs, &saved])?;
+        Ok((outputs, saved))
+    }
+
+    fn plugin_backward(
+        &self,
+        call: &PluginCall,
+        dys: &[TorchTensor],
+        saved: &[TorchTensor],
+        wants: &[bool],
+        seed: u64,
+    ) -> Made<Vec<Option<TorchTensor>>> {
+        let made = |((shape, dtype), wanted): (([u64; 2], Dtype), &bool)| {
+            wanted.then(|| self.fresh(shape, kind_of(dtype)?)).transpose()
+        };
+        let dinputs = call.inputs().zip(wants).map(made).collect::<Made<Vec<_>>>()?;
+        plugin::backward(call, &self.pool, seed, [dys, saved], &dinputs)?;
+        Ok(dinputs)
+    }
+
+    fn plugin_rematerialize(&self, call: &PluginCall, saved: &[TorchTensor], seed: u64) -> Made<Vec<TorchTensor>> {
+        let shapes: Vec<_> = call.outputs().collect();
+        let made = |&index: &usize| self.fresh(shapes[index].0, kind_of(shapes[index].1)?);
+        let outputs = call.plan.rematerializes.iter().map(made).collect::<Made<Vec<_>>>()?;
+        plugin::rematerialize(call, &self.pool, seed, [saved, &outputs])?;
+        Ok(outputs)
     }
 
     fn cross_entropy(&self, logits: TorchTensor, targets: &[i64], scale: f64) -> Made<(CrossEntropy, TorchTensor)> {

@@ -10,6 +10,7 @@ mod attention;
 mod backend;
 mod cpu;
 mod memory;
+mod plugin;
 mod tensor;
 mod threads;
 

@@ -62,6 +62,8 @@ pub(crate) fn dtype_of(kind: Kind) -> Dtype {
         Kind::Double => Dtype::F64,
         Kind::Half => Dtype::F16,
         Kind::BFloat16 => Dtype::Bf16,
+        // What a plugin saves: bytes that only it understands.
+        Kind::Uint8 => Dtype::U8,
         other => unreachable!("the backend makes no tensors of {other:?}"),
     }
 }

@@ -3,7 +3,7 @@ use std::{io, path::PathBuf};
 use unswag_checkpoint::WriteError;
 use unswag_engine::EngineError;
 use unswag_kernels::KernelError;
-use unswag_surgery::ModelError;
+use unswag_surgery::{ModelError, OpenError};
 
 /// Why a model could not be opened, trained or saved.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +12,8 @@ pub enum TrainError {
     Checkpoint(#[from] unswag_checkpoint::Error),
     #[error(transparent)]
     Model(#[from] ModelError),
+    #[error(transparent)]
+    Plugin(#[from] OpenError),
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]

@@ -3,6 +3,8 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
+    rc::Rc,
+    sync::Arc,
 };
 
 use rand_chacha::{
@@ -11,8 +13,9 @@ use rand_chacha::{
 };
 use unswag_abi::doc::{Dtype, Graph};
 use unswag_data::Batch;
-use unswag_engine::{Adapter, Backend, Grads, Meta, ParamInfo, Params, Policy, Program, Step, Trainable};
-use unswag_surgery::Model;
+use unswag_engine::{Adapter, Backend, Grads, Meta, ParamInfo, Params, PluginOps, Policy, Program, Step, Trainable};
+use unswag_loader::Log;
+use unswag_surgery::{Model, open_recorded};
 use unswag_torch::{Torch, TorchTensor};
 
 use crate::{LoraConfig, TrainError, batch::for_engine};
@@ -20,6 +23,8 @@ use crate::{LoraConfig, TrainError, batch::for_engine};
 /// A checkpoint whose graph is known and whose weights are not yet read.
 pub struct UnswagModel {
     model: Model,
+    /// Of the plugins whose ops the model has.
+    ops: Rc<dyn PluginOps>,
     dtype: Dtype,
 }
 
@@ -31,9 +36,13 @@ impl UnswagModel {
     /// No sound checkpoint, no config, a family that no builder knows, or an unsound record.
     pub fn from_pretrained(path: &Path) -> Result<Self, TrainError> {
         let model = Model::open(path, None)?;
+        // Their lines go nowhere: what matters of them is an error.
+        let log: Log = Arc::new(|_, _| ());
+        let ops = model.record.as_ref().map(|record| open_recorded(record, &log)).transpose()?;
+        let ops: Rc<dyn PluginOps> = Rc::new(ops.unwrap_or_default());
         let mut dtypes = model.graph.params.values().map(|param| param.dtype);
         let dtype = dtypes.find(|dtype| dtype.is_float()).unwrap_or(Dtype::F32);
-        Ok(UnswagModel { model, dtype })
+        Ok(UnswagModel { model, ops, dtype })
     }
 
     /// Computes in this element type, whatever the file's.
@@ -92,7 +101,7 @@ impl UnswagModel {
     }
 
     fn with_adapters(&self, config: &LoraConfig) -> Result<(Program, Vec<Adapter>), TrainError> {
-        let mut program = Program::new(&self.model.graph, Trainable::Nothing)?;
+        let mut program = Program::with_plugins(&self.model.graph, Trainable::Nothing, self.ops.clone())?;
         program.set_dtype(self.dtype);
         let adapters = program.add_lora(&config.spec()?)?;
         Ok((program, adapters))

@@ -1,0 +1,265 @@
+//! Plugins' ops on the tape: what the engine asks of whoever has the plugins, and what it asks of a backend.
+//!
+//! An op's plan says what its forward makes and keeps, so [`crate::Meta`] counts it without running it. What a plugin saves for
+//! its backward is bytes that only it understands. Where a plan says that an output can be made again from what is saved, whoever
+//! would keep that output asks for it again instead ([`crate::Backend::plugin_rematerialize`]).
+
+use std::{
+    cell::{OnceCell, RefCell},
+    rc::Rc,
+};
+
+use unswag_abi::doc::{Attrs, Device, Dtype, Meta, OpCall, OpPlan, Value};
+use unswag_graph::Sizes;
+
+use crate::EngineError;
+
+/// Whoever has the plugins open.
+pub trait PluginOps: unswag_graph::Ops {
+    /// The kernel of one call on a device.
+    ///
+    /// # Errors
+    /// In a sentence for the user: there is no such op, or none for this device.
+    fn kernel(&self, call: &OpCall, device: Device) -> Result<Rc<dyn PluginKernel>, String>;
+}
+
+impl std::fmt::Debug for dyn PluginOps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PluginOps")
+    }
+}
+
+/// A tensor in host memory, row-major, to be read: exactly as many bytes as its type has.
+#[derive(Clone, Copy, Debug)]
+pub struct Buffer<'a> {
+    pub meta: &'a Meta,
+    pub bytes: &'a [u8],
+}
+
+/// As [`Buffer`], to be filled; `None` where it is not wanted.
+#[derive(Debug)]
+pub struct BufferMut<'a> {
+    pub meta: &'a Meta,
+    pub bytes: Option<&'a mut [u8]>,
+}
+
+/// What belongs to one run of a kernel and not to a tensor.
+#[derive(Debug)]
+pub struct PluginLaunch<'a> {
+    /// The same for a node's forward, its backward and its recompute in one step.
+    pub seed: u64,
+    /// As many bytes as the plan says.
+    pub scratch: &'a mut [u8],
+    /// In the order of the plan's.
+    pub scalars: &'a [f64],
+    pub threads: usize,
+    /// Whether a backward will come.
+    pub training: bool,
+}
+
+/// One op, built for a device and for calls of one type.
+pub trait PluginKernel {
+    /// Fills `outputs` and, where a backward will come, `saved`.
+    ///
+    /// # Errors
+    /// The plugin's own sentence.
+    fn forward(
+        &self,
+        launch: PluginLaunch<'_>,
+        inputs: &[Buffer<'_>],
+        outputs: &mut [BufferMut<'_>],
+        saved: &mut [BufferMut<'_>],
+    ) -> Result<(), String>;
+
+    /// Fills `dinputs`. `saved`: the plan's, then the inputs and the outputs that are saved as they are.
+    ///
+    /// # Errors
+    /// As [`PluginKernel::forward`].
+    fn backward(
+        &self,
+        launch: PluginLaunch<'_>,
+        doutputs: &[Buffer<'_>],
+        saved: &[Buffer<'_>],
+        dinputs: &mut [BufferMut<'_>],
+    ) -> Result<(), String>;
+
+    /// Fills the outputs that the plan says can be made again.
+    ///
+    /// # Errors
+    /// As [`PluginKernel::forward`].
+    fn rematerialize(
+        &self,
+        launch: PluginLaunch<'_>,
+        saved: &[Buffer<'_>],
+        outputs: &mut [BufferMut<'_>],
+    ) -> Result<(), String>;
+}
+
+/// One node's op in a batch of one size.
+#[derive(Debug)]
+pub struct PluginCall {
+    /// The node's.
+    pub path: String,
+    pub call: OpCall,
+    pub plan: OpPlan,
+    /// The plan's scalars, from the node's attributes.
+    pub scalars: Vec<f64>,
+    /// Tokens of the batch.
+    rows: u64,
+    /// How many of the call's inputs are the node's; parameters follow.
+    node_inputs: usize,
+    ops: Rc<dyn PluginOps>,
+    kernel: Kernel,
+}
+
+#[derive(Default)]
+struct Kernel(OnceCell<Rc<dyn PluginKernel>>);
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.get().is_some() { "built" } else { "not built" })
+    }
+}
+
+impl PluginCall {
+    /// The kernel, built when it is first asked for: who only counts never asks.
+    ///
+    /// # Errors
+    /// The plugin has none for this device.
+    pub fn kernel(&self, device: Device) -> Result<&dyn PluginKernel, EngineError> {
+        if let Some(kernel) = self.kernel.0.get() {
+            return Ok(&**kernel);
+        }
+        let kernel = self.ops.kernel(&self.call, device).map_err(|error| self.fault(error))?;
+        Ok(&**self.kernel.0.get_or_init(|| kernel))
+    }
+
+    /// An error that says where.
+    pub fn fault(&self, message: String) -> EngineError {
+        EngineError::Plugin { path: self.path.clone(), kind: self.call.kind.clone(), message }
+    }
+
+    /// Shapes as the engine has them and element types of the inputs: rows of tokens, then the parameters.
+    pub fn inputs(&self) -> impl Iterator<Item = ([u64; 2], Dtype)> {
+        self.call.inputs.iter().enumerate().map(|(index, meta)| match index < self.node_inputs {
+            true => (rows_of(meta, self.rows), meta.dtype),
+            false => (rows_of(meta, meta.shape.iter().rev().skip(1).product()), meta.dtype),
+        })
+    }
+
+    /// As [`PluginCall::inputs`], of the outputs.
+    pub fn outputs(&self) -> impl Iterator<Item = ([u64; 2], Dtype)> {
+        self.plan.outputs.iter().map(|meta| (rows_of(meta, self.rows), meta.dtype))
+    }
+
+    /// The bytes of each tensor that the forward fills for the backward alone.
+    pub fn saved_bytes(&self) -> impl Iterator<Item = u64> {
+        self.plan.saved.iter().map(bytes_of)
+    }
+
+    /// The types of what the backward gets as saved, in order.
+    pub fn saved_metas(&self) -> impl Iterator<Item = &Meta> {
+        let inputs = self.plan.saves_inputs.iter().map(|&index| &self.call.inputs[index]);
+        let outputs = self.plan.saves_outputs.iter().map(|&index| &self.plan.outputs[index]);
+        self.plan.saved.iter().chain(inputs).chain(outputs)
+    }
+}
+
+/// Plans are checked by whoever has the plugins: none is beyond 64 bits.
+fn bytes_of(meta: &Meta) -> u64 {
+    meta.bytes().unwrap_or(u64::MAX)
+}
+
+fn rows_of(meta: &Meta, rows: u64) -> [u64; 2] {
+    [rows, meta.elements().unwrap_or(u64::MAX).checked_div(rows).unwrap_or(0)]
+}
+
+/// The call that was planned last: for a batch of this size, and inputs of these element types.
+#[derive(Clone, Debug)]
+pub(crate) struct Last {
+    sizes: Sizes,
+    dtypes: Vec<Dtype>,
+    call: Rc<PluginCall>,
+}
+
+/// A node's op, whatever the batch.
+#[derive(Clone, Debug)]
+pub(crate) struct PluginOp {
+    pub path: String,
+    pub kind: String,
+    pub attrs: Attrs,
+    /// Types of the node's inputs and outputs, sizes of the batch being symbols.
+    pub inputs: Vec<Value>,
+    pub outputs: Vec<Value>,
+    /// Positions and shapes of its parameters.
+    pub params: Vec<(usize, Vec<u64>)>,
+    /// Outputs that consumers do not keep: what the graph's record of the op says.
+    pub rematerializes: Vec<usize>,
+    pub ops: Rc<dyn PluginOps>,
+    pub last: RefCell<Option<Last>>,
+}
+
+impl PluginOp {
+    /// The call that the forward made.
+    ///
+    /// # Errors
+    /// None was made in a batch of this size.
+    pub fn planned(&self, sizes: Sizes) -> Result<Rc<PluginCall>, EngineError> {
+        let last = self.last.borrow();
+        let found = last.as_ref().filter(|last| last.sizes == sizes).map(|last| last.call.clone());
+        found.ok_or_else(|| EngineError::Plugin {
+            path: self.path.clone(),
+            kind: self.kind.clone(),
+            message: "its backward came before its forward".into(),
+        })
+    }
+
+    /// The call in a batch of this size, planned anew where the last one was of another.
+    ///
+    /// # Errors
+    /// What the plugin says, or a plan that is not what the graph has.
+    pub fn call(&self, sizes: Sizes, dtypes: Vec<Dtype>) -> Result<Rc<PluginCall>, EngineError> {
+        if let Some(last) = &*self.last.borrow()
+            && last.sizes == sizes
+            && last.dtypes == dtypes
+        {
+            return Ok(last.call.clone());
+        }
+        let values = self.inputs.iter().map(|value| sizes.meta(value).shape);
+        let shapes = values.chain(self.params.iter().map(|(_, shape)| shape.clone()));
+        let inputs = shapes.zip(&dtypes).map(|(shape, &dtype)| Meta { dtype, shape }).collect();
+        let call = OpCall { kind: self.kind.clone(), inputs, attrs: self.attrs.clone() };
+        let fault = |message: String| EngineError::Plugin { path: self.path.clone(), kind: self.kind.clone(), message };
+        let plan = self.ops.plan(&call).map_err(fault)?;
+        let expected: Vec<_> = self.outputs.iter().map(|value| sizes.meta(value).shape).collect();
+        let planned: Vec<_> = plan.outputs.iter().map(|meta| meta.shape.clone()).collect();
+        if planned != expected {
+            return Err(fault(format!(
+                "its plan makes {planned:?}, the graph has {expected:?}; was the plugin changed?"
+            )));
+        }
+        if plan.rematerializes != self.rematerializes {
+            let (found, wanted) = (&plan.rematerializes, &self.rematerializes);
+            return Err(fault(format!(
+                "its plan makes outputs {found:?} again, the graph has {wanted:?}; was the plugin changed?"
+            )));
+        }
+        let scalar = |name: &String| {
+            let found = self.attrs.get(name).and_then(serde_json::Value::as_f64);
+            found.ok_or_else(|| fault(format!("its plan asks for attribute {name} as a number, and there is none")))
+        };
+        let scalars = plan.scalars.iter().map(scalar).collect::<Result<_, _>>()?;
+        let made = Rc::new(PluginCall {
+            path: self.path.clone(),
+            call,
+            plan,
+            scalars,
+            rows: sizes.tokens(),
+            node_inputs: self.inputs.len(),
+            ops: self.ops.clone(),
+            kernel: Kernel::default(),
+        });
+        *self.last.borrow_mut() = Some(Last { sizes, dtypes, call: made.clone() });
+        Ok(made)
+    }
+}

@@ -1,0 +1,124 @@
+//! Plugins' ops on the CPU: tensors as the bytes that a kernel is handed.
+//!
+//! A kernel is given every byte that it may read or write and no other; what it writes is not read before it returns.
+
+use tch::{Device as TorchDevice, Kind, Tensor};
+use unswag_abi::doc::{Device, Meta};
+use unswag_engine::{Buffer, BufferMut, EngineError, PluginCall, PluginLaunch};
+
+use crate::{
+    cpu::Done,
+    memory::{Block, Pool},
+    tensor::{TorchTensor, torch_error},
+    threads::exec,
+};
+
+/// Where a tensor's bytes are, and how many.
+fn place(x: &Tensor) -> Result<(*mut u8, usize), EngineError> {
+    if x.device() != TorchDevice::Cpu || !x.is_contiguous() {
+        return Err(EngineError::Backend(format!("a plugin's kernel expected a dense tensor on the CPU, got {x:?}")));
+    }
+    match x.numel() * x.kind().elt_size_in_bytes() {
+        0 => Ok((std::ptr::NonNull::<u64>::dangling().as_ptr().cast(), 0)),
+        bytes => Ok((x.data_ptr().cast(), bytes)),
+    }
+}
+
+fn read(x: &TorchTensor) -> Result<&[u8], EngineError> {
+    let (start, bytes) = place(x.tensor())?;
+    // SAFETY: a dense tensor has so many bytes there, and the borrow keeps it alive; nothing writes to it in this call.
+    Ok(unsafe { std::slice::from_raw_parts(start, bytes) })
+}
+
+/// # Safety
+/// No other slice of this memory may be alive.
+#[expect(clippy::mut_from_ref, reason = "libtorch's handles are shared; who may write is the caller's promise")]
+unsafe fn write(x: &Tensor) -> Result<&mut [u8], EngineError> {
+    let (start, bytes) = place(x)?;
+    // SAFETY: as in `read`; the caller holds the only slice.
+    Ok(unsafe { std::slice::from_raw_parts_mut(start, bytes) })
+}
+
+fn buffers<'a>(
+    metas: impl Iterator<Item = &'a Meta>,
+    tensors: &'a [TorchTensor],
+) -> Result<Vec<Buffer<'a>>, EngineError> {
+    metas.zip(tensors).map(|(meta, tensor)| Ok(Buffer { meta, bytes: read(tensor)? })).collect()
+}
+
+fn filled<'a>(
+    metas: impl Iterator<Item = &'a Meta>,
+    tensors: impl Iterator<Item = Option<&'a TorchTensor>>,
+) -> Result<Vec<BufferMut<'a>>, EngineError> {
+    let buffer = |(meta, tensor): (&'a Meta, Option<&'a TorchTensor>)| {
+        // SAFETY: each was made for this call, and is listed once.
+        let bytes = tensor.map(|tensor| unsafe { write(tensor.tensor()) }).transpose()?;
+        Ok(BufferMut { meta, bytes })
+    };
+    metas.zip(tensors).map(buffer).collect()
+}
+
+/// Memory that the plan asks for while the call runs.
+struct Scratch {
+    tensor: Tensor,
+    _block: Block,
+}
+
+impl Scratch {
+    fn of(call: &PluginCall, pool: &Pool) -> Result<Self, EngineError> {
+        let bytes = i64::try_from(call.plan.scratch_bytes).unwrap_or(i64::MAX);
+        let (tensor, block) = pool.tensor(&[bytes], Kind::Uint8).map_err(torch_error)?;
+        Ok(Scratch { tensor, _block: block })
+    }
+
+    fn launch<'a>(&'a self, call: &'a PluginCall, seed: u64, training: bool) -> Result<PluginLaunch<'a>, EngineError> {
+        // SAFETY: the scratch is this call's alone.
+        let scratch = unsafe { write(&self.tensor)? };
+        Ok(PluginLaunch { seed, scratch, scalars: &call.scalars, threads: exec().threads, training })
+    }
+}
+
+/// `outputs` and `saved` are written.
+pub(crate) fn forward(
+    call: &PluginCall,
+    pool: &Pool,
+    seed: u64,
+    [inputs, outputs, saved]: [&[TorchTensor]; 3],
+) -> Done {
+    let scratch = Scratch::of(call, pool)?;
+    let inputs = buffers(call.call.inputs.iter(), inputs)?;
+    let training = !saved.is_empty() || call.plan.saved.is_empty();
+    let mut outputs = filled(call.plan.outputs.iter(), outputs.iter().map(Some))?;
+    let mut saved = filled(call.plan.saved.iter(), saved.iter().map(Some))?;
+    let launch = scratch.launch(call, seed, training)?;
+    let kernel = call.kernel(Device::Cpu)?;
+    kernel.forward(launch, &inputs, &mut outputs, &mut saved).map_err(|error| call.fault(error))
+}
+
+/// `dinputs` are written, where there are any.
+pub(crate) fn backward(
+    call: &PluginCall,
+    pool: &Pool,
+    seed: u64,
+    [dys, saved]: [&[TorchTensor]; 2],
+    dinputs: &[Option<TorchTensor>],
+) -> Done {
+    let scratch = Scratch::of(call, pool)?;
+    let dys = buffers(call.plan.outputs.iter(), dys)?;
+    let saved = buffers(call.saved_metas(), saved)?;
+    let mut dinputs = filled(call.call.inputs.iter(), dinputs.iter().map(Option::as_ref))?;
+    let launch = scratch.launch(call, seed, true)?;
+    let kernel = call.kernel(Device::Cpu)?;
+    kernel.backward(launch, &dys, &saved, &mut dinputs).map_err(|error| call.fault(error))
+}
+
+/// `outputs`, those of the plan's list, are written.
+pub(crate) fn rematerialize(call: &PluginCall, pool: &Pool, seed: u64, [saved, outputs]: [&[TorchTensor]; 2]) -> Done {
+    let scratch = Scratch::of(call, pool)?;
+    let saved = buffers(call.saved_metas(), saved)?;
+    let metas = call.plan.rematerializes.iter().map(|&index| &call.plan.outputs[index]);
+    let mut outputs = filled(metas, outputs.iter().map(Some))?;
+    let launch = scratch.launch(call, seed, true)?;
+    let kernel = call.kernel(Device::Cpu)?;
+    kernel.rematerialize(launch, &saved, &mut outputs).map_err(|error| call.fault(error))
+}
