@@ -26,6 +26,9 @@ pub enum EngineError {
     NoPlugin { path: String, kind: String },
     #[error("{path}: {kind}: {message}")]
     Plugin { path: String, kind: String, message: String },
+    /// The store's own words: a full disk.
+    #[error(transparent)]
+    Store(Box<dyn std::error::Error + Send + Sync>),
     /// The backend's own words: out of memory, an operation that it lacks.
     #[error("{0}")]
     Backend(String),

@@ -10,9 +10,12 @@ mod attention;
 mod backend;
 mod cpu;
 mod memory;
+mod offload;
 mod plugin;
 mod tensor;
 mod threads;
 
 pub use backend::Torch;
+pub use offload::{FileStore, OffloadError};
 pub use tensor::TorchTensor;
+pub(crate) use tensor::torch_error;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use common::{Model, assert_close};
 use safetensors::SafeTensors;
-use unswag_engine::{Backend, Batch, Grads, Meta, Params, Policy, Program, Step, Trainable};
-use unswag_torch::Torch;
+use unswag_engine::{Backend, Batch, Grads, Meta, MetaStore, Params, Policy, Program, Step, Store, Trainable};
+use unswag_torch::{FileStore, Torch};
 
 /// What transformers said of one case.
 struct Expected(Vec<u8>);
@@ -100,10 +100,16 @@ fn logits_loss_and_gradients_of_every_family_are_those_of_transformers() {
     }
 }
 
+/// A store in a file of this test's own.
+fn file_store(torch: &Torch) -> FileStore {
+    FileStore::new(torch, Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("the target folder is on a disk")
+}
+
 /// Live and peak bytes of a step, counted from before the parameters.
 fn counts<B: Backend>(
     backend: &B,
     meter: &unswag_engine::Meter,
+    store: &mut dyn Store<B::Tensor>,
     program: &Program,
     params: &Params<B::Tensor>,
     batch: &Batch,
@@ -111,7 +117,7 @@ fn counts<B: Backend>(
 ) -> (u64, u64) {
     let mut grads = Grads::new(program);
     meter.reset_peak();
-    program.step(backend, params, batch, step, &mut grads).expect("a step");
+    program.step_with_store(backend, params, batch, step, &mut grads, store).expect("a step");
     (meter.live(), meter.peak())
 }
 
@@ -126,21 +132,28 @@ fn meta_counts_the_bytes_that_a_step_takes() {
             if trainable == Trainable::Nothing {
                 program.add_lora(&common::lora(4)).expect("there are linear layers");
             }
-            for policy in Policy::IN_MEMORY {
+            for policy in Policy::ALL {
                 let step = Step { policies: vec![policy; program.blocks()], dropout: true, ..STEP };
                 let (torch, meta) = (Torch::cpu(), Meta::new());
-                let real = counts(&torch, torch.meter(), &program, &model.params(&torch, &program), &batch, &step);
+                let (mut file, mut counted) = (file_store(&torch), MetaStore::new(&meta));
+                let params = model.params(&torch, &program);
+                let real = counts(&torch, torch.meter(), &mut file, &program, &params, &batch, &step);
+                drop(params);
                 let params = Params::load(&program, |_, info| Ok::<_, ()>(meta.tensor(info.shape, info.dtype)));
-                let planned = counts(&meta, meta.meter(), &program, &params.expect("sizes"), &batch, &step);
+                let params = params.expect("sizes");
+                let planned = counts(&meta, meta.meter(), &mut counted, &program, &params, &batch, &step);
                 assert_eq!(planned, real, "{case}, {trainable:?}, {policy:?}: live and peak bytes");
                 assert!(real.1 > real.0, "{case}: nothing was made");
+                let stored = [file.meter(), counted.meter()].map(|meter| (meter.live(), meter.peak()));
+                assert_eq!(stored[0], stored[1], "{case}, {trainable:?}, {policy:?}: offloaded bytes");
+                assert_eq!(stored[0].1 > 0, policy.offloads(), "{case}, {trainable:?}, {policy:?}");
             }
         }
     }
 }
 
 #[test]
-fn recompute_gives_the_bits_of_keep_and_tiles_the_same_sums_in_another_order() {
+fn recompute_and_offload_give_the_bits_of_keep_and_tiles_the_same_sums_in_another_order() {
     let (folder, cases) = cases();
     let mut dropping = 0;
     for (case, path) in &cases {
@@ -151,12 +164,14 @@ fn recompute_gives_the_bits_of_keep_and_tiles_the_same_sums_in_another_order() {
         let run = |policy, dropout| {
             let step = Step { policies: vec![policy; program.blocks()], dropout, ..STEP };
             let mut grads = Grads::new(&program);
-            let loss = program.step(&torch, &params, &batch, &step, &mut grads).expect("a step");
+            let mut store = file_store(&torch);
+            let loss = program.step_with_store(&torch, &params, &batch, &step, &mut grads, &mut store).expect("a step");
             let grad = |index: usize| grads.get(index).expect("every parameter is trained").to_f32().expect("readable");
             (loss.to_bits(), (0..program.params().len()).map(grad).collect::<Vec<_>>())
         };
         let kept = run(Policy::Keep, true);
         assert!(kept == run(Policy::Recompute, true), "{case}");
+        assert!(kept == run(Policy::Offload, true), "{case}: offloaded");
         // A product of fewer rows may be summed in another order, and a weight's gradient is the sum of the stretches'.
         let (loss, grads) = run(Policy::Tile, true);
         let (loss, kept_loss) = (f64::from_bits(loss), f64::from_bits(kept.0));
@@ -165,7 +180,9 @@ fn recompute_gives_the_bits_of_keep_and_tiles_the_same_sums_in_another_order() {
         for ((found, kept), info) in grads.iter().zip(&kept.1).zip(program.params()) {
             assert_close(&format!("{case}: gradient of {}, tiled", info.name), found, kept, 1e-4, floor);
         }
-        assert!((loss.to_bits(), grads) == run(Policy::RecomputeTile, true), "{case}: tiled and recomputed");
+        let tiled = (loss.to_bits(), grads);
+        assert!(tiled == run(Policy::RecomputeTile, true), "{case}: tiled and recomputed");
+        assert!(tiled == run(Policy::OffloadTile, true), "{case}: tiled and offloaded");
         // Where the family drops, it dropped: the masks came again.
         let drops = model.graph.nodes.iter().any(|node| node.attrs.get("p").is_some_and(|p| p.as_f64() > Some(0.0)));
         assert_eq!(kept.0 != run(Policy::Keep, false).0, drops, "{case}");
