@@ -37,7 +37,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("unswag-console", &["unswag-data"]),
-    ("unswag-torch-cli", &["unswag-abi", "unswag-console", "unswag-data", "unswag-train"]),
+    (
+        "unswag-torch-cli",
+        &["unswag-abi", "unswag-console", "unswag-data", "unswag-loader", "unswag-surgery", "unswag-train"],
+    ),
     (
         "unswag",
         &[

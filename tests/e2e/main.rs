@@ -5,6 +5,7 @@ mod house;
 mod layering;
 mod main_job;
 mod optimizers;
+mod patched;
 mod peers;
 mod plugins;
 mod promises;

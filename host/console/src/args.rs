@@ -1,11 +1,13 @@
 //! The command line: what can be asked, and the help that answers it. Parsing only.
 
+mod fidelity;
 mod train;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+pub use fidelity::Fidelity;
 pub use train::{
     Data, Length, Lora, Optim, Optimizer, Precision, ReportTo, Saving, Scheduler, TooLong, Train, Validation,
 };
@@ -61,6 +63,7 @@ pub enum Command {
     Undo(Undo),
     Import(Import),
     Train(Box<Train>),
+    Fidelity(Fidelity),
     Plugin(Plugin),
     /// Say what this machine has, and what each of it means for which protocol.
     Doctor,

@@ -10,7 +10,7 @@ use unswag_loader::{
 
 use crate::{
     operation::Protocol,
-    record::{PluginId, Record},
+    record::{PluginId, Step},
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -88,15 +88,15 @@ fn open(spec: &PluginSpec, locks: &Locks, allow_unlocked: bool, log: &Log) -> Re
     Ok(Box::new(open_protocol(&plugin, &id, &options, log)?))
 }
 
-/// Opens the protocols whose ops a recorded model has, with the options that they had: who runs the model needs their kernels.
+/// Opens the protocols whose ops these steps brought in, with the options that they had: who runs the model needs their kernels.
 /// A plugin that has changed since is told to `log`; whether its ops still fit is seen when they are planned.
 ///
 /// # Errors
 /// As [`open_plugins`], for a plugin that a lock file names.
-pub fn open_recorded(record: &Record, log: &Log) -> Result<OpenProtocols, OpenError> {
+pub fn open_recorded(steps: &[Step], log: &Log) -> Result<OpenProtocols, OpenError> {
     let locks = Locks::read()?;
     let mut open: Vec<unswag_loader::Protocol> = Vec::new();
-    for step in record.steps.iter().filter(|step| !step.plans.is_empty()) {
+    for step in steps.iter().filter(|step| !step.plans.is_empty()) {
         if open.iter().any(|protocol| protocol.id() == step.protocol) {
             continue;
         }

@@ -2,6 +2,7 @@
 //!
 //! Parsing and printing only, as in `unswag`: what a command does is in the crates below. Exit status as there.
 
+mod fidelity;
 mod live;
 mod train;
 
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<Done, Box<dyn Error>> {
     match &cli.command {
         Command::Train(args) => train::run(args, &cli.output),
+        Command::Fidelity(args) => fidelity::run(args, &cli.output),
         _ => Err("unswag-torch runs only what needs libtorch; call `unswag`, which has all commands".into()),
     }
 }

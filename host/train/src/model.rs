@@ -38,7 +38,7 @@ impl UnswagModel {
         let model = Model::open(path, None)?;
         // Their lines go nowhere: what matters of them is an error.
         let log: Log = Arc::new(|_, _| ());
-        let ops = model.record.as_ref().map(|record| open_recorded(record, &log)).transpose()?;
+        let ops = model.record.as_ref().map(|record| open_recorded(&record.steps, &log)).transpose()?;
         let ops: Rc<dyn PluginOps> = Rc::new(ops.unwrap_or_default());
         let mut dtypes = model.graph.params.values().map(|param| param.dtype);
         let dtype = dtypes.find(|dtype| dtype.is_float()).unwrap_or(Dtype::F32);
@@ -98,6 +98,11 @@ impl UnswagModel {
         let elements = |index: usize| program.params()[index].shape.iter().product::<u64>();
         let trainable_parameters = adapters.iter().map(|adapter| elements(adapter.a) + elements(adapter.b)).sum();
         Ok(Planned { peak_bytes: meta.meter().peak(), trainable_parameters })
+    }
+
+    /// The model's checkpoint and graph, for surgery.
+    pub fn model(&self) -> &Model {
+        &self.model
     }
 
     fn with_adapters(&self, config: &LoraConfig) -> Result<(Program, Vec<Adapter>), TrainError> {

@@ -1,0 +1,42 @@
+//! `unswag fidelity`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
+
+use super::{Data, Precision};
+
+/// Measure what a lossy protocol does to the gradients, on your own model and data.
+///
+/// The model is run as it is and rewritten, with the same weights and tokens; the gradients of LoRA adapters on it are compared.
+/// Nothing is written.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  unswag fidelity ./SmolLM2-135M --plugin delhi:mode=4bit --data plays/*.txt
+  unswag fidelity ./SmolLM2-135M --plugin delhi:mode=8bit --plugin delhi:mode=2bit --data plays/*.txt --block-size 512
+  unswag fidelity ./SmolLM2-135M --plugin delhi:mode=2bit --data chat.jsonl --chat --json | jq '.variants[0].modules'
+
+cosine: 1 where the gradient points where the exact one does. error: the length of the difference, in lengths of the exact one.")]
+pub struct Fidelity {
+    /// A .safetensors file, a folder with config.json and weights, or a hub cache snapshot.
+    #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    pub model: PathBuf,
+    /// A plugin's protocol and its options; each one given is compared with the model as it is.
+    #[arg(long = "plugin", short, required = true, value_name = "NAME[:KEY=VALUE,…]")]
+    pub plugins: Vec<String>,
+    #[command(flatten)]
+    pub data: Data,
+    /// Rows to take the gradients of.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pub rows: u64,
+    /// The adapters' rank.
+    #[arg(long, value_name = "R", default_value_t = 8)]
+    pub lora_r: u64,
+    /// The element type that is computed in; `auto` is the checkpoint's, but float32 for a float16 one.
+    #[arg(long, value_enum, default_value_t = Precision::Auto)]
+    pub dtype: Precision,
+    /// Of the adapters' weights, and of the protocol's own randomness.
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    pub seed: u64,
+}

@@ -1,0 +1,234 @@
+//! What a lossy protocol does to the gradients: the user's own model and data, once as they are and once rewritten.
+//!
+//! Both runs have the same weights, adapters and tokens, and keep what their ops ask for. What is compared are the gradients that
+//! training would see: those of each adapter. A fresh adapter's B is zero, and with it A's gradient; here B is random and
+//! small, so that both matrices have one. The forward is not the question: it is compared by the loss alone.
+
+use std::rc::Rc;
+
+use indexmap::IndexMap;
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{Rng, SeedableRng},
+};
+use serde::Serialize;
+use unswag_abi::doc::Graph;
+use unswag_data::Batch;
+use unswag_engine::{Grads, PluginOps, Program, Step, Trainable};
+
+use crate::{LoraConfig, TrainError, TrainingModel, UnswagModel, batch::for_engine};
+
+/// The most that an element of B is: a hundredth of what an adapter learns in some hundred steps at common rates.
+const B_BOUND: f32 = 1e-3;
+
+/// How far a gradient is from the exact one.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct GradientError {
+    /// g h / (|g| |h|): 1 where both point the same way.
+    pub cosine: f64,
+    /// |g - h| / |h|, h being the exact one.
+    pub relative_error: f64,
+}
+
+/// The gradient of one module's adapter, A and B together.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ModuleFidelity {
+    pub module: String,
+    #[serde(flatten)]
+    pub error: GradientError,
+}
+
+/// The gradients of one block's adapters together.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LayerFidelity {
+    pub layer: String,
+    #[serde(flatten)]
+    pub error: GradientError,
+}
+
+/// What a rewrite costs in truth, and what it saves.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FidelityReport {
+    pub loss_exact: f64,
+    pub loss: f64,
+    /// Over all adapters.
+    pub all: GradientError,
+    /// Over the adapters of each block: modules whose paths share everything up to their first number.
+    pub layers: Vec<LayerFidelity>,
+    /// In the model's order.
+    pub modules: Vec<ModuleFidelity>,
+    /// The most bytes that tensors took, everything kept.
+    pub peak_bytes_exact: u64,
+    pub peak_bytes: u64,
+    pub tokens: u64,
+}
+
+/// The gradients of a model's adapters on some rows, for others to be compared with.
+pub struct Exact<'a> {
+    model: &'a TrainingModel,
+    batches: Vec<unswag_engine::Batch>,
+    run: Run,
+}
+
+struct Run {
+    loss: f64,
+    /// A's and B's, one after the other, for each adapter.
+    gradients: Vec<Vec<f32>>,
+    peak_bytes: u64,
+}
+
+impl UnswagModel {
+    /// A model as [`UnswagModel::for_training`] makes it, with B random.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn for_fidelity(self, config: LoraConfig) -> Result<TrainingModel, TrainError> {
+        let seed = config.seed;
+        let mut model = self.for_training(config)?;
+        let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0x6272_616e_646f_6d21);
+        // A and B take turns.
+        for master in model.masters.iter_mut().skip(1).step_by(2) {
+            let uniform = |bits: u32| (f64::from(bits) / f64::from(u32::MAX) * 2.0 - 1.0) as f32;
+            master.values.iter_mut().for_each(|value| *value = B_BOUND * uniform(random.next_u32()));
+        }
+        model.refresh()?;
+        Ok(model)
+    }
+}
+
+impl<'a> Exact<'a> {
+    /// Runs the model as it is.
+    ///
+    /// # Errors
+    /// A batch that does not fit, or no memory.
+    pub fn new(model: &'a TrainingModel, rows: &[Batch]) -> Result<Self, TrainError> {
+        let batches = rows.iter().map(for_engine).collect::<Result<Vec<_>, _>>()?;
+        if batches.iter().flat_map(|batch| &batch.targets).all(|&target| target < 0) {
+            return Err(TrainError::NothingSupervised);
+        }
+        let run = run(model, model.program(), &batches)?;
+        Ok(Exact { model, batches, run })
+    }
+
+    /// The same with the model's graph rewritten, and whoever has the plugins.
+    ///
+    /// # Errors
+    /// A rewrite that makes other weights, or what a plugin says.
+    pub fn compare(&self, graph: &Graph, ops: Rc<dyn PluginOps>) -> Result<FidelityReport, TrainError> {
+        let mut program = Program::with_plugins(graph, Trainable::Nothing, ops)?;
+        program.set_dtype(self.model.dtype());
+        program.add_lora(&self.model.config().spec()?)?;
+        let (ours, theirs) = (self.model.program().params(), program.params());
+        if let Some((had, has)) = ours.iter().zip(theirs).find(|(had, has)| had != has) {
+            return Err(TrainError::Argument {
+                what: "the rewritten model",
+                expected: format!("the weights that the model has, {} {:?}", had.name, had.shape),
+                got: format!("{} {:?}; gradients of different weights cannot be compared", has.name, has.shape),
+            });
+        }
+        let found = run(self.model, &program, &self.batches)?;
+        let modules = self.model.adapters().iter().zip(self.run.gradients.iter().zip(&found.gradients));
+        let modules = modules.map(|(adapter, (exact, found))| ModuleFidelity {
+            module: adapter.module.clone(),
+            error: Sums::of(exact, found).error(),
+        });
+        let mut all = Sums::default();
+        let mut layers: IndexMap<String, Sums> = IndexMap::new();
+        for (adapter, (exact, found)) in
+            self.model.adapters().iter().zip(self.run.gradients.iter().zip(&found.gradients))
+        {
+            let sums = Sums::of(exact, found);
+            all = all.plus(sums);
+            let layer = layers.entry(layer_of(&adapter.module)).or_default();
+            *layer = layer.plus(sums);
+        }
+        let tokens = self.batches.iter().map(unswag_engine::Batch::rows).sum();
+        Ok(FidelityReport {
+            loss_exact: self.run.loss,
+            loss: found.loss,
+            all: all.error(),
+            layers: layers.into_iter().map(|(layer, sums)| LayerFidelity { layer, error: sums.error() }).collect(),
+            modules: modules.collect(),
+            peak_bytes_exact: self.run.peak_bytes,
+            peak_bytes: found.peak_bytes,
+            tokens,
+        })
+    }
+}
+
+/// Gradients of the mean loss over all batches.
+fn run(model: &TrainingModel, program: &Program, batches: &[unswag_engine::Batch]) -> Result<Run, TrainError> {
+    let counted = batches.iter().flat_map(|batch| &batch.targets).filter(|&&target| target >= 0).count() as u64;
+    let mut grads = Grads::new(program);
+    let mut loss = 0.0;
+    model.torch.meter().reset_peak();
+    for (index, batch) in batches.iter().enumerate() {
+        let step = Step { seed: index as u64, loss_count: Some(counted), ..Step::default() };
+        loss += program.step(&model.torch, &model.params, batch, &step, &mut grads)?;
+    }
+    let peak_bytes = model.torch.meter().peak();
+    let mut gradients = Vec::new();
+    for adapter in model.adapters() {
+        let mut both = Vec::new();
+        for param in [adapter.a, adapter.b] {
+            if let Some(grad) = grads.get(param) {
+                both.extend(grad.to_f32()?);
+            }
+        }
+        gradients.push(both);
+    }
+    Ok(Run { loss, gradients, peak_bytes })
+}
+
+/// The path up to its first number: `model.layers.3`.
+fn layer_of(module: &str) -> String {
+    let mut parts = Vec::new();
+    for part in module.split('.') {
+        parts.push(part);
+        if part.bytes().all(|byte| byte.is_ascii_digit()) {
+            break;
+        }
+    }
+    parts.join(".")
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    product: f64,
+    exact: f64,
+    found: f64,
+    difference: f64,
+}
+
+impl Sums {
+    fn of(exact: &[f32], found: &[f32]) -> Self {
+        let mut sums = Sums::default();
+        for (&exact, &found) in exact.iter().zip(found) {
+            let (exact, found) = (f64::from(exact), f64::from(found));
+            sums.product += exact * found;
+            sums.exact += exact * exact;
+            sums.found += found * found;
+            sums.difference += (exact - found) * (exact - found);
+        }
+        sums
+    }
+
+    fn plus(self, other: Sums) -> Self {
+        Sums {
+            product: self.product + other.product,
+            exact: self.exact + other.exact,
+            found: self.found + other.found,
+            difference: self.difference + other.difference,
+        }
+    }
+
+    /// Two gradients that are both zero are alike.
+    fn error(self) -> GradientError {
+        let ratio = |over: f64, under: f64, otherwise: f64| if under > 0.0 { over / under } else { otherwise };
+        let alike = if self.exact == 0.0 && self.found == 0.0 { 1.0 } else { 0.0 };
+        GradientError {
+            cosine: ratio(self.product, (self.exact * self.found).sqrt(), alike),
+            relative_error: ratio(self.difference, self.exact, 1.0 - alike).sqrt(),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Patch, then train: what surgery wrote is trained with the plugin's own kernels, and `unswag fidelity` says what that costs.
+
+use std::fs;
+
+use serde_json::Value;
+use unswag_tests::{Family, unswag_torch};
+
+use crate::house::House;
+
+/// A house with Delhi, a tiny model and a text.
+fn house() -> House {
+    unswag_torch();
+    let house = House::new();
+    house.tiny(Family::Llama, "model");
+    let text: String =
+        (0..400).map(|line| format!("{line} bottles of beer on the wall, {line} bottles of beer.\n")).collect();
+    fs::write(house.path("text.txt"), text).unwrap();
+    house
+}
+
+/// Loss and peak of each step of a short training.
+fn trained(house: &House, model: &str) -> Vec<(f64, u64)> {
+    let output = format!("run-{model}");
+    let common = ["train", model, "--data", "text.txt", "--block-size", "48", "--learning-rate", "1e-2"];
+    house.run(&[&common[..], &["--lora-r", "4", "--max-steps", "8", "-o", &output]].concat()).ok();
+    let text = fs::read_to_string(house.path(&output).join("metrics.jsonl")).unwrap();
+    let line = |line: &str| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        (line["loss"].as_f64().unwrap(), line["peak_bytes"].as_u64().unwrap())
+    };
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn a_patched_model_trains_with_the_plugins_kernels_and_less_memory() {
+    let house = house();
+    for mode in ["exact", "8bit", "2bit"] {
+        let plugin = format!("delhi:mode={mode}");
+        house.run(&["surgery", "--plugin", &plugin, "model", "-o", mode]).ok();
+    }
+    let (plain, exact) = (trained(&house, "model"), trained(&house, "exact"));
+    let (eight, two) = (trained(&house, "8bit"), trained(&house, "2bit"));
+    let losses = |steps: &[(f64, u64)]| steps.iter().map(|(loss, _)| *loss).collect::<Vec<_>>();
+    // Nothing of mode exact is an approximation: not a bit of any step's loss may differ.
+    assert_eq!(losses(&plain), losses(&exact));
+    // The forward is the plain one in every mode; the second step has learned from other gradients.
+    for (mode, lossy) in [("8bit", &eight), ("2bit", &two)] {
+        assert_eq!(lossy[0].0, plain[0].0, "{mode}: the first loss");
+        assert_ne!(losses(lossy), losses(&plain), "{mode}: its gradients are the exact ones");
+        let gap = (lossy[7].0 - plain[7].0).abs() / plain[7].0;
+        assert!(gap < 0.1, "{mode}: loss {} after eight steps, {} without", lossy[7].0, plain[7].0);
+    }
+    let peak = |steps: &[(f64, u64)]| steps[7].1;
+    assert!(peak(&exact) < peak(&plain), "{} with Delhi, {} without", peak(&exact), peak(&plain));
+    assert!(peak(&eight) < peak(&exact) && peak(&two) < peak(&eight), "fewer bits take less memory");
+}
+
+#[test]
+fn fidelity_tells_exact_from_lossy_and_more_bits_from_fewer() {
+    let house = house();
+    let plugins = ["exact", "8bit", "4bit", "2bit"].map(|mode| format!("delhi:mode={mode}"));
+    let mut args =
+        vec!["fidelity", "model", "--data", "text.txt", "--block-size", "48", "--rows", "2", "--dtype", "float32"];
+    plugins.iter().for_each(|plugin| args.extend(["--plugin", plugin]));
+    let page = house.json(&args);
+    let variants = page["variants"].as_array().unwrap();
+    let error = |index: usize| variants[index]["all"]["relative_error"].as_f64().unwrap();
+    let cosine = |index: usize| variants[index]["all"]["cosine"].as_f64().unwrap();
+    assert_eq!((error(0), variants[0]["plugin"].as_str()), (0.0, Some("delhi:mode=exact")));
+    assert!(error(1) > 0.0 && error(1) < 0.05, "8 bits: {}", error(1));
+    assert!(error(1) < error(2) && error(2) < error(3), "{} {} {}", error(1), error(2), error(3));
+    assert!(cosine(1) > cosine(2) && cosine(2) > cosine(3) && cosine(3) > 0.5, "{}", cosine(3));
+    for variant in variants {
+        assert_eq!(variant["loss"], variant["loss_exact"], "the forward is the plain one");
+        assert!(variant["peak_bytes"].as_u64() < variant["peak_bytes_exact"].as_u64());
+        let (layers, modules) = (variant["layers"].as_array().unwrap(), variant["modules"].as_array().unwrap());
+        assert!(layers.len() > 1 && modules.len() == 7 * layers.len(), "{} layers, {}", layers.len(), modules.len());
+    }
+    // The last layer's down projection comes before the gate in the backward: its input is the product that is made again.
+    let table = house.run(&args).ok().to_owned();
+    assert!(table.contains("model.layers.1") && table.contains("cosine"), "{table}");
+}
+
+#[test]
+fn a_patched_model_without_its_plugin_is_refused_with_what_to_do() {
+    let house = house();
+    house.run(&["surgery", "--plugin", "delhi", "model", "-o", "patched"]).ok();
+    let alone = House::without_plugins();
+    let patched = house.path("patched");
+    let text = house.path("text.txt");
+    let [patched, text] = [&patched, &text].map(|path| path.to_str().unwrap());
+    let outcome = alone.run(&["train", patched, "--data", text, "-o", "run"]);
+    assert!(outcome.stderr.contains("delhi") && outcome.stderr.contains("unswag plugin add"), "{}", outcome.stderr);
+    outcome.code(2);
+    assert!(!alone.path("run").exists());
+}
