@@ -47,6 +47,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "unswag-abi",
             "unswag-checkpoint",
             "unswag-console",
+            "unswag-engine",
             "unswag-graph",
             "unswag-loader",
             "unswag-scaffold",

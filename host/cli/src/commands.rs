@@ -5,6 +5,7 @@ pub mod doctor;
 pub mod help;
 pub mod import;
 pub mod inspect;
+pub mod plan;
 pub mod plugin;
 pub mod surgery;
 pub mod torch;

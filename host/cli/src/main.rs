@@ -31,6 +31,7 @@ fn run(cli: &Cli) -> Result<Done, Box<dyn Error>> {
         Command::Verify(args) => commands::verify::run(args, output),
         Command::Undo(args) => commands::undo::run(args, output),
         Command::Import(args) => commands::import::run(args, output),
+        Command::Plan(args) => commands::plan::run(args, output),
         Command::Train(_) | Command::Fidelity(_) => commands::torch::hand_over(),
         Command::Plugin(args) => commands::plugin::run(&args.command, output),
         Command::Doctor => commands::doctor::run(output),

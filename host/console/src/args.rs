@@ -1,6 +1,7 @@
 //! The command line: what can be asked, and the help that answers it. Parsing only.
 
 mod fidelity;
+mod plan;
 mod train;
 
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 pub use fidelity::Fidelity;
+pub use plan::Plan;
 pub use train::{
     Data, Length, Lora, Optim, Optimizer, Precision, ReportTo, Saving, Scheduler, TooLong, Train, Validation,
 };
@@ -29,6 +31,7 @@ Examples:
   unswag surgery --plugin delhi:mode=4bit,group=32 DIR -o OUT
   unswag verify OUT                                       check every hash, and that the graph rebuilds
   unswag undo OUT                                         take the last step back
+  unswag plan OUT --seq 8192 --memory-budget 2GiB         what training takes, and the fastest way that fits
   unswag train OUT --data plays/*.txt -o run              train LoRA adapters on it
   unswag plugin new my-protocol                           start a plugin of your own
 
@@ -62,6 +65,7 @@ pub enum Command {
     Verify(Verify),
     Undo(Undo),
     Import(Import),
+    Plan(Box<Plan>),
     Train(Box<Train>),
     Fidelity(Fidelity),
     Plugin(Plugin),

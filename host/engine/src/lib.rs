@@ -38,7 +38,7 @@ pub use error::EngineError;
 pub use lora::{Adapter, LoraSpec};
 pub use meta::{Meta, MetaTensor};
 pub use meter::{Charge, Meter};
-pub use plan::{Bar, BlockPlan, MOST_TOKENS, Parts, PeakAt, Plan, PlanOptions, Rates};
+pub use plan::{Bar, BlockPlan, MOST_TOKENS, OptimizerState, Parts, PeakAt, Plan, PlanOptions, Rates};
 pub use plugin::{Buffer, BufferMut, PluginCall, PluginKernel, PluginLaunch, PluginOps};
 pub use policy::Policy;
 pub use program::{Grads, ParamInfo, Params, Program, Trainable};

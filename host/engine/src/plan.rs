@@ -5,6 +5,7 @@
 //! speeds that make a time of the work are given.
 
 use serde::Serialize;
+use unswag_abi::doc::Dtype;
 
 use crate::{
     Backend, Batch, EngineError, Grads, Held, Meta, MetaStore, Params, Pass, Place, Point, Policy, Program, Step, Work,
@@ -71,7 +72,7 @@ pub struct Rates {
 }
 
 impl Default for Rates {
-    /// Two Zen 4 cores, bf16, a local disk.
+    /// Two Zen cores with AVX512-BF16, in bf16, and a local disk.
     fn default() -> Self {
         Rates {
             matmul_flops_per_s: 1e12,
@@ -83,11 +84,49 @@ impl Default for Rates {
 }
 
 impl Rates {
+    /// The same machine in another element type.
+    pub fn of(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::Bf16 | Dtype::F16 => Rates::default(),
+            _ => Rates { matmul_flops_per_s: 2.4e11, attention_flops_per_s: 1.5e11, ..Rates::default() },
+        }
+    }
+
     pub fn seconds(&self, work: &Work) -> f64 {
         work.matmul_flops / self.matmul_flops_per_s
             + work.attention_flops / self.attention_flops_per_s
             + work.moved_bytes / self.moved_bytes_per_s
             + work.offload_bytes / self.offload_bytes_per_s
+    }
+}
+
+/// What an optimizer keeps for every parameter that is trained, between the steps and through them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OptimizerState {
+    /// AdamW's two, Lion's one.
+    pub moments: u64,
+    /// Blockwise in 8 bits; in f32 else.
+    pub is_8bit: bool,
+}
+
+impl OptimizerState {
+    /// Tensors with fewer elements keep f32 moments. bitsandbytes' `min_8bit_size`.
+    const LEAST_8BIT: u64 = 4096;
+    /// Elements that share a scale of 4 bytes. Dettmers et al. 2022.
+    const BLOCK: u64 = 256;
+
+    /// Bytes of the moments, and of the parameters' masters in f32.
+    pub fn bytes(&self, program: &Program) -> u64 {
+        let trained = program.params().iter().enumerate().filter(|(index, _)| program.is_trainable(*index));
+        let bytes = trained.map(|(_, info)| {
+            let elements = info.shape[0] * info.shape[1];
+            let moment = match self.is_8bit && elements >= Self::LEAST_8BIT {
+                true => elements + 4 * elements.div_ceil(Self::BLOCK),
+                false => 4 * elements,
+            };
+            4 * elements + self.moments * moment
+        });
+        bytes.sum()
     }
 }
 

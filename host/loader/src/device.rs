@@ -99,6 +99,11 @@ impl Machine {
         Self::detect_in(&Surroundings::real())
     }
 
+    /// Only the memory. Reads a few small files.
+    pub fn memory() -> Memory {
+        Memory::detect(&Surroundings::real())
+    }
+
     fn detect_in(around: &Surroundings) -> Self {
         Self {
             cpu: Cpu::detect(around),

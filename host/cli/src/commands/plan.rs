@@ -1,0 +1,281 @@
+//! `unswag plan`.
+
+use std::{error::Error, rc::Rc};
+
+use serde_json::json;
+use unswag_abi::doc::Dtype;
+use unswag_engine::{
+    Bar, EngineError, LoraSpec, OptimizerState, Pass, Plan, PlanOptions, PluginOps, Policy, Program, Rates, Survey,
+    Trainable, longest_seq,
+};
+use unswag_loader::device::Machine;
+use unswag_surgery::{Model, open_recorded};
+
+use crate::{
+    Done,
+    args::{self, Optim, Output, Precision},
+    commands::plugin_log,
+    term::{self, BOLD, DIM, NAME, Table, paint},
+};
+
+/// Lines of the chart, and cells of its widest bar.
+const LINES: usize = 24;
+const CELLS: usize = 40;
+
+pub fn run(args: &args::Plan, output: &Output) -> Result<Done, Box<dyn Error>> {
+    let model = Model::open(&args.model.path, args.model.config.as_deref())?;
+    let dtype = computed_in(&model, args.dtype);
+    let (program, adapters) = program(&model, args, dtype, output)?;
+    let options = options(args, &program, dtype);
+    let survey = Survey::new(&program, &options)?;
+    let plan = match args.memory_budget {
+        Some(budget) => Plan::within(&program, &options, budget).map_err(|error| told(error, args, &survey))?,
+        None => {
+            let policy = if args.gradient_checkpointing { Policy::Recompute } else { Policy::Keep };
+            Plan::new(&program, &options, &vec![policy; program.blocks()])?
+        }
+    };
+    let budget = args.memory_budget.unwrap_or_else(machine_bytes);
+    let longest = longest_seq(&program, &options, budget)?;
+    let alike: Vec<Alike> =
+        options.policies.iter().filter_map(|&policy| Alike::of(policy, &program, &survey)).collect();
+    let trainable = (0..program.params().len()).filter(|&index| program.is_trainable(index));
+    let trainable: u64 = trainable.map(|index| program.params()[index].shape.iter().product::<u64>()).sum();
+    if output.json {
+        let page = json!({
+            "model": model.checkpoint.root(),
+            "model_type": model.graph.arch.model_type,
+            "dtype": dtype.name(),
+            "trainable_parameters": trainable,
+            "memory_budget": args.memory_budget,
+            "plan": plan,
+            "longest_seq": {"memory_bytes": budget, "seq": longest},
+            "policies": alike.iter().map(Alike::json).collect::<Vec<_>>(),
+        });
+        term::print(&format!("{page:#}\n"))?;
+        return Ok(Done::Ok);
+    }
+    let mut page = format!(
+        "{}  {}, {} blocks, in {dtype}; LoRA on {adapters} layers, {} trainable parameters\n",
+        paint(BOLD, model.name()),
+        model.graph.arch.model_type,
+        program.blocks(),
+        term::count(trainable),
+    );
+    page.push_str(&format!(
+        "a step of {} x {} tokens takes at most {} of tensors, in the {} of {}\n\n",
+        term::thousands(plan.batch),
+        term::thousands(plan.seq),
+        paint(BOLD, term::bytes(plan.peak_bytes)),
+        pass_name(plan.peak_at.pass),
+        plan.peak_at.path,
+    ));
+    page.push_str(&parts(&plan));
+    page.push_str(&format!("\n{} {}\n", paint(DIM, "policy:"), chosen(&plan)));
+    if plan.offloaded_bytes > 0 {
+        page.push_str(&format!("{} {} in a file\n", paint(DIM, "offloaded:"), term::bytes(plan.offloaded_bytes)));
+    }
+    page.push_str(&format!("\n{}\n{}", paint(DIM, "bytes alive over the step"), chart(&plan.bars)));
+    page.push_str(&format!("\n{}", alternatives(&alike)));
+    let of = if args.memory_budget.is_some() { "the budget" } else { "this machine's memory" };
+    let longest = match longest {
+        Some(seq) => format!("{} tokens", term::thousands(seq)),
+        None => "none: not even one token".to_owned(),
+    };
+    page.push_str(&format!(
+        "\nlongest sequence that fits {of} of {}, with the policies above: {}\n",
+        term::bytes(budget),
+        paint(BOLD, longest),
+    ));
+    page.push_str(&paint(
+        DIM,
+        "tensors alone, to the byte; what an operation takes within one call, and the program itself, come on top",
+    ));
+    page.push('\n');
+    term::print(&page)?;
+    Ok(Done::Ok)
+}
+
+fn computed_in(model: &Model, asked: Precision) -> Dtype {
+    let mut stored = model.graph.params.values().map(|param| param.dtype);
+    match asked {
+        Precision::Float32 => Dtype::F32,
+        Precision::Bfloat16 => Dtype::Bf16,
+        Precision::Auto => match stored.find(|dtype| dtype.is_float()) {
+            None | Some(Dtype::F16) => Dtype::F32,
+            Some(dtype) => dtype,
+        },
+    }
+}
+
+/// The model as it would be trained, and how many layers have an adapter.
+fn program(
+    model: &Model,
+    args: &args::Plan,
+    dtype: Dtype,
+    output: &Output,
+) -> Result<(Program, usize), Box<dyn Error>> {
+    let lora = &args.lora;
+    if !(1..=1 << 16).contains(&lora.lora_r) {
+        return Err(format!("--lora-r: expected 1 to 65536, got {}", lora.lora_r).into());
+    }
+    let log = plugin_log(output);
+    let open = model.record.as_ref().map(|record| open_recorded(record, &log)).transpose()?;
+    let ops: Rc<dyn PluginOps> = Rc::new(open.unwrap_or_default());
+    let mut program = Program::with_plugins(&model.graph, Trainable::Nothing, ops)?;
+    program.set_dtype(dtype);
+    let adapters = program.add_lora(&LoraSpec {
+        r: lora.lora_r,
+        alpha: lora.lora_alpha,
+        rank_stabilized: lora.use_rslora,
+        targets: lora.lora_target_modules.clone(),
+    })?;
+    Ok((program, adapters.len()))
+}
+
+fn options(args: &args::Plan, program: &Program, dtype: Dtype) -> PlanOptions {
+    let state = match args.optim {
+        Optim::AdamwTorch => OptimizerState { moments: 2, is_8bit: false },
+        Optim::Adamw8bit => OptimizerState { moments: 2, is_8bit: true },
+        Optim::Lion32bit => OptimizerState { moments: 1, is_8bit: false },
+        Optim::Lion8bit => OptimizerState { moments: 1, is_8bit: true },
+    };
+    let policies = if args.offload_folder.is_some() { Policy::ALL.to_vec() } else { Policy::IN_MEMORY.to_vec() };
+    PlanOptions {
+        batch: args.batch,
+        seq: args.seq,
+        optimizer_bytes: state.bytes(program),
+        accumulates: args.gradient_accumulation_steps > 1,
+        policies,
+        rates: Rates::of(dtype),
+        ..PlanOptions::default()
+    }
+}
+
+/// What this process may use.
+fn machine_bytes() -> u64 {
+    let memory = Machine::memory();
+    memory.limit_bytes.unwrap_or(memory.total_bytes)
+}
+
+/// A budget that nothing fits, with what the command line could say instead.
+fn told(error: EngineError, args: &args::Plan, survey: &Survey<'_>) -> Box<dyn Error> {
+    let EngineError::Budget { batch, seq, budget_bytes, .. } = error else { return error.into() };
+    let least = survey.least_bytes();
+    let offload = match args.offload_folder {
+        Some(_) => "",
+        None => ", let layers write to --offload-folder,",
+    };
+    format!(
+        "nothing fits --memory-budget {}: the least that a step of {} x {} tokens takes is {} ({} bytes); give it that{offload} or \
+         take a smaller --seq or --batch",
+        term::bytes(budget_bytes),
+        term::thousands(batch),
+        term::thousands(seq),
+        term::bytes(least),
+        term::thousands(least),
+    )
+    .into()
+}
+
+fn pass_name(pass: Pass) -> &'static str {
+    match pass {
+        Pass::Forward => "forward",
+        Pass::Recompute => "recomputed forward",
+        Pass::Backward => "backward",
+    }
+}
+
+/// What makes up the peak; what is not there is left out.
+fn parts(plan: &Plan) -> String {
+    let mut table = Table::new(&["at the peak", ">bytes", ">share"]);
+    for (name, bytes) in plan.parts.named().into_iter().filter(|(_, bytes)| *bytes > 0) {
+        let share = 100.0 * bytes as f64 / plan.peak_bytes as f64;
+        table.row([name.to_owned(), term::bytes(bytes), format!("{share:.1} %")]);
+    }
+    table.render()
+}
+
+/// `blocks 0..11 keep, 12..29 recompute_tile`.
+fn chosen(plan: &Plan) -> String {
+    let policies = plan.policies();
+    let mut runs: Vec<(usize, usize, Policy)> = Vec::new();
+    for (block, policy) in policies.into_iter().enumerate() {
+        match runs.last_mut() {
+            Some((_, end, last)) if *last == policy => *end = block,
+            _ => runs.push((block, block, policy)),
+        }
+    }
+    let told = runs.iter().map(|(start, end, policy)| {
+        let range = if start == end { start.to_string() } else { format!("{start}..{end}") };
+        format!("{range} {}", paint(NAME, policy.name()))
+    });
+    format!("blocks {}", told.collect::<Vec<_>>().join(", "))
+}
+
+/// A line for each run over a block, or for several where there are many.
+fn chart(bars: &[Bar]) -> String {
+    let most = bars.iter().map(|bar| bar.peak_bytes).max().unwrap_or(1).max(1);
+    let labels: Vec<String> = bars.iter().enumerate().map(|(index, bar)| label(index, bar)).collect();
+    let at_once = bars.len().div_ceil(LINES).max(1);
+    let mut table = Table::new(&["", "", ">"]);
+    for (bars, labels) in bars.chunks(at_once).zip(labels.chunks(at_once)) {
+        let bytes = bars.iter().map(|bar| bar.peak_bytes).max().unwrap_or(0);
+        let (first, last) = (&labels[0], &labels[labels.len() - 1]);
+        let label = if first == last { first.clone() } else { format!("{first} .. {last}") };
+        table.row([label, bar(bytes as f64 / most as f64), term::bytes(bytes)]);
+    }
+    // Without the line of headings: there are none.
+    table.render().split_once('\n').map_or_else(String::new, |(_, rows)| rows.to_owned())
+}
+
+fn label(index: usize, bar: &Bar) -> String {
+    match bar.block {
+        Some(block) => format!("{} {block}", pass_name(bar.pass)),
+        None if index == 0 => "embedding".to_owned(),
+        None => "head".to_owned(),
+    }
+}
+
+/// Eighths of a cell.
+fn bar(share: f64) -> String {
+    let eighths = (share * CELLS as f64 * 8.0).round() as usize;
+    let rest = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"][eighths % 8];
+    "█".repeat(eighths / 8) + rest
+}
+
+/// The same policy for all blocks.
+struct Alike {
+    policy: Policy,
+    peak_bytes: u64,
+    /// By all blocks, in memory.
+    kept_bytes: u64,
+    seconds: f64,
+}
+
+impl Alike {
+    fn of(policy: Policy, program: &Program, survey: &Survey<'_>) -> Option<Self> {
+        let blocks = vec![policy; program.blocks()];
+        let kept_bytes = (0..program.blocks()).filter_map(|block| survey.kept_bytes(block, policy)).sum();
+        Some(Alike { policy, peak_bytes: survey.peak_bytes(&blocks)?, kept_bytes, seconds: survey.seconds(&blocks)? })
+    }
+
+    fn json(&self) -> serde_json::Value {
+        json!({"policy": self.policy, "peak_bytes": self.peak_bytes, "kept_bytes": self.kept_bytes,
+            "estimated_seconds": self.seconds})
+    }
+}
+
+fn alternatives(alike: &[Alike]) -> String {
+    let fastest = alike.iter().map(|alike| alike.seconds).fold(f64::INFINITY, f64::min);
+    let mut table = Table::new(&["every block", ">peak", ">kept by blocks", ">estimated time"]);
+    for alike in alike {
+        table.row([
+            paint(NAME, alike.policy.name()),
+            term::bytes(alike.peak_bytes),
+            term::bytes(alike.kept_bytes),
+            format!("x {:.2}", alike.seconds / fastest),
+        ]);
+    }
+    table.render()
+}

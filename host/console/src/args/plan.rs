@@ -1,0 +1,101 @@
+//! `unswag plan`: what a training step takes, in the vocabulary of `unswag train`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
+
+use super::{Lora, Model, Optim, Precision};
+
+/// Work out what a training step takes, without running it: the peak and what makes it up, and the fastest way that fits.
+///
+/// The step is gone through with tensors that have a size and no elements, so the bytes are those that training takes, not an
+/// estimate. What an operation takes within one call, and the program itself, come on top.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  unswag plan ./SmolLM2-135M
+  unswag plan ./SmolLM2-135M --seq 8192 --memory-budget 1GiB       the fastest policy for each layer that fits
+  unswag plan ./SmolLM2-135M --seq 2048 --gradient-checkpointing
+  unswag plan ./SmolLM2-135M --json | jq '.plan.parts'
+
+Exit status: 0 done; 2 could not be done, or nothing fits the budget.")]
+pub struct Plan {
+    #[command(flatten)]
+    pub model: Model,
+    /// Tokens of a row.
+    #[arg(long, visible_alias = "block-size", value_name = "N", default_value_t = 2048, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seq: u64,
+    /// Rows of a batch.
+    #[arg(long, visible_aliases = ["batch-size", "per-device-train-batch-size"], value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub batch: u64,
+    /// Batches of an optimizer step.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub gradient_accumulation_steps: u64,
+    #[command(flatten)]
+    pub lora: Lora,
+    #[arg(long, value_enum, default_value_t = Optim::AdamwTorch)]
+    pub optim: Optim,
+    /// The element type that is computed in; `auto` is the checkpoint's, but float32 for a float16 one.
+    #[arg(long, value_enum, default_value_t = Precision::Auto, help_heading = "Memory")]
+    pub dtype: Precision,
+    /// Choose what each layer keeps so that tensors take no more than this, and the step is as fast as it can be then.
+    #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with = "gradient_checkpointing", help_heading = "Memory")]
+    pub memory_budget: Option<u64>,
+    /// Keep only what comes into each layer, and compute the rest again.
+    #[arg(long, help_heading = "Memory")]
+    pub gradient_checkpointing: bool,
+    /// Let layers write what they keep into a file in this folder until their backward is due. A plan writes nothing.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, requires = "memory_budget", help_heading = "Memory")]
+    pub offload_folder: Option<PathBuf>,
+}
+
+/// Bytes as people write them: `2GiB`, `1.5 GB`, `800M` (of 1024), `123456`.
+fn size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("expected a size such as 2GiB, 800MB or 1073741824, got {text}");
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let powers = ["k", "m", "g", "t"];
+    let unit = unit.trim().to_ascii_lowercase();
+    let (letter, base) = match unit.as_str() {
+        "" | "b" => ("", 1),
+        unit if unit.ends_with("ib") => (&unit[..unit.len() - 2], 1024),
+        unit if unit.ends_with('b') => (&unit[..unit.len() - 1], 1000),
+        unit => (unit, 1024),
+    };
+    let power = match letter {
+        "" if base == 1 => 0,
+        letter => powers.iter().position(|power| *power == letter).ok_or_else(wrong)? + 1,
+    };
+    let bytes = number * f64::from(base).powi(power as i32);
+    // Above this no machine is, and sums would not fit.
+    if (1.0..=(1u64 << 60) as f64).contains(&bytes) { Ok(bytes as u64) } else { Err(wrong()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        for (text, bytes) in [
+            ("2GiB", 2 << 30),
+            ("1.5 GB", 1_500_000_000),
+            ("800M", 800 << 20),
+            ("64k", 64 << 10),
+            ("3tib", 3 << 40),
+            ("123456", 123_456),
+            ("512 B", 512),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_size_is_refused() {
+        for text in ["", "GiB", "-1", "0", "1e9", "2 quarts", "1.2.3", "ib", "9999999999T", "NaN", "٣"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+}
