@@ -7,6 +7,7 @@ mod main_job;
 mod optimizers;
 mod patched;
 mod peers;
+mod plan;
 mod plugins;
 mod promises;
 mod shared;
