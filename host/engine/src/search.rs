@@ -147,32 +147,36 @@ impl<'a> Survey<'a> {
         #[derive(Clone, Copy)]
         struct Partial {
             kept: i64,
-            seconds: f64,
+            attoseconds: i128,
             from: usize,
             at: usize,
         }
+        // Whole numbers: equal blocks in another order are equally fast to the last digit, and one of them is dropped.
+        let attoseconds = |seconds: f64| (seconds * 1e18) as i128;
         let budget = i64::try_from(budget_bytes).unwrap_or(i64::MAX);
         if self.floor > budget {
             return None;
         }
-        let mut layers: Vec<Vec<Partial>> = vec![vec![Partial { kept: 0, seconds: 0.0, from: 0, at: 0 }]];
+        let mut layers: Vec<Vec<Partial>> = vec![vec![Partial { kept: 0, attoseconds: 0, from: 0, at: 0 }]];
         for terms in &self.terms {
             let before = layers.last().expect("there is a first");
             let mut made = Vec::with_capacity(before.len() * terms.len());
             for (from, partial) in before.iter().enumerate() {
                 for (at, term) in terms.iter().enumerate() {
                     if self.start + partial.kept + term.own <= budget {
-                        let (kept, seconds) = (partial.kept + term.kept, partial.seconds + term.seconds);
-                        made.push(Partial { kept, seconds, from, at });
+                        let kept = partial.kept + term.kept;
+                        let attoseconds = partial.attoseconds + attoseconds(term.seconds);
+                        made.push(Partial { kept, attoseconds, from, at });
                     }
                 }
             }
-            // Stable, so that of equal choices the policy that stands first is taken.
-            made.sort_by(|a, b| a.kept.cmp(&b.kept).then(a.seconds.total_cmp(&b.seconds)));
-            let mut fastest = f64::INFINITY;
+            // Stable: of equal choices the one whose earlier blocks keep less is taken, so that what is kept is kept late, and
+            // not for long.
+            made.sort_by_key(|partial| (partial.kept, partial.attoseconds));
+            let mut fastest = i128::MAX;
             made.retain(|partial| {
-                let is_faster = partial.seconds < fastest;
-                fastest = fastest.min(partial.seconds);
+                let is_faster = partial.attoseconds < fastest;
+                fastest = fastest.min(partial.attoseconds);
                 is_faster
             });
             // The first keeps least: what fits at all still does.
