@@ -120,7 +120,7 @@ fn program(
         return Err(format!("--lora-r: expected 1 to 65536, got {}", lora.lora_r).into());
     }
     let log = plugin_log(output);
-    let open = model.record.as_ref().map(|record| open_recorded(record, &log)).transpose()?;
+    let open = model.record.as_ref().map(|record| open_recorded(&record.steps, &log)).transpose()?;
     let ops: Rc<dyn PluginOps> = Rc::new(open.unwrap_or_default());
     let mut program = Program::with_plugins(&model.graph, Trainable::Nothing, ops)?;
     program.set_dtype(dtype);
