@@ -12,7 +12,7 @@ use unswag_console::{
 };
 use unswag_data::{Batch, Row};
 use unswag_surgery::{Model, open_plugins, open_recorded, operate};
-use unswag_train::{Exact, FidelityReport, LoraConfig, UnswagModel};
+use unswag_train::{Exact, FidelityReport, GradientError, LoraConfig, UnswagModel};
 
 pub fn run(args: &Fidelity, output: &Output) -> Result<Done, Box<dyn Error>> {
     let model = UnswagModel::from_pretrained(&args.model)?;
@@ -76,34 +76,36 @@ fn print(reports: &[(&str, FidelityReport)], dtype: &str) -> Result<(), Box<dyn 
         first.loss_exact,
         term::bytes(first.peak_bytes_exact)
     );
-    let mut table = vec![["plugin", "loss", "tensors", "cosine", "error"].map(str::to_owned)];
-    for (plugin, report) in reports {
-        let peak = term::bytes(report.peak_bytes);
-        table.push([
-            (*plugin).to_owned(),
-            format!("{:.5}", report.loss),
-            peak,
-            format!("{:.6}", report.all.cosine),
-            format!("{:.4}", report.all.relative_error),
-        ]);
+    let mut table = vec![["plugin", "", "loss", "tensors", "cosine", "error"].map(str::to_owned).to_vec()];
+    for (number, (plugin, report)) in reports.iter().enumerate() {
+        let (cosine, error) = figures(&report.all);
+        let (loss, peak) = (format!("{:.5}", report.loss), term::bytes(report.peak_bytes));
+        table.push(vec![(*plugin).to_owned(), format!("#{}", number + 1), loss, peak, cosine, error]);
     }
     page.push_str(&aligned(&table));
-    for (plugin, report) in reports {
-        let mut table = vec![[*plugin, "cosine", "error"].map(str::to_owned)];
-        for layer in &report.layers {
-            let (cosine, error) = (layer.error.cosine, layer.error.relative_error);
-            table.push([layer.layer.clone(), format!("{cosine:.6}"), format!("{error:.4}")]);
-        }
-        page.push('\n');
-        page.push_str(&aligned(&table));
+    page.push('\n');
+    let numbers = 1..=reports.len();
+    let titles = numbers.flat_map(|number| [format!("#{number} cosine"), "error".to_owned()]);
+    let mut table = vec![std::iter::once("layer".to_owned()).chain(titles).collect::<Vec<_>>()];
+    for (index, layer) in first.layers.iter().enumerate() {
+        let mut row = vec![layer.layer.clone()];
+        row.extend(reports.iter().flat_map(|(_, report)| <[String; 2]>::from(figures(&report.layers[index].error))));
+        table.push(row);
     }
+    page.push_str(&aligned(&table));
     Ok(term::print(&page)?)
 }
 
+/// Cosine and relative error.
+fn figures(of: &GradientError) -> (String, String) {
+    (format!("{:.6}", of.cosine), format!("{:.4}", of.relative_error))
+}
+
 /// The first column to the left, numbers to the right.
-fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+fn aligned(rows: &[Vec<String>]) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..N).map(width).collect();
+    let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
     for row in rows {
         for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
