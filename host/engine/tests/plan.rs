@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{program, sample, smollm2};
+use common::{graph, of_graph, program, sample, smollm2};
 use unswag_abi::doc::Dtype;
 use unswag_engine::{EngineError, Pass, Plan, PlanOptions, Policy, Program, Survey, longest_seq};
 use unswag_graph::builders::FAMILIES;
@@ -135,6 +135,42 @@ fn a_budget_that_nothing_fits_is_refused_with_the_least_that_would() {
     assert!(error.to_string().contains("1 x 2048 tokens does not fit 1 MiB: the least that it takes is "), "{error}");
     assert_eq!(Plan::within(&program, &options, least_bytes).expect("the least fits").peak_bytes, least_bytes);
     assert!(Plan::within(&program, &options, least_bytes - 1).is_err());
+}
+
+#[test]
+fn budgets_are_kept_where_blocks_reach_past_their_neighbours() {
+    let mut graph = graph(&sample("llama", 4), Dtype::Bf16);
+    // The last block adds what the first one made, not what came into it.
+    let out_of = |layer: u64| {
+        let path = format!("model.layers.{layer}.");
+        let last = graph.nodes.iter().rposition(|node| node.path.starts_with(&path)).expect("a layer");
+        graph.nodes[last].outputs[0].clone()
+    };
+    let (first, third) = (out_of(0), out_of(2));
+    let is_add = |node: &&mut unswag_abi::doc::Node| {
+        node.path.starts_with("model.layers.3.") && node.kind == "add" && node.inputs.contains(&third)
+    };
+    let add = graph.nodes.iter_mut().find(is_add).expect("a residual");
+    add.inputs.iter_mut().filter(|input| **input == third).for_each(|input| *input = first.clone());
+    let (program, options) = (of_graph(&graph, Some(4)), options());
+    let survey = Survey::new(&program, &options).expect("a survey");
+    let tried: Vec<u64> = mixtures(&Policy::ALL, 4)
+        .iter()
+        .map(|mixture| Plan::new(&program, &options, mixture).expect("a plan").peak_bytes)
+        .collect();
+    let (least, most) = (tried.iter().min().expect("some"), tried.iter().max().expect("some"));
+    let mut kept = 0;
+    for step in 0..=20 {
+        let budget = least + (most - least) * step / 20;
+        match Plan::within(&program, &options, budget) {
+            Ok(plan) => {
+                assert!(plan.peak_bytes <= budget, "{budget}");
+                kept += 1;
+            }
+            Err(error) => assert!(matches!(error, EngineError::Budget { .. }), "{error}"),
+        }
+    }
+    assert!(kept >= 18, "only {kept} of 21 budgets that can be kept were; the survey says {}", survey.least_bytes());
 }
 
 #[test]

@@ -1,17 +1,24 @@
 //! Programs without weights: plans need none.
 
 use serde_json::{Value as Json, json};
-use unswag_abi::doc::{Attrs, Dtype};
+use unswag_abi::doc::{Attrs, Dtype, Graph};
 use unswag_engine::{LoraSpec, Program, Trainable};
 use unswag_graph::builders::{self, TensorInfo};
 
 /// A program of this config, with adapters on every linear layer or with everything trained.
 pub fn program(config: &Attrs, dtype: Dtype, lora: Option<u64>) -> Program {
+    of_graph(&graph(config, dtype), lora)
+}
+
+pub fn graph(config: &Attrs, dtype: Dtype) -> Graph {
     let tensors = builders::expected(config).expect("a sound config");
     let infos = tensors.iter().map(|tensor| TensorInfo { name: &tensor.name, dtype, shape: &tensor.shape });
-    let graph = builders::build(config, infos).expect("a sound config").graph;
+    builders::build(config, infos).expect("a sound config").graph
+}
+
+pub fn of_graph(graph: &Graph, lora: Option<u64>) -> Program {
     let trainable = if lora.is_some() { Trainable::Nothing } else { Trainable::Everything };
-    let mut program = Program::new(&graph, trainable).expect("the engine runs it");
+    let mut program = Program::new(graph, trainable).expect("the engine runs it");
     if let Some(r) = lora {
         let targets = vec!["all-linear".to_owned()];
         program
