@@ -223,13 +223,15 @@ pub trait Backend {
         back: bool,
     ) -> Result<Self::Tensor, EngineError>;
 
-    /// y, and the log-sum-exp of the scores (f32, \[rows, heads\]). sinks: one row of `heads`.
+    /// y, and the log-sum-exp of the scores (f32, \[rows, heads\]). sinks: one row of `heads`; documents: one number per row,
+    /// as in [`crate::Batch::document_ids`].
     fn attention(
         &self,
         q: &Self::Tensor,
         k: &Self::Tensor,
         v: &Self::Tensor,
         sinks: Option<&Self::Tensor>,
+        documents: Option<&[u32]>,
         spec: &AttentionSpec,
     ) -> Result<(Self::Tensor, Self::Tensor), EngineError>;
     /// dq, dk, dv. `saved`: q, k, v, y and the log-sum-exp.
@@ -237,6 +239,7 @@ pub trait Backend {
         &self,
         dy: &Self::Tensor,
         saved: [&Self::Tensor; 5],
+        documents: Option<&[u32]>,
         spec: &AttentionSpec,
     ) -> Result<[Self::Tensor; 3], EngineError>;
 

@@ -13,6 +13,9 @@ pub struct Batch {
     pub position_ids: Vec<u32>,
     /// \[batch * seq\], the token that should come after each, or [`IGNORED`]. Empty where only logits are wanted.
     pub targets: Vec<i64>,
+    /// \[batch * seq\], which document of its sequence each token is of: numbers that never decrease along a sequence.
+    /// Attention stays within one number. Empty where each sequence is one document.
+    pub document_ids: Vec<u32>,
 }
 
 impl Batch {
@@ -25,7 +28,7 @@ impl Batch {
                 _ => input_ids.get(at + 1).map_or(IGNORED, |&id| id.into()),
             })
             .collect();
-        Batch { batch, seq, input_ids, position_ids: positions, targets }
+        Batch { batch, seq, input_ids, position_ids: positions, targets, document_ids: Vec::new() }
     }
 
     pub fn rows(&self) -> u64 {
@@ -40,6 +43,14 @@ impl Batch {
         };
         check("input_ids", self.input_ids.len())?;
         check("position_ids", self.position_ids.len())?;
+        if !self.document_ids.is_empty() {
+            check("document_ids", self.document_ids.len())?;
+            let mut sequences = self.document_ids.chunks(self.seq as usize);
+            if let Some(pair) = sequences.find_map(|ids| ids.windows(2).find(|pair| pair[0] > pair[1])) {
+                let (expected, got) = ("numbers that never decrease along a sequence".into(), format!("{pair:?}"));
+                return Err(EngineError::Batch { what: "document_ids", expected, got });
+            }
+        }
         if !wants_targets {
             return Ok(());
         }

@@ -279,6 +279,7 @@ impl Backend for Meta {
         _k: &MetaTensor,
         _v: &MetaTensor,
         _sinks: Option<&MetaTensor>,
+        _documents: Option<&[u32]>,
         spec: &AttentionSpec,
     ) -> Made<(MetaTensor, MetaTensor)> {
         self.attends(spec, spec.head_dim + spec.v_head_dim);
@@ -290,6 +291,7 @@ impl Backend for Meta {
         &self,
         _dy: &MetaTensor,
         [q, k, v, _, _]: [&MetaTensor; 5],
+        _documents: Option<&[u32]>,
         spec: &AttentionSpec,
     ) -> Made<[MetaTensor; 3]> {
         // The scores again, dv, dp, dq and dk.

@@ -150,7 +150,7 @@ impl Op {
             Op::Attention { sinks, spec } => {
                 let (q, k, v) = (next(), next(), next());
                 let sinks = sinks.map(|sinks| &cx.params[sinks]);
-                let (y, lse) = b.attention(&q, &k, &v, sinks, &cx.sized(spec))?;
+                let (y, lse) = b.attention(&q, &k, &v, sinks, cx.documents(), &cx.sized(spec))?;
                 (vec![y.clone()], vec![q, k, v, y, lse])
             }
             Op::Activation(of) => {
@@ -308,7 +308,7 @@ impl Op {
             }
             Op::Attention { spec, .. } => {
                 let [q, k, v, y, lse] = exactly(saved);
-                let dqkv = b.attention_backward(&dy(), [&q, &k, &v, &y, &lse], &cx.sized(spec))?;
+                let dqkv = b.attention_backward(&dy(), [&q, &k, &v, &y, &lse], cx.documents(), &cx.sized(spec))?;
                 dqkv.map(Some).into()
             }
             Op::Activation(of) => {
@@ -425,6 +425,10 @@ impl<B: Backend> Cx<'_, B> {
             Ids::Input => &self.batch.input_ids,
             Ids::Position => &self.batch.position_ids,
         }
+    }
+
+    fn documents(&self) -> Option<&[u32]> {
+        Some(self.batch.document_ids.as_slice()).filter(|documents| !documents.is_empty())
     }
 
     fn sizes(&self) -> Sizes {

@@ -260,6 +260,7 @@ pub(crate) fn measure(program: &Program, options: &PlanOptions, policies: &[Poli
         input_ids: vec![0; count],
         position_ids: vec![0; count],
         targets: vec![0; count],
+        document_ids: Vec::new(),
     };
     let step = Step { loss_count: Some(tokens), ..options.step(policies) };
     let mut store = MetaStore::new(&meta);

@@ -10,7 +10,8 @@ use unswag_engine::{
 };
 
 use crate::{
-    attention, cpu,
+    attention::{self, Masked},
+    cpu,
     memory::{Memory, Pool},
     plugin,
     tensor::{TorchTensor, dtype_of, kind_of, torch_error},
@@ -505,13 +506,20 @@ impl Backend for Torch {
         k: &TorchTensor,
         v: &TorchTensor,
         sinks: Option<&TorchTensor>,
+        documents: Option<&[u32]>,
         spec: &AttentionSpec,
     ) -> Made<(TorchTensor, TorchTensor)> {
         let rows = self.shape(q)[0];
         let y = self.fresh([rows, spec.heads * spec.v_head_dim], q.view.kind())?;
         let lse = self.fresh([rows, spec.heads], Kind::Float)?;
         let inputs = [q, k, v].map(TorchTensor::tensor);
-        attention::forward(inputs, sinks.map(TorchTensor::tensor), spec, &self.pool, [&y.view, &lse.view])?;
+        attention::forward(
+            inputs,
+            sinks.map(TorchTensor::tensor),
+            &Masked { spec, documents },
+            &self.pool,
+            [&y.view, &lse.view],
+        )?;
         Ok((y, lse))
     }
 
@@ -519,12 +527,13 @@ impl Backend for Torch {
         &self,
         dy: &TorchTensor,
         saved: [&TorchTensor; 5],
+        documents: Option<&[u32]>,
         spec: &AttentionSpec,
     ) -> Made<[TorchTensor; 3]> {
         let [q, k, v, ..] = saved;
         let made = [self.like(q)?, self.like(k)?, self.like(v)?];
         let to = made.each_ref().map(TorchTensor::tensor);
-        attention::backward(&dy.view, saved.map(TorchTensor::tensor), spec, &self.pool, to)?;
+        attention::backward(&dy.view, saved.map(TorchTensor::tensor), &Masked { spec, documents }, &self.pool, to)?;
         Ok(made)
     }
 

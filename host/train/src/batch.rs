@@ -3,32 +3,22 @@
 use unswag_data::{Batch as Rows, IGNORED};
 use unswag_engine::Batch;
 
-use crate::TrainError;
-
-/// Labels stand at the token that is to be predicted; targets at the token that predicts it, one before.
-///
-/// # Errors
-/// Documents packed behind each other in a row, each with its own loss: attention would see across their borders. A row's
-/// filling is a document of its own that no loss is taken on, and nothing before it sees it.
-pub(crate) fn for_engine(rows: &Rows) -> Result<Batch, TrainError> {
-    let mut targets = Vec::with_capacity(rows.labels.len());
-    for at in 0..rows.labels.len() {
-        let is_last = (at + 1) % rows.cols.max(1) == 0;
-        let target = if is_last { IGNORED } else { rows.labels[at + 1] };
-        if target != IGNORED && rows.document_ids[at + 1] != 0 {
-            return Err(TrainError::Argument {
-                what: "the documents of a row",
-                expected: "one, until attention keeps packed documents apart".into(),
-                got: format!("{} at token {} of row {}", rows.document_ids[at + 1] + 1, at % rows.cols, at / rows.cols),
-            });
-        }
-        targets.push(target);
-    }
-    Ok(Batch {
+/// Labels stand at the token that is to be predicted; targets at the token that predicts it, one before. Nothing predicts the
+/// first token of a document.
+pub(crate) fn for_engine(rows: &Rows) -> Batch {
+    let target = |at: usize| {
+        let is_last = (at + 1).is_multiple_of(rows.cols.max(1));
+        let is_cut = is_last || rows.document_ids[at + 1] != rows.document_ids[at];
+        if is_cut { IGNORED } else { rows.labels[at + 1] }
+    };
+    // One document a row is the plain causal mask.
+    let has_several = rows.document_ids.iter().any(|&document| document != 0);
+    Batch {
         batch: rows.rows as u64,
         seq: rows.cols as u64,
         input_ids: rows.input_ids.clone(),
         position_ids: rows.position_ids.clone(),
-        targets,
-    })
+        targets: (0..rows.labels.len()).map(target).collect(),
+        document_ids: if has_several { rows.document_ids.clone() } else { Vec::new() },
+    }
 }

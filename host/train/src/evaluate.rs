@@ -50,7 +50,7 @@ pub fn evaluate(
         tokens += supervised;
         // The sum over the tokens, not their mean.
         let step = Step { loss_count: Some(1), ..Step::default() };
-        sum += model.program.loss(&model.torch, &model.params, &for_engine(&Batch::new(&taken, 0))?, &step)?;
+        sum += model.program.loss(&model.torch, &model.params, &for_engine(&Batch::new(&taken, 0)), &step)?;
     }
     if tokens == 0 {
         return Err(TrainError::NothingSupervised);

@@ -102,7 +102,7 @@ impl<'a> Exact<'a> {
     /// # Errors
     /// A batch that does not fit, or no memory.
     pub fn new(model: &'a TrainingModel, rows: &[Batch]) -> Result<Self, TrainError> {
-        let batches = rows.iter().map(for_engine).collect::<Result<Vec<_>, _>>()?;
+        let batches: Vec<_> = rows.iter().map(for_engine).collect();
         if batches.iter().flat_map(|batch| &batch.targets).all(|&target| target < 0) {
             return Err(TrainError::NothingSupervised);
         }

@@ -243,7 +243,7 @@ impl TrainingModel {
     /// # Errors
     /// A batch that does not fit, or no memory.
     pub fn logits(&self, batch: &Batch) -> Result<Vec<f32>, TrainError> {
-        Ok(self.program.forward(&self.torch, &self.params, &for_engine(batch)?)?.to_f32()?)
+        Ok(self.program.forward(&self.torch, &self.params, &for_engine(batch))?.to_f32()?)
     }
 
     /// The shape of a trained tensor.

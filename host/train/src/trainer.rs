@@ -86,7 +86,7 @@ impl Trainer {
     /// all batches that count, so that how they are cut into batches does not matter.
     ///
     /// # Errors
-    /// A batch that does not fit or packs documents, no memory, or too many steps in a row that were not finite.
+    /// A batch that does not fit, no memory, or too many steps in a row that were not finite.
     pub fn step(&mut self, batches: &[Batch], learning_rate: f64) -> Result<StepReport, TrainError> {
         let report = self.step_unless(batches, learning_rate, &mut || false)?;
         Ok(report.expect("nothing stops it"))
@@ -102,7 +102,7 @@ impl Trainer {
         learning_rate: f64,
         stops: &mut dyn FnMut() -> bool,
     ) -> Result<Option<StepReport>, TrainError> {
-        let batches = batches.iter().map(for_engine).collect::<Result<Vec<_>, _>>()?;
+        let batches: Vec<_> = batches.iter().map(for_engine).collect();
         let number = self.progress.step + 1;
         let counted = batches.iter().flat_map(|batch| &batch.targets).filter(|target| **target != IGNORED).count();
         let policy = if self.arguments.gradient_checkpointing { Policy::Recompute } else { Policy::Keep };

@@ -145,22 +145,31 @@ fn recompute_takes_less_and_learns_the_same_bits() {
     assert!(recomputed.2 < kept.2, "{} bytes recomputed, {} kept", recomputed.2, kept.2);
 }
 
-#[test]
-fn batches_of_one_step_weigh_by_their_tokens() {
-    let blocks = blocks();
-    let row = |block: &Batch| Row {
+fn row_of(block: &Batch) -> Row {
+    Row {
         ids: block.input_ids.clone(),
         labels: block.labels.clone(),
         positions: block.position_ids.clone(),
         documents: block.document_ids.clone(),
-    };
+    }
+}
+
+/// The first half of a block.
+fn half_of(block: &Batch) -> Row {
+    let mut row = row_of(block);
+    row.ids.truncate(BLOCK / 2);
+    row.labels.truncate(BLOCK / 2);
+    row.positions.truncate(BLOCK / 2);
+    row.documents.truncate(BLOCK / 2);
+    row
+}
+
+#[test]
+fn batches_of_one_step_weigh_by_their_tokens() {
+    let blocks = blocks();
     // A short row is filled behind, and the filling changes nothing.
-    let mut short = row(&blocks[1]);
-    short.ids.truncate(BLOCK / 2);
-    short.labels.truncate(BLOCK / 2);
-    short.positions.truncate(BLOCK / 2);
-    short.documents.truncate(BLOCK / 2);
-    let together = Batch::new(&[row(&blocks[0]), short.clone()], 0);
+    let short = half_of(&blocks[1]);
+    let together = Batch::new(&[row_of(&blocks[0]), short.clone()], 0);
     let apart = [blocks[0].clone(), Batch::new(&[short], 0)];
     let mut at_once = trainer(false);
     let mut in_turn = trainer(true);
@@ -171,11 +180,18 @@ fn batches_of_one_step_weigh_by_their_tokens() {
 }
 
 #[test]
-fn packed_documents_are_refused_while_attention_would_mix_them() {
-    let mut packed = blocks().remove(0);
-    packed.document_ids[BLOCK / 2..].fill(1);
-    let error = trainer(false).step(&[packed], LEARNING_RATE).expect_err("refused");
-    assert!(error.to_string().contains("the documents of a row: expected one"), "{error}");
+fn packed_documents_teach_what_they_would_in_rows_of_their_own() {
+    let documents: Vec<Row> = blocks()[..2].iter().map(half_of).collect();
+    let mut packed = documents[0].clone();
+    packed.ids.extend(&documents[1].ids);
+    packed.labels.extend(&documents[1].labels);
+    packed.positions.extend(&documents[1].positions);
+    packed.documents.extend(vec![1; BLOCK / 2]);
+    let apart: Vec<Batch> = documents.into_iter().map(|document| Batch::new(&[document], 0)).collect();
+    let first = trainer(false).step(&[Batch::new(&[packed], 0)], LEARNING_RATE).expect("a step");
+    let second = trainer(false).step(&apart, LEARNING_RATE).expect("a step");
+    assert!((first.loss - second.loss).abs() < 1e-5 * first.loss, "{} packed, {} apart", first.loss, second.loss);
+    assert!((first.grad_norm - second.grad_norm).abs() < 1e-3 * first.grad_norm);
 }
 
 #[test]

@@ -5,10 +5,10 @@
 //! in f32.
 
 use tch::{Kind, Tensor};
-use unswag_engine::{AttentionSpec, EngineError};
+use unswag_engine::EngineError;
 use unswag_kernels::softmax;
 
-use super::{Range, Shape};
+use super::{Masked, Range, Shape};
 use crate::{
     cpu::{Done, Torchlike, by_element, kernel_error, read, write},
     memory::{Block, Pool},
@@ -57,7 +57,10 @@ impl Scratch<'_> {
     }
 }
 
-fn block<'a>(range: &Range, spec: &AttentionSpec) -> softmax::Block<'a> {
+/// The scores of one sequence, or of all where none has several documents.
+fn block<'a>(range: &Range, masked: &Masked<'a>, sequence: usize) -> softmax::Block<'a> {
+    let spec = masked.spec;
+    let of = |first: i64, count: i64| first as usize..(first + count) as usize;
     softmax::Block {
         rows: range.queries as usize,
         cols: range.keys as usize,
@@ -67,7 +70,10 @@ fn block<'a>(range: &Range, spec: &AttentionSpec) -> softmax::Block<'a> {
         causal: spec.causal,
         sliding_window: spec.window.map(|window| window as usize),
         logit_softcap: spec.softcap.map(|cap| cap as f32),
-        documents: None,
+        documents: masked.sequence(sequence).map(|documents| softmax::Documents {
+            queries: &documents[of(range.first_query, range.queries)],
+            keys: &documents[of(range.first_key, range.keys)],
+        }),
     }
 }
 
@@ -75,21 +81,21 @@ fn block<'a>(range: &Range, spec: &AttentionSpec) -> softmax::Block<'a> {
 pub(super) fn forward(
     [q, k, v]: [&Tensor; 3],
     sinks: Option<&Tensor>,
-    spec: &AttentionSpec,
+    masked: &Masked<'_>,
     pool: &Pool,
     [y, lse]: [&Tensor; 2],
 ) -> Done {
-    by_element!(q.kind(), T => forward_in::<T>([q, k, v], sinks, spec, pool, [y, lse]))
+    by_element!(q.kind(), T => forward_in::<T>([q, k, v], sinks, masked, pool, [y, lse]))
 }
 
 fn forward_in<T: Torchlike>(
     [q, k, v]: [&Tensor; 3],
     sinks: Option<&Tensor>,
-    spec: &AttentionSpec,
+    masked: &Masked<'_>,
     pool: &Pool,
     [y, lse]: [&Tensor; 2],
 ) -> Done {
-    let (shape, scratch) = (Shape::of(spec), Scratch { pool, kind: q.kind() });
+    let (shape, scratch) = (Shape::of(masked.spec), Scratch { pool, kind: q.kind() });
     let (b, h, g, t) = (shape.b, shape.h, shape.g, shape.t);
     let places = || {
         let (k, v) = (shape.strided_keys(k, shape.d)?, shape.strided_keys(v, shape.dv)?);
@@ -104,7 +110,7 @@ fn forward_in<T: Torchlike>(
             Some(read::<f32>(&wide)?.to_vec())
         }
     };
-    for range in shape.ranges(spec) {
+    for range in shape.ranges(masked) {
         let queries = shape.pack(&q, &range, &scratch, shape.d)?;
         let keys = |x: &Tensor| x.f_view([b * h, t, -1])?.f_narrow(1, range.first_key, range.keys);
         let scores = scratch.bmm(&queries, &keys(&k).and_then(|k| k.f_transpose(1, 2)).map_err(torch_error)?)?;
@@ -120,8 +126,11 @@ fn forward_in<T: Torchlike>(
         let mut rescale = vec![0.0; rows];
         // SAFETY: the scores were made for this block.
         let weights = unsafe { write::<T>(&scores)? };
-        softmax::forward(exec(), &block(&range, spec), weights, &mut max, &mut sum, &mut rescale)
-            .map_err(kernel_error)?;
+        for (sequence, [scores, rows]) in shape.sequences(&range, masked).enumerate() {
+            let (max, sum, rescale) = (&mut max[rows.clone()], &mut sum[rows.clone()], &mut rescale[rows]);
+            softmax::forward(exec(), &block(&range, masked, sequence), &mut weights[scores], max, sum, rescale)
+                .map_err(kernel_error)?;
+        }
         let part = scratch.bmm(&scores, &keys(&v).map_err(torch_error)?)?;
         let logs = scratch.of(&[b, h, g, range.queries], Kind::Float)?;
         // SAFETY: both were made for this block.
@@ -137,18 +146,18 @@ fn forward_in<T: Torchlike>(
 }
 
 /// dq, dk and dv are written.
-pub(super) fn backward(dy: &Tensor, saved: [&Tensor; 5], spec: &AttentionSpec, pool: &Pool, to: [&Tensor; 3]) -> Done {
-    by_element!(dy.kind(), T => backward_in::<T>(dy, saved, spec, pool, to))
+pub(super) fn backward(dy: &Tensor, saved: [&Tensor; 5], masked: &Masked<'_>, pool: &Pool, to: [&Tensor; 3]) -> Done {
+    by_element!(dy.kind(), T => backward_in::<T>(dy, saved, masked, pool, to))
 }
 
 fn backward_in<T: Torchlike>(
     dy: &Tensor,
     [q, k, v, y, lse]: [&Tensor; 5],
-    spec: &AttentionSpec,
+    masked: &Masked<'_>,
     pool: &Pool,
     [dq, dk, dv]: [&Tensor; 3],
 ) -> Done {
-    let (shape, scratch) = (Shape::of(spec), Scratch { pool, kind: q.kind() });
+    let (shape, scratch) = (Shape::of(masked.spec), Scratch { pool, kind: q.kind() });
     let (b, h, g, t) = (shape.b, shape.h, shape.g, shape.t);
     let delta = scratch.of(&lse.size(), Kind::Float)?;
     // SAFETY: delta was made just now.
@@ -167,7 +176,7 @@ fn backward_in<T: Torchlike>(
         Ok(held)
     };
     let (dk_sum, dv_sum) = (sums(shape.d)?, sums(shape.dv)?);
-    for range in shape.ranges(spec) {
+    for range in shape.ranges(masked) {
         let (queries, dy) = (shape.pack(&q, &range, &scratch, shape.d)?, shape.pack(&dy, &range, &scratch, shape.dv)?);
         let (delta, lse) = (shape.pack(&delta, &range, &scratch, 1)?, shape.pack(&lse, &range, &scratch, 1)?);
         let keys = |x: &Tensor| x.f_view([b * h, t, -1])?.f_narrow(1, range.first_key, range.keys);
@@ -176,7 +185,12 @@ fn backward_in<T: Torchlike>(
         let dp = scratch.bmm(&dy, &turned(&v).map_err(torch_error)?)?;
         // SAFETY: both were made for this block.
         let (p, ds) = unsafe { (write::<T>(&scores)?, write::<T>(&dp)?) };
-        softmax::backward(exec(), &block(&range, spec), p, ds, read(&lse)?, read(&delta)?).map_err(kernel_error)?;
+        let (lse, delta) = (read::<f32>(&lse)?, read::<f32>(&delta)?);
+        for (sequence, [scores, rows]) in shape.sequences(&range, masked).enumerate() {
+            let (p, ds) = (&mut p[scores.clone()], &mut ds[scores]);
+            softmax::backward(exec(), &block(&range, masked, sequence), p, ds, &lse[rows.clone()], &delta[rows])
+                .map_err(kernel_error)?;
+        }
         let add = |sum: &Held, weights: &Held, rows: &Held| -> Done {
             let part = scratch.bmm(&weights.f_transpose(1, 2).map_err(torch_error)?, rows)?;
             keys(sum).and_then(|mut sum| sum.f_add_(&part)).map(drop).map_err(torch_error)
@@ -194,6 +208,17 @@ fn backward_in<T: Torchlike>(
 }
 
 impl Shape {
+    /// Which of a range's scores, and of its rows, belong to each sequence; all at once where their masks are the same.
+    fn sequences(&self, range: &Range, masked: &Masked<'_>) -> impl Iterator<Item = [std::ops::Range<usize>; 2]> {
+        let (pieces, together) = if masked.documents.is_some() { (self.b, 1) } else { (1, self.b) };
+        let rows = (together * self.h * self.g * range.queries) as usize;
+        let keys = range.keys as usize;
+        (0..pieces as usize).map(move |piece| {
+            let rows = piece * rows..(piece + 1) * rows;
+            [rows.start * keys..rows.end * keys, rows]
+        })
+    }
+
     /// \[rows, h d\] as \[b, h, t, d\], nothing copied.
     fn strided_keys(&self, x: &Tensor, d: i64) -> Result<Tensor, tch::TchError> {
         x.f_view([self.b, self.t, self.h, d])?.f_permute([0, 2, 1, 3])

@@ -17,6 +17,28 @@ use crate::{memory::Pool, tensor::torch_error};
 
 type Made<T = Tensor> = Result<T, TchError>;
 
+/// An attention, and which document each row is of where its sequences hold several.
+pub(crate) struct Masked<'a> {
+    pub spec: &'a AttentionSpec,
+    pub documents: Option<&'a [u32]>,
+}
+
+impl<'a> Masked<'a> {
+    /// The documents of one sequence.
+    fn sequence(&self, index: usize) -> Option<&'a [u32]> {
+        let seq = self.spec.seq as usize;
+        self.documents.map(|documents| &documents[index * seq..(index + 1) * seq])
+    }
+
+    /// The first token of any sequence's document that `token` is in: nobody from there on sees an earlier one.
+    fn document_start(&self, token: u64) -> u64 {
+        let start =
+            |documents: &[u32]| documents.partition_point(|&document| document < documents[token as usize]) as u64;
+        let sequences = (0..self.spec.batch as usize).filter_map(|index| self.sequence(index));
+        sequences.map(start).min().unwrap_or(0)
+    }
+}
+
 /// Whether the kernels make this attention: they know a window of a causal attention only.
 fn is_served(q: &Tensor, spec: &AttentionSpec) -> bool {
     crate::cpu::is_served(q) && spec.scale > 0.0 && (spec.causal || spec.window.is_none())
@@ -26,14 +48,14 @@ fn is_served(q: &Tensor, spec: &AttentionSpec) -> bool {
 pub(crate) fn forward(
     [q, k, v]: [&Tensor; 3],
     sinks: Option<&Tensor>,
-    spec: &AttentionSpec,
+    masked: &Masked<'_>,
     pool: &Pool,
     [y, lse]: [&Tensor; 2],
 ) -> Result<(), EngineError> {
-    if is_served(q, spec) {
-        return cpu::forward([q, k, v], sinks, spec, pool, [y, lse]);
+    if is_served(q, masked.spec) {
+        return cpu::forward([q, k, v], sinks, masked, pool, [y, lse]);
     }
-    let (made, sums) = composed(q, k, v, sinks, spec).map_err(torch_error)?;
+    let (made, sums) = composed(q, k, v, sinks, masked).map_err(torch_error)?;
     let put = |to: &Tensor, from: &Tensor| to.shallow_clone().f_copy_(from);
     put(y, &made).and_then(|()| put(lse, &sums)).map_err(torch_error)
 }
@@ -42,34 +64,28 @@ pub(crate) fn forward(
 pub(crate) fn backward(
     dy: &Tensor,
     saved: [&Tensor; 5],
-    spec: &AttentionSpec,
+    masked: &Masked<'_>,
     pool: &Pool,
     to: [&Tensor; 3],
 ) -> Result<(), EngineError> {
-    if is_served(dy, spec) {
-        return cpu::backward(dy, saved, spec, pool, to);
+    if is_served(dy, masked.spec) {
+        return cpu::backward(dy, saved, masked, pool, to);
     }
-    let made = composed_backward(dy, saved, spec).map_err(torch_error)?;
+    let made = composed_backward(dy, saved, masked).map_err(torch_error)?;
     let mut pairs = to.iter().zip(&made);
     pairs.try_for_each(|(to, from)| to.shallow_clone().f_copy_(from)).map_err(torch_error)
 }
 
-fn composed(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    sinks: Option<&Tensor>,
-    spec: &AttentionSpec,
-) -> Made<(Tensor, Tensor)> {
-    let shape = Shape::of(spec);
+fn composed(q: &Tensor, k: &Tensor, v: &Tensor, sinks: Option<&Tensor>, masked: &Masked<'_>) -> Made<(Tensor, Tensor)> {
+    let shape = Shape::of(masked.spec);
     let (q, k, v) = (shape.queries(q, shape.d)?, shape.keys(k, shape.d)?, shape.keys(v, shape.dv)?);
     let device = q.device();
     let y = Tensor::f_empty([shape.b, shape.t, shape.h, shape.g, shape.dv], (q.kind(), device))?;
     let lse = Tensor::f_empty([shape.b, shape.t, shape.h, shape.g], (Kind::Float, device))?;
-    for range in shape.ranges(spec) {
+    for range in shape.ranges(masked) {
         let keys = |x: &Tensor| x.f_narrow(1, range.first_key, range.keys);
         let queries = shape.part(&q, &range)?;
-        let scores = shape.scores(&queries, &keys(&k)?, &range, spec)?.0;
+        let scores = shape.scores(&queries, &keys(&k)?, &range, masked)?.0;
         let mut sum = scores.f_logsumexp(-1i64, true)?;
         if let Some(sinks) = sinks {
             let sinks = sinks.f_to_kind(Kind::Float)?.f_reshape([1, shape.h, shape.g, 1, 1])?;
@@ -87,8 +103,8 @@ fn composed(
     Ok((y.f_reshape([rows, shape.h * shape.g * shape.dv])?, lse.f_reshape([rows, shape.h * shape.g])?))
 }
 
-fn composed_backward(dy: &Tensor, [q, k, v, y, lse]: [&Tensor; 5], spec: &AttentionSpec) -> Made<[Tensor; 3]> {
-    let shape = Shape::of(spec);
+fn composed_backward(dy: &Tensor, [q, k, v, y, lse]: [&Tensor; 5], masked: &Masked<'_>) -> Made<[Tensor; 3]> {
+    let shape = Shape::of(masked.spec);
     let kind = q.kind();
     let products = dy.f_to_kind(Kind::Float)?.f_mul(y)?;
     let rows = shape.b * shape.t;
@@ -101,10 +117,10 @@ fn composed_backward(dy: &Tensor, [q, k, v, y, lse]: [&Tensor; 5], spec: &Attent
     let dq = Tensor::f_empty([shape.b, shape.t, shape.h, shape.g, shape.d], (kind, device))?;
     let sums = |like: &Tensor| Tensor::f_zeros(like.size(), (Kind::Float, device));
     let (dk, dv) = (sums(&k)?, sums(&v)?);
-    for range in shape.ranges(spec) {
+    for range in shape.ranges(masked) {
         let keys = |x: &Tensor| x.f_narrow(1, range.first_key, range.keys);
         let (queries, dy) = (shape.part(&q, &range)?, shape.part(&dy, &range)?);
-        let (mut scores, slope) = shape.scores(&queries, &keys(&k)?, &range, spec)?;
+        let (mut scores, slope) = shape.scores(&queries, &keys(&k)?, &range, masked)?;
         let p = scores.f_sub_(&shape.part(&lse, &range)?)?.f_exp_()?;
         let narrow = p.f_to_kind(kind)?;
         drop(keys(&dv)?.f_add_(&narrow.f_transpose(1, 2)?.f_bmm(&dy)?)?);
@@ -113,7 +129,7 @@ fn composed_backward(dy: &Tensor, [q, k, v, y, lse]: [&Tensor; 5], spec: &Attent
         if let Some(slope) = slope {
             drop(ds.f_mul_(&slope)?);
         }
-        let ds = ds.f_mul_scalar_(spec.scale)?.f_to_kind(kind)?;
+        let ds = ds.f_mul_scalar_(masked.spec.scale)?.f_to_kind(kind)?;
         shape.put(&dq, &ds.f_bmm(&keys(&k)?)?, &range, shape.d)?;
         drop(keys(&dk)?.f_add_(&ds.f_transpose(1, 2)?.f_bmm(&queries)?)?);
     }
@@ -147,18 +163,21 @@ impl Shape {
         Shape { b, t, h, g: spec.heads as i64 / h, d: spec.head_dim as i64, dv: spec.v_head_dim as i64 }
     }
 
-    fn ranges(&self, spec: &AttentionSpec) -> impl Iterator<Item = Range> {
-        let (spec, at_once) = (*spec, AttentionSpec::BLOCK);
-        (0..spec.seq.div_ceil(at_once)).map(move |index| {
+    /// Blocks of queries, each with the keys that any of its queries sees.
+    fn ranges(&self, masked: &Masked<'_>) -> Vec<Range> {
+        let (spec, at_once) = (masked.spec, AttentionSpec::BLOCK);
+        let range = |index: u64| {
             let (start, end) = (index * at_once, ((index + 1) * at_once).min(spec.seq));
             let (first, last) = spec.keys(start, end);
+            let first = first.max(masked.document_start(start));
             Range {
                 first_query: start as i64,
                 queries: (end - start) as i64,
                 first_key: first as i64,
                 keys: (last - first) as i64,
             }
-        })
+        };
+        (0..spec.seq.div_ceil(at_once)).map(range).collect()
     }
 
     /// \[rows, h g d\] as \[b, h, g, t, d\].
@@ -184,7 +203,8 @@ impl Shape {
     }
 
     /// The scores in f32, \[b h, g queries, keys\], -inf where a query does not see a key; and the soft cap's slope.
-    fn scores(&self, q: &Tensor, k: &Tensor, range: &Range, spec: &AttentionSpec) -> Made<(Tensor, Option<Tensor>)> {
+    fn scores(&self, q: &Tensor, k: &Tensor, range: &Range, masked: &Masked<'_>) -> Made<(Tensor, Option<Tensor>)> {
+        let spec = masked.spec;
         let mut scores = q.f_bmm(&k.f_transpose(1, 2)?)?.f_to_kind(Kind::Float)?.f_mul_scalar_(spec.scale)?;
         let mut slope = None;
         if let Some(cap) = spec.softcap {
@@ -192,28 +212,38 @@ impl Shape {
             slope = Some(capped.f_square()?.f_neg_()?.f_add_scalar_(1)?);
             scores = scores.f_mul_scalar_(cap)?;
         }
-        if let Some(hidden) = self.hidden(range, spec, q.device())? {
-            let mut whole = scores.f_reshape([self.b * self.h, self.g, range.queries, range.keys])?;
+        if let Some(hidden) = self.hidden(range, masked, q.device())? {
+            let mut whole = scores.f_reshape([self.b, self.h * self.g, range.queries, range.keys])?;
             drop(whole.f_masked_fill_(&hidden, f64::NEG_INFINITY)?);
         }
         Ok((scores, slope))
     }
 
-    /// Which keys of the range each query does not see, \[queries, keys\]; `None` where it sees all.
-    fn hidden(&self, range: &Range, spec: &AttentionSpec, device: tch::Device) -> Made<Option<Tensor>> {
+    /// Which keys of the range each query does not see, \[b or 1, 1, queries, keys\]; `None` where it sees all.
+    fn hidden(&self, range: &Range, masked: &Masked<'_>, device: tch::Device) -> Made<Option<Tensor>> {
         let numbers = |start: i64, count: i64| Tensor::f_arange_start(start, start + count, (Kind::Int64, device));
-        let query = numbers(range.first_query, range.queries)?.f_unsqueeze(1)?;
-        let key = numbers(range.first_key, range.keys)?.f_unsqueeze(0)?;
-        let mut hidden = None;
-        if spec.causal {
-            hidden = Some(key.f_gt_tensor(&query)?);
-        }
-        if let Some(window) = spec.window {
-            let behind = key.f_le_tensor(&query.f_sub_scalar(window as i64)?)?;
-            hidden = Some(match hidden {
-                Some(hidden) => hidden.f_bitwise_or_tensor(&behind)?,
-                None => behind,
+        let query = numbers(range.first_query, range.queries)?.f_view([1, 1, -1, 1])?;
+        let key = numbers(range.first_key, range.keys)?.f_view([1, 1, 1, -1])?;
+        let mut hidden: Option<Tensor> = None;
+        let mut hide = |more: Tensor| {
+            hidden = Some(match hidden.take() {
+                Some(hidden) => hidden.f_bitwise_or_tensor(&more)?,
+                None => more,
             });
+            Ok::<_, TchError>(())
+        };
+        if masked.spec.causal {
+            hide(key.f_gt_tensor(&query)?)?;
+        }
+        if let Some(window) = masked.spec.window {
+            hide(key.f_le_tensor(&query.f_sub_scalar(window as i64)?)?)?;
+        }
+        if let Some(documents) = masked.documents {
+            let documents: Vec<i64> = documents.iter().map(|&document| document.into()).collect();
+            let documents = Tensor::f_from_slice(&documents)?.f_to_device(device)?.f_view([self.b, 1, self.t])?;
+            let of = |first: i64, count: i64| documents.f_narrow(2, first, count);
+            let (query, key) = (of(range.first_query, range.queries)?, of(range.first_key, range.keys)?);
+            hide(query.f_unsqueeze(3)?.f_ne_tensor(&key.f_unsqueeze(2)?)?)?;
         }
         Ok(hidden)
     }
