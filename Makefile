@@ -23,9 +23,14 @@ build: ## Build target/release/unswag and the plugins, and lock the plugins' has
 torch: libtorch ## Build target/release/unswag-torch, which unswag becomes to train
 	cargo build --release --package unswag-torch-cli
 
-demo: build $(SMOLLM2)/model.safetensors ## Operate on SmolLM2-135M with the Delhi plugin and show what changed
+demo: build torch $(SMOLLM2)/model.safetensors ## Operate on SmolLM2-135M with the Delhi plugin, train the result, and let it speak
+	scripts/fetch shakespeare
 	$(UNSWAG) surgery --plugin delhi $(SMOLLM2)/model.safetensors -o $(SMOLLM2)-delhi --force
 	$(UNSWAG) verify $(SMOLLM2)-delhi
+	rm -rf $(CACHE)/demo
+	$(UNSWAG) train $(SMOLLM2)-delhi --data "$(CACHE)/data/shakespeare/*.txt" --block-size 256 --max-steps 30 --lora-r 16 \
+	  --lora-alpha 32 --learning-rate 1e-3 --logging-steps 5 -o $(CACHE)/demo
+	$(UNSWAG) generate $(SMOLLM2)-delhi --adapter $(CACHE)/demo/adapter --prompt "Shall I compare thee" --max-new-tokens 32
 
 $(SMOLLM2)/model.safetensors: | build
 	scripts/fetch smollm2

@@ -50,7 +50,14 @@ impl Torch {
             let got = bytes.len();
             return Err(EngineError::Backend(format!("a tensor of {dtype} {shape:?} does not have {got} bytes")));
         }
-        let tensor = Tensor::f_from_data_size(bytes, &sizes(shape), kind_of(dtype)?).map_err(torch_error)?;
+        let kind = kind_of(dtype)?;
+        if self.device == Device::Cpu {
+            let tensor = self.fresh(shape, kind)?;
+            // SAFETY: the tensor was made just now.
+            unsafe { cpu::write_bytes(&tensor.view)? }.copy_from_slice(bytes);
+            return Ok(tensor);
+        }
+        let tensor = Tensor::f_from_data_size(bytes, &sizes(shape), kind).map_err(torch_error)?;
         self.owned(tensor.f_to_device(self.device))
     }
 
@@ -236,6 +243,15 @@ impl Backend for Torch {
 
     fn tensor_from_f32(&self, shape: [u64; 2], dtype: Dtype, values: &dyn Fn() -> Vec<f32>) -> Made {
         let kind = kind_of(dtype)?;
+        if self.device == Device::Cpu {
+            let tensor = self.fresh(shape, kind)?;
+            let copy = || {
+                let values = Tensor::f_from_slice(&values())?.f_reshape(sizes(shape))?;
+                tensor.view.shallow_clone().f_copy_(&values)
+            };
+            copy().map_err(torch_error)?;
+            return Ok(tensor);
+        }
         let made =
             || Tensor::f_from_slice(&values())?.f_reshape(sizes(shape))?.f_to_kind(kind)?.f_to_device(self.device);
         self.owned(made())
@@ -336,6 +352,11 @@ impl Backend for Torch {
 
     fn embedding(&self, weight: &TorchTensor, ids: &[u32], spec: &EmbeddingSpec) -> Made {
         let (rows, kind) = (self.ids(ids, spec.offset)?, kind_of(spec.dtype)?);
+        if spec.scale == 1.0 && kind == weight.view.kind() {
+            let y = self.fresh([ids.len() as u64, self.shape(weight)[1]], kind)?;
+            drop(weight.view.f_index_select_out(&y.view, 0, &rows).map_err(torch_error)?);
+            return Ok(y);
+        }
         let made = || {
             let y = weight.view.f_index_select(0, &rows)?.f_to_kind(kind)?;
             if spec.scale == 1.0 {

@@ -94,6 +94,36 @@ pub(crate) unsafe fn write<T: Torchlike>(x: &Tensor) -> Result<&mut [T], EngineE
     Ok(unsafe { std::slice::from_raw_parts_mut(start, elements) })
 }
 
+/// Where a tensor's bytes are, and how many.
+fn place(x: &Tensor) -> Result<(*mut u8, usize), EngineError> {
+    if x.device() != Device::Cpu || !x.is_contiguous() {
+        return Err(EngineError::Backend(format!("expected the bytes of a dense tensor on the CPU, got {x:?}")));
+    }
+    match x.numel() * x.kind().elt_size_in_bytes() {
+        // Aligned for whatever element an empty slice may be taken to be of.
+        0 => Ok((std::ptr::NonNull::<u64>::dangling().as_ptr().cast(), 0)),
+        bytes => Ok((x.data_ptr().cast(), bytes)),
+    }
+}
+
+/// A tensor's elements as they lie in memory.
+pub(crate) fn read_bytes(x: &Tensor) -> Result<&[u8], EngineError> {
+    let (start, bytes) = place(x)?;
+    // SAFETY: as in `read`.
+    Ok(unsafe { std::slice::from_raw_parts(start, bytes) })
+}
+
+/// The same, to be written.
+///
+/// # Safety
+/// As [`write`].
+#[expect(clippy::mut_from_ref, reason = "as in `write`")]
+pub(crate) unsafe fn write_bytes(x: &Tensor) -> Result<&mut [u8], EngineError> {
+    let (start, bytes) = place(x)?;
+    // SAFETY: as in `write`.
+    Ok(unsafe { std::slice::from_raw_parts_mut(start, bytes) })
+}
+
 pub(crate) fn kernel_error(error: KernelError) -> EngineError {
     EngineError::Backend(error.to_string())
 }

@@ -2,48 +2,22 @@
 //!
 //! A kernel is given every byte that it may read or write and no other; what it writes is not read before it returns.
 
-use tch::{Device as TorchDevice, Kind, Tensor};
+use tch::{Kind, Tensor};
 use unswag_abi::doc::{Device, Meta};
 use unswag_engine::{Buffer, BufferMut, EngineError, PluginCall, PluginLaunch};
 
 use crate::{
-    cpu::Done,
+    cpu::{Done, read_bytes, write_bytes},
     memory::{Block, Pool},
     tensor::{TorchTensor, torch_error},
     threads::exec,
 };
 
-/// Where a tensor's bytes are, and how many.
-fn place(x: &Tensor) -> Result<(*mut u8, usize), EngineError> {
-    if x.device() != TorchDevice::Cpu || !x.is_contiguous() {
-        return Err(EngineError::Backend(format!("a plugin's kernel expected a dense tensor on the CPU, got {x:?}")));
-    }
-    match x.numel() * x.kind().elt_size_in_bytes() {
-        0 => Ok((std::ptr::NonNull::<u64>::dangling().as_ptr().cast(), 0)),
-        bytes => Ok((x.data_ptr().cast(), bytes)),
-    }
-}
-
-fn read(x: &TorchTensor) -> Result<&[u8], EngineError> {
-    let (start, bytes) = place(x.tensor())?;
-    // SAFETY: a dense tensor has so many bytes there, and the borrow keeps it alive; nothing writes to it in this call.
-    Ok(unsafe { std::slice::from_raw_parts(start, bytes) })
-}
-
-/// # Safety
-/// No other slice of this memory may be alive.
-#[expect(clippy::mut_from_ref, reason = "libtorch's handles are shared; who may write is the caller's promise")]
-unsafe fn write(x: &Tensor) -> Result<&mut [u8], EngineError> {
-    let (start, bytes) = place(x)?;
-    // SAFETY: as in `read`; the caller holds the only slice.
-    Ok(unsafe { std::slice::from_raw_parts_mut(start, bytes) })
-}
-
 fn buffers<'a>(
     metas: impl Iterator<Item = &'a Meta>,
     tensors: &'a [TorchTensor],
 ) -> Result<Vec<Buffer<'a>>, EngineError> {
-    metas.zip(tensors).map(|(meta, tensor)| Ok(Buffer { meta, bytes: read(tensor)? })).collect()
+    metas.zip(tensors).map(|(meta, tensor)| Ok(Buffer { meta, bytes: read_bytes(tensor.tensor())? })).collect()
 }
 
 fn filled<'a>(
@@ -52,7 +26,7 @@ fn filled<'a>(
 ) -> Result<Vec<BufferMut<'a>>, EngineError> {
     let buffer = |(meta, tensor): (&'a Meta, Option<&'a TorchTensor>)| {
         // SAFETY: each was made for this call, and is listed once.
-        let bytes = tensor.map(|tensor| unsafe { write(tensor.tensor()) }).transpose()?;
+        let bytes = tensor.map(|tensor| unsafe { write_bytes(tensor.tensor()) }).transpose()?;
         Ok(BufferMut { meta, bytes })
     };
     metas.zip(tensors).map(buffer).collect()
@@ -73,7 +47,7 @@ impl Scratch {
 
     fn launch<'a>(&'a self, call: &'a PluginCall, seed: u64, training: bool) -> Result<PluginLaunch<'a>, EngineError> {
         // SAFETY: the scratch is this call's alone.
-        let scratch = unsafe { write(&self.tensor)? };
+        let scratch = unsafe { write_bytes(&self.tensor)? };
         Ok(PluginLaunch { seed, scratch, scalars: &call.scalars, threads: exec().threads, training })
     }
 }
