@@ -1,0 +1,306 @@
+//! Runs that are stopped, that meet a full disk, or that go wrong: what stands afterwards, against a run that met nothing.
+
+#[path = "../../checkpoint/tests/common/faulty_disk.rs"]
+mod faulty_disk;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use faulty_disk::{Fault, FaultyDisk};
+use rustix::io::Errno;
+use tempfile::TempDir;
+use unswag_checkpoint::{Disk, RealDisk};
+use unswag_data::{StreamingContextDataLoader, TextOptions, Tokenizer};
+use unswag_tests::{Family, Tiny};
+use unswag_train::{
+    LoraConfig, Observer, Optim, Resume, RunReport, SchedulerType, TrainError, TrainingArguments, UnswagModel,
+    UnswagTrainer, Warmup,
+};
+
+struct House {
+    temp: TempDir,
+}
+
+impl House {
+    fn new() -> Self {
+        // Tests run beside each other; threads that wait for each other on a busy machine would take most of the time.
+        tch::set_num_threads(1);
+        let temp = TempDir::new().expect("a folder");
+        Tiny::new(Family::Llama).write(&temp.path().join("model"));
+        let text: String = (0..54).map(|line| format!("{line} green bottles hanging on the wall\n")).collect();
+        fs::write(temp.path().join("text.txt"), text).expect("written");
+        House { temp }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.temp.path().join(name)
+    }
+
+    fn trainer(&self, folder: &str, arguments: TrainingArguments) -> UnswagTrainer {
+        let tokenizer = Tokenizer::load(&self.path("model")).expect("a tokenizer");
+        let options = TextOptions {
+            block_size: 32,
+            overlap: 4,
+            shuffle_seed: Some(3),
+            shuffle_window: 5,
+            ..TextOptions::default()
+        };
+        let files = [self.path("text.txt").to_str().expect("UTF-8").to_owned()];
+        let data = StreamingContextDataLoader::open(&files, tokenizer.into(), &options).expect("text");
+        let model = UnswagModel::from_pretrained(&self.path("model")).expect("a model");
+        // Large enough that some adapters have 8-bit state and some have not.
+        let model = model.for_training(LoraConfig { r: 32, ..LoraConfig::default() }).expect("adapters");
+        UnswagTrainer::new(model, arguments, Box::new(data), &self.path(folder)).expect("a trainer")
+    }
+}
+
+/// More than an epoch, accumulated, with a warm-up and a decay.
+fn arguments(optim: Optim) -> TrainingArguments {
+    TrainingArguments {
+        optim,
+        learning_rate: 3e-3,
+        lr_scheduler_type: SchedulerType::Cosine,
+        warmup: Warmup::Steps(2),
+        weight_decay: 0.1,
+        num_train_epochs: 1.2,
+        per_device_train_batch_size: 3,
+        gradient_accumulation_steps: 4,
+        save_steps: 2,
+        ..TrainingArguments::default()
+    }
+}
+
+/// Stops the run when it is asked for the n-th time, and notes what it heard.
+#[derive(Default)]
+struct Stopper {
+    stops_at: Option<usize>,
+    asked: usize,
+    tries: usize,
+    tries_again: bool,
+    warnings: Vec<String>,
+}
+
+impl Observer for Stopper {
+    fn wants_stop(&mut self) -> bool {
+        self.asked += 1;
+        self.stops_at == Some(self.asked)
+    }
+
+    fn tries_again(&mut self, error: &TrainError) -> bool {
+        assert!(error.is_disk_full(), "{error}");
+        self.tries += 1;
+        self.tries_again
+    }
+
+    fn warned(&mut self, warning: &TrainError) {
+        self.warnings.push(warning.to_string());
+    }
+}
+
+/// Every byte of what a run left, but for the times in its metrics.
+fn left(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(at) = folders.pop() {
+        for entry in fs::read_dir(&at).expect("a folder").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let bytes = fs::read(&path).expect("readable");
+            let name = path.strip_prefix(folder).expect("inside").display().to_string();
+            let bytes = if name == "metrics.jsonl" { without_times(&bytes) } else { bytes };
+            files.push((name, bytes));
+        }
+    }
+    files.sort();
+    files
+}
+
+fn without_times(lines: &[u8]) -> Vec<u8> {
+    let line = |line: &[u8]| {
+        let mut line: serde_json::Value = serde_json::from_slice(line).expect("JSON");
+        line.as_object_mut().expect("an object").remove("tokens_per_s");
+        format!("{line}\n").into_bytes()
+    };
+    lines.split(|byte| *byte == b'\n').filter(|text| !text.is_empty()).flat_map(line).collect()
+}
+
+#[track_caller]
+fn assert_same(a: &Path, b: &Path, what: &str) {
+    let (a, b) = (left(a), left(b));
+    let names = |files: &[(String, Vec<u8>)]| files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&a), names(&b), "{what}");
+    for ((name, a), (_, b)) in a.iter().zip(&b) {
+        assert!(a == b, "{what}: {name} differs");
+    }
+}
+
+fn end(house: &House, folder: &str, arguments: TrainingArguments, observer: &mut dyn Observer) -> RunReport {
+    let mut trainer = house.trainer(folder, arguments);
+    trainer.resume(&Resume::Auto).expect("sound");
+    trainer.train(observer).expect("trained")
+}
+
+#[test]
+fn stopped_at_any_batch_a_run_comes_to_the_same_bits() {
+    let house = House::new();
+    for optim in [Optim::AdamwTorch, Optim::Adamw8bit, Optim::Lion32bit, Optim::Lion8bit] {
+        let whole = format!("whole {optim:?}");
+        let report = end(&house, &whole, arguments(optim), &mut ());
+        assert!(report.steps > 4, "{} steps", report.steps);
+        let mut stops = 0;
+        for stops_at in 1.. {
+            let folder = format!("stopped {optim:?} {stops_at}");
+            let report =
+                end(&house, &folder, arguments(optim), &mut Stopper { stops_at: Some(stops_at), ..Stopper::default() });
+            if !report.stopped {
+                break;
+            }
+            stops += 1;
+            end(&house, &folder, arguments(optim), &mut ());
+            // The checkpoint of the stop is one more than the run that was not stopped has.
+            let stopped = report.checkpoint.filter(|_| report.steps % 2 == 1);
+            stopped.iter().for_each(|path| fs::remove_dir_all(path).expect("removed"));
+            assert_same(&house.path(&folder), &house.path(&whole), &folder);
+            fs::remove_dir_all(house.path(&folder)).expect("removed");
+            // All of one optimizer's places; of the others those in its first step and at the second's start.
+            if optim != Optim::Adamw8bit && stops > 4 {
+                break;
+            }
+        }
+        assert!(stops > 4, "only {stops} places to stop at");
+    }
+}
+
+#[test]
+fn a_full_disk_pauses_the_run_and_loses_nothing() {
+    let house = House::new();
+    end(&house, "whole", arguments(Optim::Adamw8bit), &mut ());
+    let (mut paused, mut at) = (0, 0);
+    loop {
+        let folder = format!("full {at}");
+        let mut trainer = house.trainer(&folder, arguments(Optim::Adamw8bit));
+        trainer = trainer.with_disk(Box::new(FaultyDisk::new(at, Fault::Once(Errno::NOSPC))));
+        let mut observer = Stopper { tries_again: true, ..Stopper::default() };
+        let trained = trainer.train(&mut observer);
+        // What is refused before the first step is refused outright: nothing is lost then.
+        if let Err(error) = trained {
+            assert!(error.is_disk_full() && trainer.trainer().progress().step == 0, "change {at}: {error}");
+        } else {
+            paused += observer.tries;
+            assert_same(&house.path(&folder), &house.path("whole"), &folder);
+            if observer.tries == 0 && at > 60 {
+                break;
+            }
+        }
+        fs::remove_dir_all(house.path(&folder)).expect("removed");
+        at += 7;
+    }
+    assert!(paused > 10, "the disk was full only {paused} times");
+}
+
+#[test]
+fn a_disk_that_stays_full_ends_the_run_with_what_was_saved() {
+    let house = House::new();
+    let mut trainer = house.trainer("full", arguments(Optim::AdamwTorch));
+    trainer = trainer.with_disk(Box::new(FaultyDisk::new(40, Fault::Error(Errno::NOSPC))));
+    let mut observer = Stopper::default();
+    let error = trainer.train(&mut observer).expect_err("full");
+    assert!(error.is_disk_full(), "{error}");
+    assert_eq!(observer.tries, 1);
+    drop(trainer);
+    end(&house, "whole", arguments(Optim::AdamwTorch), &mut ());
+    end(&house, "full", arguments(Optim::AdamwTorch), &mut ());
+    assert_same(&house.path("full"), &house.path("whole"), "after the disk was full");
+}
+
+/// A disk that says how much is free.
+struct Free(u64);
+
+macro_rules! real_disk {
+    ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
+        impl Disk for Free {
+            $(fn $name(&self, $($argument: $type),*) -> std::io::Result<$result> {
+                RealDisk.$name($($argument),*)
+            })*
+
+            fn free_bytes(&self, _path: &Path) -> std::io::Result<u64> {
+                Ok(self.0)
+            }
+        }
+    };
+}
+
+real_disk! {
+    create_dir(path: &Path) -> ();
+    create_file(path: &Path) -> fs::File;
+    open_lock(path: &Path) -> fs::File;
+    write_at(file: &fs::File, bytes: &[u8], offset: u64) -> usize;
+    copy_range(from: &fs::File, from_offset: u64, to: &fs::File, to_offset: u64, bytes: u64) -> u64;
+    clone_file(from: &fs::File, to: &fs::File) -> ();
+    set_len(file: &fs::File, bytes: u64) -> ();
+    hard_link(from: &Path, to: &Path) -> ();
+    rename(from: &Path, to: &Path) -> ();
+    exchange(a: &Path, b: &Path) -> ();
+    set_mode(path: &Path, mode: u32) -> ();
+    sync(file: &fs::File) -> ();
+    sync_dir(path: &Path) -> ();
+    remove_file(path: &Path) -> ();
+    remove_tree(path: &Path) -> ();
+}
+
+#[test]
+fn too_little_space_is_said_before_the_first_step_and_a_limit_makes_it_enough() {
+    let house = House::new();
+    let many = TrainingArguments { save_steps: 1, ..arguments(Optim::AdamwTorch) };
+    let plan = house.trainer("run", many.clone()).plan();
+    let free = plan.disk_bytes - 1;
+    let error =
+        house.trainer("run", many.clone()).with_disk(Box::new(Free(free))).train(&mut ()).expect_err("no space");
+    assert!(matches!(error, TrainError::DiskSpace { .. }), "{error}");
+    assert!(error.to_string().contains("save_total_limit"), "{error}");
+    assert_eq!(fs::read_dir(house.path("run")).expect("made").count(), 0);
+    let few = TrainingArguments { save_total_limit: Some(1), ..many };
+    house.trainer("run", few).with_disk(Box::new(Free(free))).train(&mut ()).expect("enough");
+}
+
+#[test]
+fn weights_that_are_not_finite_are_never_saved_over_good_ones() {
+    let house = House::new();
+    // The warm-up's first step has rate 0; the second is more than an f32 holds.
+    let wild = TrainingArguments { learning_rate: 1e39, save_steps: 1, ..arguments(Optim::AdamwTorch) };
+    let mut trainer = house.trainer("run", wild);
+    let mut observer = Stopper::default();
+    let error = trainer.train(&mut observer).expect_err("not finite").to_string();
+    assert!(error.contains("is not finite, and was not saved"), "{error}");
+    let names: Vec<_> = left(&house.path("run")).into_iter().map(|(name, _)| name).collect();
+    assert!(names.iter().any(|name| name.starts_with("checkpoint-1/")), "{names:?}");
+    assert!(!names.iter().any(|name| name.starts_with("checkpoint-2") || name.starts_with("adapter/")), "{names:?}");
+}
+
+#[test]
+fn steps_that_are_not_finite_teach_nothing_and_too_many_end_the_run() {
+    let house = House::new();
+    let weights = house.path("model/model.safetensors");
+    let mut bytes = fs::read(&weights).expect("there");
+    // A bf16 NaN at the end of the last tensor: every logit is NaN.
+    let end = bytes.len();
+    bytes[end - 2..].copy_from_slice(&0x7fc0u16.to_le_bytes());
+    fs::write(&weights, bytes).expect("written");
+    let mut trainer =
+        house.trainer("run", TrainingArguments { max_skipped_in_a_row: 3, ..arguments(Optim::AdamwTorch) });
+    let error = trainer.train(&mut ()).expect_err("never finite").to_string();
+    assert!(error.starts_with("step 3: ") && error.contains("3 times in a row"), "{error}");
+    assert_eq!(trainer.trainer().progress().skipped_steps, 2);
+}
+
+#[test]
+fn an_output_inside_the_base_is_refused_before_the_first_step() {
+    let house = House::new();
+    let error = house.trainer("model/run", arguments(Optim::AdamwTorch)).train(&mut ()).expect_err("refused");
+    assert!(error.to_string().contains("inside the base"), "{error}");
+}
