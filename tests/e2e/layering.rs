@@ -27,6 +27,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "unswag-train",
         &[
             "unswag-abi",
+            "unswag-adapter",
             "unswag-checkpoint",
             "unswag-data",
             "unswag-engine",
@@ -36,6 +37,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "unswag-torch",
         ],
     ),
+    ("unswag-adapter", &["unswag-abi", "unswag-checkpoint"]),
     ("unswag-console", &["unswag-data"]),
     (
         "unswag-torch-cli",
@@ -45,8 +47,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "unswag",
         &[
             "unswag-abi",
+            "unswag-adapter",
             "unswag-checkpoint",
             "unswag-console",
+            "unswag-data",
             "unswag-engine",
             "unswag-graph",
             "unswag-loader",

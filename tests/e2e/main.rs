@@ -1,5 +1,6 @@
 //! End-to-end tests: the built program as a user runs it, and the repository's own rules.
 
+mod adapters;
 mod hostile_files;
 mod house;
 mod layering;

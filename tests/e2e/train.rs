@@ -76,7 +76,7 @@ fn a_dry_run_writes_nothing() {
     assert_eq!(house.names(), before);
     let rows = page["epoch"]["rows"].as_u64().unwrap();
     assert_eq!(page["steps"].as_u64().unwrap(), 2 * rows);
-    assert!(page["planned_tensor_bytes"].as_u64().unwrap() > 0);
+    assert!(page["planned_peak_bytes"].as_u64().unwrap() > 0);
 }
 
 fn spawn(house: &House, args: &[&str]) -> Child {

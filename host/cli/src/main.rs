@@ -32,7 +32,11 @@ fn run(cli: &Cli) -> Result<Done, Box<dyn Error>> {
         Command::Undo(args) => commands::undo::run(args, output),
         Command::Import(args) => commands::import::run(args, output),
         Command::Plan(args) => commands::plan::run(args, output),
-        Command::Train(_) | Command::Fidelity(_) => commands::torch::hand_over(),
+        Command::Train(_) | Command::Fidelity(_) | Command::Eval(_) | Command::Generate(_) => {
+            commands::torch::hand_over()
+        }
+        Command::Merge(args) => commands::merge::run(args, output),
+        Command::Preprocess(args) => commands::preprocess::run(args, output),
         Command::Plugin(args) => commands::plugin::run(&args.command, output),
         Command::Doctor => commands::doctor::run(output),
         Command::Completions(args) => commands::help::completions(args.shell),

@@ -2,6 +2,7 @@
 
 mod fidelity;
 mod plan;
+mod run;
 mod train;
 
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 pub use fidelity::Fidelity;
 pub use plan::Plan;
+pub use run::{Eval, Generate, Merge, Preprocess};
 pub use train::{
     Data, Length, Lora, Optim, Optimizer, Precision, ReportTo, Saving, Scheduler, TooLong, Train, Validation,
 };
@@ -68,6 +70,10 @@ pub enum Command {
     Plan(Box<Plan>),
     Train(Box<Train>),
     Fidelity(Fidelity),
+    Eval(Eval),
+    Generate(Generate),
+    Merge(Merge),
+    Preprocess(Preprocess),
     Plugin(Plugin),
     /// Say what this machine has, and what each of it means for which protocol.
     Doctor,

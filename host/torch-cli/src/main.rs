@@ -2,8 +2,11 @@
 //!
 //! Parsing and printing only, as in `unswag`: what a command does is in the crates below. Exit status as there.
 
+mod eval;
 mod fidelity;
+mod generate;
 mod live;
+mod model;
 mod train;
 
 use std::{error::Error, process::ExitCode};
@@ -24,6 +27,8 @@ fn run(cli: &Cli) -> Result<Done, Box<dyn Error>> {
     match &cli.command {
         Command::Train(args) => train::run(args, &cli.output),
         Command::Fidelity(args) => fidelity::run(args, &cli.output),
+        Command::Eval(args) => eval::run(args, &cli.output),
+        Command::Generate(args) => generate::run(args, &cli.output),
         _ => Err("unswag-torch runs only what needs libtorch; call `unswag`, which has all commands".into()),
     }
 }

@@ -3,10 +3,9 @@
 use std::error::Error;
 
 use serde_json::json;
-use unswag_abi::doc::Dtype;
 use unswag_console::{
     Done,
-    args::{Optim as OptimName, Output, Precision, ReportTo, Scheduler, Train},
+    args::{Optim as OptimName, Output, ReportTo, Scheduler, Train},
     data::{self, Order},
     term::{self, GOOD, paint},
 };
@@ -14,16 +13,10 @@ use unswag_train::{
     LoraConfig, Optim, Resume, RunReport, SchedulerType, TrainingArguments, UnswagModel, UnswagTrainer, Warmup,
 };
 
-use crate::live::Live;
+use crate::{live::Live, model::open as open_model};
 
 pub fn run(args: &Train, output: &Output) -> Result<Done, Box<dyn Error>> {
-    let model = UnswagModel::from_pretrained(&args.model)?;
-    let model = match args.dtype {
-        Precision::Auto if model.dtype() == Dtype::F16 => model.with_dtype(Dtype::F32),
-        Precision::Auto => model,
-        Precision::Float32 => model.with_dtype(Dtype::F32),
-        Precision::Bfloat16 => model.with_dtype(Dtype::Bf16),
-    };
+    let model = open_model(&args.model, args.dtype)?;
     let arguments = arguments(args);
     arguments.check()?;
     let lora = LoraConfig {
@@ -120,14 +113,15 @@ fn dry_run(
     output: &Output,
 ) -> Result<Done, Box<dyn Error>> {
     let batch = [arguments.per_device_train_batch_size, args.data.block_size as u64];
-    let planned = model.planned_peak_bytes(lora, batch, arguments.gradient_checkpointing)?;
+    let plan = model.plan(lora, batch, arguments.gradient_checkpointing)?;
+    let trainable = model.trainable_parameters(lora)?;
     let size = data.epoch_size()?;
     let steps = arguments.steps(size.rows);
     let dtype = model.dtype();
     if output.json {
         let page = json!({
-            "trainable_parameters": planned.trainable_parameters,
-            "planned_tensor_bytes": planned.peak_bytes,
+            "trainable_parameters": trainable,
+            "planned_peak_bytes": plan.peak_bytes,
             "dtype": dtype.name(),
             "epoch": size,
             "steps": steps,
@@ -139,14 +133,14 @@ fn dry_run(
         "would train {} parameters in {dtype}, {steps} steps\n\
          an epoch: {} rows, {} tokens, {} of them supervised; the longest row has {}\n\
          a step of {} x {} tokens: at most {} of tensors\n",
-        term::count(planned.trainable_parameters),
+        term::count(trainable),
         term::thousands(size.rows),
         term::thousands(size.tokens),
         term::thousands(size.supervised_tokens),
         term::thousands(size.longest_row_tokens),
         batch[0],
         batch[1],
-        term::bytes(planned.peak_bytes),
+        term::bytes(plan.peak_bytes),
     ))?;
     Ok(Done::Ok)
 }

@@ -21,6 +21,8 @@ pub enum TrainError {
     #[error(transparent)]
     Write(#[from] WriteError),
     #[error(transparent)]
+    Adapter(Box<unswag_adapter::AdapterError>),
+    #[error(transparent)]
     Data(#[from] unswag_data::Error),
     #[error("{}: cannot {action}", path.display())]
     Io { path: PathBuf, action: &'static str, source: io::Error },
@@ -59,6 +61,12 @@ pub enum TrainError {
         path.display()
     )]
     DiskSpace { path: PathBuf, needed: String, free: String },
+}
+
+impl From<unswag_adapter::AdapterError> for TrainError {
+    fn from(error: unswag_adapter::AdapterError) -> Self {
+        TrainError::Adapter(Box::new(error))
+    }
 }
 
 impl TrainError {

@@ -13,7 +13,7 @@ use rand_chacha::{
 };
 use unswag_abi::doc::{Dtype, Graph};
 use unswag_data::Batch;
-use unswag_engine::{Adapter, Backend, Grads, Meta, ParamInfo, Params, PluginOps, Policy, Program, Step, Trainable};
+use unswag_engine::{Adapter, Backend, ParamInfo, Params, Plan, PlanOptions, PluginOps, Policy, Program, Trainable};
 use unswag_loader::Log;
 use unswag_surgery::{Model, open_recorded};
 use unswag_torch::{Torch, TorchTensor};
@@ -77,27 +77,80 @@ impl UnswagModel {
         self.load(program, adapters, masters, config)
     }
 
-    /// The most bytes that tensors take in one step on a batch of this size, without reading a weight: the step is gone
-    /// through, and its tensors are counted instead of made.
+    /// Reads the weights to compute with them alone, with an adapter that PEFT or this crate wrote, or without.
+    ///
+    /// # Errors
+    /// The adapter is unsound or does not fit, a file cannot be read, or no memory.
+    pub fn for_inference(self, adapter: Option<&Path>) -> Result<TrainingModel, TrainError> {
+        let Some(path) = adapter else {
+            let mut program = Program::with_plugins(&self.model.graph, Trainable::Nothing, self.ops.clone())?;
+            program.set_dtype(self.dtype);
+            return self.load(program, Vec::new(), Vec::new(), LoraConfig::default());
+        };
+        let saved = unswag_adapter::Adapter::open(path)?;
+        let ranks: BTreeSet<u64> = saved.modules().iter().map(|module| module.r).collect();
+        let [r] = ranks.iter().copied().collect::<Vec<_>>()[..] else {
+            return Err(TrainError::Argument {
+                what: "the ranks of the adapter's modules",
+                expected: "one for all".into(),
+                got: format!("{ranks:?}"),
+            });
+        };
+        let config = LoraConfig {
+            r,
+            lora_alpha: saved.lora_alpha(),
+            use_rslora: saved.use_rslora(),
+            target_modules: saved.modules().iter().map(|module| module.module.clone()).collect(),
+            seed: 0,
+        };
+        let (program, adapters) = self.with_adapters(&config)?;
+        let mut masters = Vec::new();
+        for module in saved.modules() {
+            let fits = |adapter: &&Adapter| {
+                let shape = |param: usize| program.params()[param].shape;
+                adapter.module == module.module
+                    && shape(adapter.a) == [r, module.input]
+                    && shape(adapter.b) == [module.output, r]
+            };
+            let Some(adapter) = adapters.iter().find(fits) else {
+                return Err(TrainError::Argument {
+                    what: "the adapter's modules",
+                    expected: "linear layers of this model, of the adapter's sizes".into(),
+                    got: format!("{} with {} inputs and {} outputs", module.module, module.input, module.output),
+                });
+            };
+            let [a, b] = saved.matrices(module)?;
+            let [a_name, b_name] = adapter.peft_names();
+            for (name, param, values) in [(a_name, adapter.a, a), (b_name, adapter.b, b)] {
+                let values = values.into_iter().map(|value| value as f32).collect();
+                masters.push(Master { name, param, decays: true, values });
+            }
+        }
+        self.load(program, adapters, masters, config)
+    }
+
+    /// What tensors take in a step on a batch of this size, without reading a weight: the step is run on sizes alone.
     ///
     /// # Errors
     /// As [`UnswagModel::for_training`], but for files.
-    pub fn planned_peak_bytes(
+    pub fn plan(
         &self,
         config: &LoraConfig,
         [rows, tokens]: [u64; 2],
         gradient_checkpointing: bool,
-    ) -> Result<Planned, TrainError> {
+    ) -> Result<Plan, TrainError> {
+        let (program, _) = self.with_adapters(config)?;
+        plan(&program, [rows, tokens], gradient_checkpointing, false)
+    }
+
+    /// Elements that these adapters have.
+    ///
+    /// # Errors
+    /// As [`UnswagModel::for_training`], but for files.
+    pub fn trainable_parameters(&self, config: &LoraConfig) -> Result<u64, TrainError> {
         let (program, adapters) = self.with_adapters(config)?;
-        let meta = Meta::new();
-        let params = Params::load(&program, |_, info| Ok::<_, TrainError>(meta.tensor(info.shape, info.dtype)))?;
-        let batch = unswag_engine::Batch::causal(rows, tokens, vec![0; (rows * tokens) as usize]);
-        let policy = if gradient_checkpointing { Policy::Recompute } else { Policy::Keep };
-        let step = Step { policies: vec![policy; program.blocks()], ..Step::default() };
-        program.step(&meta, &params, &batch, &step, &mut Grads::new(&program))?;
-        let elements = |index: usize| program.params()[index].shape.iter().product::<u64>();
-        let trainable_parameters = adapters.iter().map(|adapter| elements(adapter.a) + elements(adapter.b)).sum();
-        Ok(Planned { peak_bytes: meta.meter().peak(), trainable_parameters })
+        let elements = |param: usize| program.params()[param].shape.iter().product::<u64>();
+        Ok(adapters.iter().map(|adapter| elements(adapter.a) + elements(adapter.b)).sum())
     }
 
     /// The model's checkpoint and graph, for surgery.
@@ -151,12 +204,21 @@ impl UnswagModel {
     }
 }
 
-/// What a step takes, counted before it is run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Planned {
-    /// Weights, adapters, activations and gradients; what an operation takes and gives back within itself is not in it.
-    pub peak_bytes: u64,
-    pub trainable_parameters: u64,
+/// The policy of each block of a program.
+pub(crate) fn policies(program: &Program, gradient_checkpointing: bool) -> Vec<Policy> {
+    let policy = if gradient_checkpointing { Policy::Recompute } else { Policy::Keep };
+    vec![policy; program.blocks()]
+}
+
+/// Runs a step on sizes.
+pub(crate) fn plan(
+    program: &Program,
+    [batch, seq]: [u64; 2],
+    gradient_checkpointing: bool,
+    accumulates: bool,
+) -> Result<Plan, TrainError> {
+    let options = PlanOptions { batch, seq, accumulates, ..PlanOptions::default() };
+    Ok(Plan::new(program, &options, &policies(program, gradient_checkpointing))?)
 }
 
 /// PEFT's: A uniform within 1 / sqrt(in) (`kaiming_uniform_` with a = sqrt(5)), B zero.
@@ -244,6 +306,13 @@ impl TrainingModel {
     /// A batch that does not fit, or no memory.
     pub fn logits(&self, batch: &Batch) -> Result<Vec<f32>, TrainError> {
         Ok(self.program.forward(&self.torch, &self.params, &for_engine(batch))?.to_f32()?)
+    }
+
+    /// The logits of the last token, \[vocabulary\], in f32.
+    pub(crate) fn last_logits(&self, batch: &unswag_engine::Batch) -> Result<Vec<f32>, TrainError> {
+        let logits = self.program.forward(&self.torch, &self.params, batch)?;
+        let [rows, _] = self.torch.shape(&logits);
+        Ok(self.torch.rows(&logits, rows - 1, 1).to_f32()?)
     }
 
     /// The shape of a trained tensor.

@@ -4,12 +4,13 @@
 //! one to the next, and that is what a checkpoint holds.
 
 use unswag_data::Batch;
-use unswag_engine::{Grads, IGNORED, Policy, Step};
+use unswag_engine::{Grads, IGNORED, Step};
 use unswag_kernels::{Exec, optim::Step as OptimizerStep};
 
 use crate::{
     TrainError, TrainingArguments, TrainingModel,
     batch::for_engine,
+    model::policies,
     optimizer::{self, State},
 };
 
@@ -105,7 +106,6 @@ impl Trainer {
         let batches: Vec<_> = batches.iter().map(for_engine).collect();
         let number = self.progress.step + 1;
         let counted = batches.iter().flat_map(|batch| &batch.targets).filter(|target| **target != IGNORED).count();
-        let policy = if self.arguments.gradient_checkpointing { Policy::Recompute } else { Policy::Keep };
         let model = &self.model;
         let mut grads = Grads::new(&model.program);
         let meter = model.torch.meter();
@@ -116,7 +116,7 @@ impl Trainer {
                 return Ok(None);
             }
             let step = Step {
-                policies: vec![policy; model.program.blocks()],
+                policies: policies(&model.program, self.arguments.gradient_checkpointing),
                 seed: self.arguments.seed ^ number.wrapping_mul(0xd129_0d3f_2a4b_5c6d) ^ index as u64,
                 loss_count: Some(counted as u64),
                 ..Step::default()

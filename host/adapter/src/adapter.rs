@@ -1,0 +1,202 @@
+//! An adapter's folder: `adapter_config.json` and `adapter_model.safetensors`, as PEFT writes them.
+
+use std::{
+    collections::BTreeMap,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use serde_json::Value as Json;
+use unswag_checkpoint::{Checkpoint, regular_file};
+
+use crate::{AdapterError, float};
+
+const CONFIG: &str = "adapter_config.json";
+const WEIGHTS: &str = "adapter_model.safetensors";
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
+/// PEFT's names: `base_model.model.MODULE.lora_A.weight`.
+const PREFIX: &str = "base_model.model.";
+
+/// What of PEFT's settings changes the arithmetic. All others say how the adapter was trained.
+#[derive(Debug, Deserialize)]
+struct Config {
+    peft_type: String,
+    lora_alpha: f64,
+    #[serde(default)]
+    use_rslora: bool,
+    #[serde(default)]
+    fan_in_fan_out: bool,
+    #[serde(flatten)]
+    others: BTreeMap<String, Json>,
+}
+
+/// The adapter of one linear layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterModule {
+    /// The layer's path: `model.layers.0.self_attn.q_proj`.
+    pub module: String,
+    pub r: u64,
+    pub input: u64,
+    pub output: u64,
+    /// alpha / r, or alpha / sqrt(r).
+    pub scale: f64,
+}
+
+/// An adapter's folder, opened and checked within itself.
+#[derive(Debug)]
+pub struct Adapter {
+    path: PathBuf,
+    weights: Checkpoint,
+    config: Config,
+    modules: Vec<AdapterModule>,
+}
+
+impl Adapter {
+    /// # Errors
+    /// A file is missing or unsound; a kind of adapter or a setting that is not understood; a tensor without its other half.
+    pub fn open(path: &Path) -> Result<Self, AdapterError> {
+        let config = read_config(&path.join(CONFIG))?;
+        let weights = Checkpoint::open(path.join(WEIGHTS))?;
+        let mut adapter = Adapter { path: path.to_owned(), weights, config, modules: Vec::new() };
+        let names: Vec<String> = adapter.weights.tensors().map(|tensor| tensor.name.to_owned()).collect();
+        for name in &names {
+            let module = name.strip_prefix(PREFIX).and_then(|name| {
+                let of = |end| name.strip_suffix(end);
+                of(".lora_A.weight").or_else(|| of(".lora_B.weight"))
+            });
+            let Some(module) = module else {
+                let expected = format!("{PREFIX}MODULE.lora_A.weight or .lora_B.weight");
+                return Err(adapter.tensor_error(name, expected, "this name".into()));
+            };
+            if name.ends_with(".lora_A.weight") {
+                let checked = adapter.check(module)?;
+                adapter.modules.push(checked);
+            } else {
+                adapter.shape(&a_name(module))?;
+            }
+        }
+        Ok(adapter)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn modules(&self) -> &[AdapterModule] {
+        &self.modules
+    }
+
+    pub fn lora_alpha(&self) -> f64 {
+        self.config.lora_alpha
+    }
+
+    pub fn use_rslora(&self) -> bool {
+        self.config.use_rslora
+    }
+
+    /// Whether the base stores the adapted weights \[in, out\].
+    pub fn is_stored_transposed(&self) -> bool {
+        self.config.fan_in_fan_out
+    }
+
+    /// A \[r, in\] and B \[out, r\] of a module, row by row.
+    ///
+    /// # Errors
+    /// The file cannot be read, or changed since it was opened.
+    pub fn matrices(&self, module: &AdapterModule) -> Result<[Vec<f64>; 2], AdapterError> {
+        let read = |name: String| -> Result<Vec<f64>, AdapterError> {
+            let mut bytes = Vec::new();
+            self.weights.read(&name, &mut bytes)?;
+            let dtype = self.weights.tensor(&name).map(|tensor| tensor.dtype);
+            Ok(float::decode(dtype.expect("it was checked when the adapter was opened"), &bytes))
+        };
+        Ok([read(a_name(&module.module))?, read(b_name(&module.module))?])
+    }
+
+    fn check(&self, module: &str) -> Result<AdapterModule, AdapterError> {
+        let ([r, input], [output, b_r]) = (self.shape(&a_name(module))?, self.shape(&b_name(module))?);
+        if b_r != r || r == 0 {
+            let (expected, got) = (format!("[{output}, {r}], as lora_A has it"), format!("[{output}, {b_r}]"));
+            return Err(self.tensor_error(&b_name(module), expected, got));
+        }
+        let alpha = self.config.lora_alpha;
+        let scale = alpha / if self.config.use_rslora { (r as f64).sqrt() } else { r as f64 };
+        Ok(AdapterModule { module: module.to_owned(), r, input, output, scale })
+    }
+
+    /// Two dimensions of floating-point numbers.
+    fn shape(&self, name: &str) -> Result<[u64; 2], AdapterError> {
+        let expected = || "two dimensions of F32, F64, F16 or BF16".to_owned();
+        let Some(tensor) = self.weights.tensor(name) else {
+            return Err(self.tensor_error(name, expected(), "no such tensor".into()));
+        };
+        match tensor.shape {
+            &[rows, columns] if float::is_known(tensor.dtype) => Ok([rows, columns]),
+            shape => Err(self.tensor_error(name, expected(), format!("{} {shape:?}", tensor.dtype))),
+        }
+    }
+
+    fn tensor_error(&self, name: &str, expected: String, got: String) -> AdapterError {
+        AdapterError::Tensor { path: self.path.join(WEIGHTS), name: name.to_owned(), expected, got }
+    }
+}
+
+fn a_name(module: &str) -> String {
+    format!("{PREFIX}{module}.lora_A.weight")
+}
+
+fn b_name(module: &str) -> String {
+    format!("{PREFIX}{module}.lora_B.weight")
+}
+
+fn read_config(path: &Path) -> Result<Config, AdapterError> {
+    let refused = |what: &str, expected: &str, got: String| AdapterError::Config {
+        path: path.to_owned(),
+        what: what.to_owned(),
+        expected: expected.to_owned(),
+        got,
+    };
+    let (file, _) = regular_file(path)?;
+    let mut text = Vec::new();
+    let read = file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut text);
+    read.map_err(|source| AdapterError::Io { path: path.to_owned(), source })?;
+    if text.len() as u64 > MAX_CONFIG_BYTES {
+        return Err(refused("its size", "at most 16 MiB", "more".into()));
+    }
+    let config: Config = serde_json::from_slice(&text)
+        .map_err(|error| refused("its text", "PEFT's settings as JSON", error.to_string()))?;
+    if config.peft_type != "LORA" {
+        return Err(refused("peft_type", "LORA", config.peft_type));
+    }
+    if !config.lora_alpha.is_finite() {
+        return Err(refused("lora_alpha", "a finite number", config.lora_alpha.to_string()));
+    }
+    // What changes the arithmetic and is not done here. PEFT writes most of them whether they are used or not.
+    let is_unused = |value: &Json| match value {
+        Json::Null | Json::Bool(false) => true,
+        Json::Array(list) => list.is_empty(),
+        Json::Object(map) => map.is_empty(),
+        Json::String(text) => text == "none",
+        _ => false,
+    };
+    let understood = [
+        "use_dora",
+        "bias",
+        "lora_bias",
+        "modules_to_save",
+        "rank_pattern",
+        "alpha_pattern",
+        "layer_replication",
+        "trainable_token_indices",
+        "target_parameters",
+        "alora_invocation_tokens",
+        "use_qalora",
+    ];
+    for name in understood {
+        if let Some(value) = config.others.get(name).filter(|value| !is_unused(value)) {
+            return Err(refused(name, "unused: nothing but plain LoRA is understood", value.to_string()));
+        }
+    }
+    Ok(config)
+}

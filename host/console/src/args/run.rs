@@ -1,0 +1,115 @@
+//! `unswag eval`, `generate`, `merge` and `preprocess`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
+
+use super::{Data, Precision};
+
+/// Measure a model on data: loss, perplexity and bits per byte.
+///
+/// The loss is the mean of -log p over the tokens, in nats; perplexity is e to it. Bits per byte divides by the bytes of the text
+/// instead of by its tokens, so that models with different tokenizers can be compared; conversations have none.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  unswag eval ./SmolLM2-135M --data plays/hamlet.txt --block-size 512
+  unswag eval ./SmolLM2-135M --adapter run/adapter --data chat.jsonl --chat --json")]
+pub struct Eval {
+    /// A .safetensors file, a folder with config.json and weights, or a hub cache snapshot.
+    #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    pub model: PathBuf,
+    /// A LoRA adapter in PEFT's format to measure the model with.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub adapter: Option<PathBuf>,
+    #[command(flatten)]
+    pub data: Data,
+    /// Rows that are computed at once.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pub batch_size: u64,
+    /// The element type that is computed in; `auto` is the checkpoint's, but float32 for a float16 one.
+    #[arg(long, value_enum, default_value_t = Precision::Auto)]
+    pub dtype: Precision,
+}
+
+/// Go on with a text, token by token as they come.
+///
+/// Each token is computed from the whole text before it: there is no key-value cache yet, and long texts take long.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  unswag generate ./SmolLM2-135M --prompt 'The capital of France is' --temperature 0
+  unswag generate ./SmolLM2-135M --adapter run/adapter --chat --prompt 'Who was Hamlet?' --max-new-tokens 64")]
+pub struct Generate {
+    /// A .safetensors file, a folder with config.json and weights, or a hub cache snapshot.
+    #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    pub model: PathBuf,
+    /// What stands before.
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: String,
+    /// Take the prompt as a user's turn, and render it with the model's chat template.
+    #[arg(long)]
+    pub chat: bool,
+    /// What the system's turn says.
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub system: Option<String>,
+    /// A LoRA adapter in PEFT's format.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub adapter: Option<PathBuf>,
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub max_new_tokens: usize,
+    /// Logits are divided by it; 0 takes the likeliest token always.
+    #[arg(long, value_name = "T", default_value_t = 1.0)]
+    pub temperature: f64,
+    /// Draw from so many of the likeliest tokens; 0 for all.
+    #[arg(long, value_name = "K", default_value_t = 50)]
+    pub top_k: usize,
+    /// Draw from the likeliest tokens that together reach this probability.
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub top_p: f64,
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    pub seed: u64,
+    /// The element type that is computed in; `auto` is the checkpoint's, but float32 for a float16 one.
+    #[arg(long, value_enum, default_value_t = Precision::Auto)]
+    pub dtype: Precision,
+}
+
+/// Merge a LoRA adapter into a checkpoint's weights.
+///
+/// W + scale B A is computed in float64 and rounded once to the weight's own type. The base is not changed, and the output
+/// appears whole or not at all. A merge that would change no weight is refused.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  unswag merge ./SmolLM2-135M run/adapter -o ./SmolLM2-135M-shakespeare")]
+pub struct Merge {
+    /// The checkpoint that the adapter was trained on.
+    #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    pub model: PathBuf,
+    /// A LoRA adapter in PEFT's format.
+    #[arg(value_name = "ADAPTER", value_hint = ValueHint::DirPath)]
+    pub adapter: PathBuf,
+    /// The folder to write.
+    #[arg(long, short, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub output: PathBuf,
+}
+
+/// Read training data as training would, and say what is in it; rows with faults by line number.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  unswag preprocess ./SmolLM2-135M --data chat.jsonl --chat --debug
+  unswag preprocess ./SmolLM2-135M --data plays/*.txt --block-size 512 --json
+
+Exit status: 0 sound; 1 rows have faults; 2 could not be read.")]
+pub struct Preprocess {
+    /// The model whose tokenizer and chat template are used.
+    #[arg(value_name = "MODEL", value_hint = ValueHint::DirPath)]
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub data: Data,
+    /// Show the first rows token by token: what is learned, what is not, and where texts end.
+    #[arg(long)]
+    pub debug: bool,
+    /// Rows to show.
+    #[arg(long, value_name = "N", default_value_t = 2, requires = "debug")]
+    pub rows: usize,
+}

@@ -1,0 +1,68 @@
+//! `unswag eval`.
+
+use std::{error::Error, path::Path};
+
+use serde_json::json;
+use unswag_console::{
+    Done,
+    args::{Eval, Output},
+    data::{self, Order},
+    term,
+};
+use unswag_data::{DataLoader, Tokenizer};
+use unswag_train::{Observer, evaluate};
+
+use crate::model;
+
+/// Stops where Ctrl-C says so.
+struct Interrupt;
+
+impl Observer for Interrupt {
+    fn wants_stop(&mut self) -> bool {
+        term::interrupted()
+    }
+}
+
+pub fn run(args: &Eval, output: &Output) -> Result<Done, Box<dyn Error>> {
+    let model = model::open(&args.model, args.dtype)?;
+    let root = model.root().to_owned();
+    let mut loader = data::open(&args.data, &root, Order::default())?;
+    let model = model.for_inference(args.adapter.as_deref())?;
+    let Some(report) = evaluate(&model, loader.as_mut(), args.batch_size as usize, &mut Interrupt)? else {
+        return Ok(Done::Stopped);
+    };
+    // An overlap is measured twice, and a conversation's template is no text of the user's.
+    let is_plain = !args.data.chat && args.data.overlap.unwrap_or(0) == 0;
+    let bytes = if is_plain { Some(supervised_bytes(loader.as_mut(), &root)?) } else { None };
+    let bits = report.loss * report.tokens as f64 / std::f64::consts::LN_2;
+    let bits_per_byte = bytes.filter(|bytes| *bytes > 0).map(|bytes| bits / bytes as f64);
+    if output.json {
+        let page = json!({
+            "loss": report.loss, "perplexity": report.perplexity, "bits_per_byte": bits_per_byte, "tokens": report.tokens,
+            "rows": report.rows, "bytes": bytes,
+        });
+        term::print(&format!("{page:#}\n"))?;
+        return Ok(Done::Ok);
+    }
+    let bits = bits_per_byte.map_or(String::new(), |bits| format!("bits per byte  {bits:.4}\n"));
+    term::print(&format!(
+        "loss           {:.4}\nperplexity     {:.3}\n{bits}tokens         {} in {} rows\n",
+        report.loss,
+        report.perplexity,
+        term::thousands(report.tokens),
+        term::thousands(report.rows),
+    ))?;
+    Ok(Done::Ok)
+}
+
+/// Bytes of the text that a loss was taken on: of each row all but its first token's, and no token that stands for no text.
+fn supervised_bytes(loader: &mut dyn DataLoader, model: &Path) -> Result<u64, Box<dyn Error>> {
+    let tokenizer = Tokenizer::load(model)?;
+    let mut bytes = 0;
+    loader.start_epoch(0);
+    while let Some(row) = loader.next_row()? {
+        let text = |ids: &[u32]| tokenizer.decode(ids, true).map(|text| text.len() as u64);
+        bytes += text(&row.ids)?.saturating_sub(text(&row.ids[..1])?);
+    }
+    Ok(bytes)
+}

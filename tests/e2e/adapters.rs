@@ -1,0 +1,87 @@
+//! What follows training, as a user runs it: data looked at, a model measured, text generated, an adapter merged.
+
+use std::fs;
+
+use unswag_tests::{Base, Family, unswag_torch};
+
+use crate::house::{House, names};
+
+/// A tiny model, a text, and the adapter of a few steps on it.
+fn house() -> House {
+    unswag_torch();
+    let house = House::without_plugins();
+    house.tiny(Family::Llama, "model");
+    let text: String = (0..60).map(|line| format!("{line} men went to mow, went to mow a meadow.\n")).collect();
+    fs::write(house.path("text.txt"), text).unwrap();
+    let train =
+        ["train", "model", "--data", "text.txt", "--block-size", "64", "--max-steps", "12", "--batch-size", "4"];
+    house.run(&[&train[..], &["--learning-rate", "2e-2", "-o", "run", "--report-to", "none"]].concat()).ok();
+    assert_eq!(names(&house.path("run")), ["adapter"]);
+    house
+}
+
+#[test]
+fn an_adapter_lowers_the_loss_and_a_merge_keeps_it() {
+    let house = house();
+    let base = Base::guard(house.path("model"));
+    let eval = |more: &[&str]| {
+        house.json(&[&["eval"], more, &["--data", "text.txt", "--block-size", "64", "--batch-size", "3"]].concat())
+    };
+    let number =
+        |page: &serde_json::Value, field: &str| page[field].as_f64().unwrap_or_else(|| panic!("{field}: {page}"));
+    let (plain, adapted) = (eval(&["model"]), eval(&["model", "--adapter", "run/adapter"]));
+    assert!(number(&adapted, "loss") < 0.9 * number(&plain, "loss"), "{plain} {adapted}");
+    for page in [&plain, &adapted] {
+        assert!((number(page, "loss").exp() / number(page, "perplexity") - 1.0).abs() < 1e-9);
+        // Each token of this tokenizer is a byte.
+        assert_eq!(page["tokens"], page["bytes"]);
+        assert!((number(page, "loss") / 2f64.ln() - number(page, "bits_per_byte")).abs() < 1e-9);
+    }
+    let report = house.json(&["merge", "model", "run/adapter", "-o", "merged"]);
+    let modules = report["modules"].as_array().unwrap();
+    assert_eq!(modules.len(), 14);
+    assert!(modules.iter().all(|module| number(module, "delta_norm") > 0.0), "{report}");
+    // bf16 weights take less of the adapter than f32 ones would.
+    let merged = eval(&["merged"]);
+    let lost = (number(&merged, "loss") - number(&adapted, "loss")).abs();
+    assert!(lost < 0.02 * (number(&plain, "loss") - number(&adapted, "loss")), "{merged} {adapted}");
+    assert_eq!(names(&house.path("merged")), names(&house.path("model")));
+    let said = house.run(&["merge", "model", "run/adapter", "-o", "merged"]).code(2).to_owned();
+    assert!(said.contains("already there"), "{said}");
+    drop(base);
+}
+
+#[test]
+fn generation_streams_what_json_gives_and_a_seed_repeats_it() {
+    let house = house();
+    let args =
+        ["generate", "model", "--adapter", "run/adapter", "--prompt", "1 men", "--max-new-tokens", "20", "--seed", "3"];
+    let page = house.json(&args);
+    assert_eq!(page["prompt_tokens"], 5);
+    assert!(page["ids"].as_array().unwrap().len() <= 20);
+    assert_eq!(house.json(&args), page);
+    let streamed = house.run(&args).ok().to_owned();
+    // What ends in the middle of a character is not shown.
+    let text = page["text"].as_str().unwrap().trim_end_matches('\u{fffd}');
+    assert_eq!(streamed.trim_end_matches(['\n', '\u{fffd}']), text.trim_end_matches('\n'));
+    let said = house.run(&[&args[..], &["--top-p", "0"]].concat()).code(2).to_owned();
+    assert!(said.contains("top_p: expected above 0"), "{said}");
+}
+
+#[test]
+fn preprocess_shows_what_is_learned_and_names_bad_rows_by_line() {
+    let house = house();
+    let page =
+        house.json(&["preprocess", "model", "--data", "text.txt", "--block-size", "64", "--debug", "--rows", "1"]);
+    let tokens = page["rows"][0]["tokens"].as_array().unwrap();
+    assert_eq!((tokens.len(), page["rows"].as_array().unwrap().len()), (64, 1));
+    assert_eq!((&tokens[0]["is_supervised"], &tokens[1]["is_supervised"]), (&false.into(), &true.into()));
+    let template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\u{0}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+    fs::write(house.path("model/chat_template.jinja"), template).unwrap();
+    let row =
+        |role: &str| format!(r#"{{"messages":[{{"role":"user","content":"a"}},{{"role":"{role}","content":"b"}}]}}"#);
+    fs::write(house.path("chat.jsonl"), [row("assistant"), row("user"), row("assistant")].join("\n")).unwrap();
+    let outcome = house.run(&["preprocess", "model", "--data", "chat.jsonl", "--chat"]);
+    assert_eq!(outcome.status.code(), Some(1), "{} {}", outcome.stdout, outcome.stderr);
+    assert!(outcome.stdout.contains("chat.jsonl:2"), "{}", outcome.stdout);
+}
