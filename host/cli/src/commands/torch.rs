@@ -64,11 +64,11 @@ pub fn finding() -> Finding {
     let item = PROGRAM;
     match found {
         Ok(path) => {
-            let means = "commands that compute (train, eval, generate) can run".to_owned();
+            let means = "commands that compute (train, eval, generate, fidelity) can run".to_owned();
             Finding { item, present: true, found: format!("{} finds it", path.display()), means }
         }
         Err(missing) => {
-            let means = "commands that compute (train, eval, generate) cannot run; all others can".to_owned();
+            let means = "commands that compute (train, eval, generate, fidelity) cannot run; all others can".to_owned();
             Finding { item, present: false, found: missing.to_string(), means }
         }
     }
