@@ -85,3 +85,21 @@ fn preprocess_shows_what_is_learned_and_names_bad_rows_by_line() {
     assert_eq!(outcome.status.code(), Some(1), "{} {}", outcome.stdout, outcome.stderr);
     assert!(outcome.stdout.contains("chat.jsonl:2"), "{}", outcome.stdout);
 }
+
+#[test]
+fn packed_documents_share_rows_and_are_trained_on() {
+    let house = house();
+    let lines: String = (0..40).map(|line| format!("{{\"text\":\"{line} men went to mow\"}}\n")).collect();
+    fs::write(house.path("rows.jsonl"), lines).unwrap();
+    let common = ["--data", "rows.jsonl", "--block-size", "64", "--packing"];
+    let page = house.json(&[&["preprocess", "model"], &common[..], &["--debug"]].concat());
+    let tokens = page["rows"][0]["tokens"].as_array().unwrap();
+    let documents = tokens.iter().filter(|token| token["position"] == 0).count();
+    assert!(documents > 1, "{documents} documents in the first row");
+    let train =
+        [&["train", "model"], &common[..], &["--num-epochs", "3", "--learning-rate", "1e-2", "-o", "packed"]].concat();
+    let report = house.json(&train);
+    let rows = page["epoch"]["rows"].as_u64().unwrap();
+    assert!(rows < 20, "40 documents in {rows} rows");
+    assert_eq!(report["steps"].as_u64().unwrap(), 3 * rows);
+}

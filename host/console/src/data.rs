@@ -3,8 +3,8 @@
 use std::{path::Path, sync::Arc};
 
 use unswag_data::{
-    ChatDataLoader, ChatOptions, ChatTemplate, DataLoader, Error, Overlong, Split, StreamingContextDataLoader,
-    TextOptions, Tokenizer,
+    ChatDataLoader, ChatOptions, ChatTemplate, DataLoader, Error, Overlong, PackedDataLoader, Split,
+    StreamingContextDataLoader, TextOptions, Tokenizer,
 };
 
 use crate::args::{Data, TooLong};
@@ -36,7 +36,11 @@ pub fn open(data: &Data, model: &Path, order: Order) -> Result<Box<dyn DataLoade
         let template = Arc::new(ChatTemplate::load(model, &tokenizer, None)?);
         return Ok(Box::new(ChatDataLoader::open(&data.data, tokenizer, template, &chat_options(data, order))?));
     }
-    Ok(Box::new(StreamingContextDataLoader::open(&data.data, tokenizer, &text_options(data, order))?))
+    let options = text_options(data, order);
+    if data.packing {
+        return Ok(Box::new(PackedDataLoader::open(&data.data, tokenizer, &options)?));
+    }
+    Ok(Box::new(StreamingContextDataLoader::open(&data.data, tokenizer, &options)?))
 }
 
 pub fn text_options(data: &Data, order: Order) -> TextOptions {
@@ -56,6 +60,7 @@ pub fn chat_options(data: &Data, order: Order) -> ChatOptions {
     let plain = ChatOptions::default();
     ChatOptions {
         block_size: data.block_size,
+        packing: data.packing,
         overlong: match data.overlong {
             TooLong::Refuse => Overlong::Refuse,
             TooLong::Truncate => Overlong::Truncate,

@@ -69,8 +69,11 @@ pub struct Data {
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub block_size: usize,
     /// Tokens that a row has in common with the one before it. [default: 0]
-    #[arg(long, value_name = "N", conflicts_with = "chat")]
+    #[arg(long, value_name = "N", conflicts_with_all = ["chat", "packing"])]
     pub overlap: Option<usize>,
+    /// Put several whole documents or conversations into a row, each attended to on its own.
+    #[arg(long)]
+    pub packing: bool,
     /// What becomes of a conversation that is longer than a row.
     #[arg(long, value_enum, default_value_t = TooLong::Refuse, requires = "chat")]
     pub overlong: TooLong,
