@@ -64,6 +64,8 @@ pub(crate) struct Cx<'a, B: Backend> {
     pub saves: bool,
     /// Whether dropout drops.
     pub drops: bool,
+    /// Whether anybody will use the outputs: where not, an op may leave them out.
+    pub outputs: bool,
 }
 
 pub(crate) type Forward<T> = (Vec<T>, Vec<T>);
@@ -83,29 +85,29 @@ impl Op {
             Op::Embedding { weight, spec, ids } => one(b.embedding(&cx.params[*weight], cx.ids(*ids), spec)?),
             Op::Linear { weight, bias, weight_view, adapter } => {
                 let x = next();
-                let mut y = b.matmul(&x, View::AsIs, &cx.params[*weight], *weight_view)?;
-                if let Some(bias) = bias {
-                    y = b.add_bias(y, &cx.params[*bias])?;
+                let mut outputs = Vec::new();
+                if cx.outputs {
+                    let y = b.matmul(&x, View::AsIs, &cx.params[*weight], *weight_view)?;
+                    outputs.push(match bias {
+                        Some(bias) => b.add_bias(y, &cx.params[*bias])?,
+                        None => y,
+                    });
                 }
                 let mut saved = Vec::new();
-                let down = match adapter {
-                    Some(adapter) => {
-                        let down = b.matmul(&x, View::AsIs, &cx.params[adapter.a], View::Transposed)?;
-                        b.matmul_add(
-                            &y,
-                            adapter.scale,
-                            (&down, View::AsIs),
-                            (&cx.params[adapter.b], View::Transposed),
-                        )?;
-                        Some(down)
+                let mut down = None;
+                if let Some(adapter) = adapter {
+                    let made = b.matmul(&x, View::AsIs, &cx.params[adapter.a], View::Transposed)?;
+                    for y in &outputs {
+                        let up = (&cx.params[adapter.b], View::Transposed);
+                        b.matmul_add(y, adapter.scale, (&made, View::AsIs), up)?;
                     }
-                    None => None,
-                };
+                    down = Some(made);
+                }
                 if self.needs_x(cx.trainable) {
                     saved.push(x);
                     saved.extend(down);
                 }
-                (vec![y], saved)
+                (outputs, saved)
             }
             Op::RmsNorm { weight, spec } => {
                 let x = next();

@@ -83,6 +83,15 @@ impl Segment {
     }
 }
 
+/// What a backward needs of a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Nothing,
+    /// What it saves, but not what it makes.
+    Saved,
+    Outputs,
+}
+
 /// Which of the graph's own parameters are trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trainable {
@@ -226,8 +235,8 @@ impl Program {
             }
     }
 
-    /// Which of the pieces have to run so that all of them have saved what their backward needs.
-    pub(crate) fn wanted_by_backward(&self, pieces: &[Piece<'_>]) -> Vec<bool> {
+    /// What of the pieces has to be made so that all of them have saved what their backward needs.
+    pub(crate) fn wanted_by_backward(&self, pieces: &[Piece<'_>]) -> Vec<Wanted> {
         let mut needed: Vec<usize> = Vec::new();
         let mut wanted = Vec::new();
         for piece in pieces.iter().rev() {
@@ -239,11 +248,15 @@ impl Program {
                 // It saves what comes into it, for which it need not run.
                 Piece::Tile(tile) => (&tile.inputs, &tile.outputs, false),
             };
-            let runs = saves || outputs.iter().any(|value| needed.contains(value));
-            if runs || matches!(piece, Piece::Tile(_)) {
+            let are_needed = outputs.iter().any(|value| needed.contains(value));
+            if are_needed || saves || matches!(piece, Piece::Tile(_)) {
                 needed.extend(inputs);
             }
-            wanted.push(runs);
+            wanted.push(match (are_needed, saves) {
+                (true, _) => Wanted::Outputs,
+                (false, true) => Wanted::Saved,
+                (false, false) => Wanted::Nothing,
+            });
         }
         wanted.reverse();
         wanted

@@ -7,7 +7,7 @@ use std::ops::Range;
 use crate::{
     Backend, Batch, EngineError, Grads, Held, Params, Pass, Place, Program,
     ops::Cx,
-    program::{Node, Piece, Tile},
+    program::{Node, Piece, Tile, Wanted},
 };
 
 /// Where in a step nodes run.
@@ -84,6 +84,7 @@ impl<B: Backend> Run<'_, B> {
             seed: self.seed ^ (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15),
             saves,
             drops: self.drops,
+            outputs: true,
         }
     }
 
@@ -97,7 +98,7 @@ impl<B: Backend> Run<'_, B> {
     ) -> Result<(), EngineError> {
         for piece in pieces {
             let kept = match piece {
-                Piece::Node(index) => self.node(at, *index, values, saved.is_some())?,
+                Piece::Node(index) => self.node(at, *index, values, [saved.is_some(), true])?,
                 Piece::Tile(tile) => {
                     self.enter(at, tile.nodes.start);
                     let inputs = self.tile_inputs(tile, values);
@@ -118,19 +119,20 @@ impl<B: Backend> Run<'_, B> {
         Ok(())
     }
 
-    /// Runs one node and gives back what it saved.
+    /// Runs one node and gives back what it saved; whether it is to save, and whether its outputs are used.
     fn node(
         &self,
         at: At,
         index: usize,
         values: &mut Values<B::Tensor>,
-        saves: bool,
+        [saves, outputs]: [bool; 2],
     ) -> Result<Saved<B::Tensor>, EngineError> {
         self.enter(at, index);
         let node = &self.program.nodes[index];
         let inputs = self.take_inputs(node, index, values);
         // A node that needs no gradient is not gone through backward.
-        let (outputs, kept) = node.op.forward(&self.cx(index, saves && node.requires_grad), inputs)?;
+        let cx = Cx { outputs, ..self.cx(index, saves && node.requires_grad) };
+        let (outputs, kept) = node.op.forward(&cx, inputs)?;
         for (&value, output) in node.outputs.iter().zip(outputs) {
             if self.program.last_use[value] > index {
                 values[value] = Some(output);
@@ -235,12 +237,13 @@ impl<B: Backend> Run<'_, B> {
         values: &mut Values<B::Tensor>,
     ) -> Result<Vec<Saved<B::Tensor>>, EngineError> {
         let mut saved = Vec::new();
-        for (piece, is_wanted) in pieces.iter().zip(self.program.wanted_by_backward(pieces)) {
-            if is_wanted {
+        for (piece, wanted) in pieces.iter().zip(self.program.wanted_by_backward(pieces)) {
+            if wanted == Wanted::Outputs {
                 self.forward(at, std::slice::from_ref(piece), values, Some(&mut saved))?;
                 continue;
             }
             saved.push(match piece {
+                Piece::Node(index) if wanted == Wanted::Saved => self.node(at, *index, values, [true, false])?,
                 Piece::Node(index) => {
                     self.end_lives(*index, values);
                     Vec::new()
