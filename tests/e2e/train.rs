@@ -252,3 +252,51 @@ fn without_rpath(program: &[u8]) -> Vec<u8> {
     assert!(found > 0, "the program was not built with a path to {}", lib.display());
     changed
 }
+
+#[test]
+fn a_step_takes_the_planned_bytes_and_a_budget_is_kept() {
+    let house = house();
+    let report = |name: &str, more: &[&str]| {
+        let report = house.json(&train(name, &[&["--max-steps", "3"], more].concat()));
+        let bytes = |field: &str| report[field].as_u64().unwrap_or_else(|| panic!("{field} of {report}"));
+        assert_eq!(bytes("peak_bytes"), bytes("planned_peak_bytes"), "{name}");
+        (bytes("peak_bytes"), steps(&house.path(name)))
+    };
+    let (kept, plain) = report("kept", &[]);
+    let (checkpointed, again) = report("checkpointed", &["--gradient-checkpointing"]);
+    assert!(checkpointed < kept, "{checkpointed} with checkpointing, {kept} without");
+    assert_eq!(again, plain, "computing again gives the same bits");
+    // Between the two: some blocks keep, some do not. Optimizer state is in the budget, and no tensor of the step's.
+    let state =
+        house.json(&train("dry", &["--max-steps", "3", "--dry-run"]))["planned_peak_bytes"].as_u64().unwrap() - kept;
+    let budget = ((kept + checkpointed) / 2 + state).to_string();
+    let (within, _) = report("within", &["--memory-budget", &budget]);
+    assert!(within + state <= budget.parse().unwrap() && within < kept, "{within} of {budget}");
+
+    let outcome = house.run(&train("nothing", &["--max-steps", "3", "--memory-budget", "1"]));
+    assert!(outcome.code(2).contains("the least that it takes"), "{}", outcome.stderr);
+    assert!(!house.path("nothing/adapter").exists());
+}
+
+#[test]
+fn what_is_offloaded_changes_no_bit() {
+    let house = house();
+    // On a disk: temporary folders may be in memory, where nothing would be gained.
+    let folder = tempfile::tempdir_in(unswag_tests::workspace_root().join("target")).unwrap();
+    let folder = folder.path().to_str().unwrap();
+    house.run(&train("kept", &["--max-steps", "3"])).ok();
+    let least = house.run(&train("nothing", &["--max-steps", "3", "--memory-budget", "1", "--offload-folder", folder]));
+    let least = least.code(2).to_owned();
+    let words = least.split_once("the least that it takes is ").expect("it says so").1;
+    let budget = words.split(';').next().unwrap().replace(' ', "");
+    let more = ["--max-steps", "3", "--memory-budget", &budget, "--offload-folder", folder];
+    house.run(&train("offloaded", &more)).ok();
+    let losses = |name: &str| -> Vec<f64> {
+        let lines = metrics(&house.path(name));
+        lines.iter().map(|line| line["loss"].as_f64().unwrap()).collect()
+    };
+    let (kept, offloaded) = (losses("kept"), losses("offloaded"));
+    let close = kept.iter().zip(&offloaded).all(|(a, b)| (a - b).abs() < 1e-3 * a);
+    assert!(close && offloaded[0] == kept[0], "{kept:?} kept, {offloaded:?} offloaded");
+    assert_eq!(fs::read_dir(folder).unwrap().count(), 0, "nothing is left behind");
+}

@@ -92,6 +92,9 @@ fn arguments(args: &Train) -> TrainingArguments {
         adam_epsilon: optimizer.adam_epsilon,
         max_grad_norm: optimizer.max_grad_norm,
         gradient_checkpointing: args.gradient_checkpointing,
+        max_row_tokens: Some(args.data.block_size as u64),
+        memory_budget: args.memory_budget,
+        offload_folder: args.offload_folder.clone(),
         seed: args.seed,
         max_steps: length.max_steps,
         num_train_epochs: length.num_epochs,
@@ -112,8 +115,7 @@ fn dry_run(
     data: &dyn unswag_data::DataLoader,
     output: &Output,
 ) -> Result<Done, Box<dyn Error>> {
-    let batch = [arguments.per_device_train_batch_size, args.data.block_size as u64];
-    let plan = model.plan(lora, batch, arguments.gradient_checkpointing)?;
+    let plan = model.plan(lora, arguments, args.data.block_size as u64)?;
     let trainable = model.trainable_parameters(lora)?;
     let size = data.epoch_size()?;
     let steps = arguments.steps(size.rows);
@@ -132,14 +134,14 @@ fn dry_run(
     term::print(&format!(
         "would train {} parameters in {dtype}, {steps} steps\n\
          an epoch: {} rows, {} tokens, {} of them supervised; the longest row has {}\n\
-         a step of {} x {} tokens: at most {} of tensors\n",
+         a step of {} x {} tokens: at most {}, the optimizer's state among it\n",
         term::count(trainable),
         term::thousands(size.rows),
         term::thousands(size.tokens),
         term::thousands(size.supervised_tokens),
         term::thousands(size.longest_row_tokens),
-        batch[0],
-        batch[1],
+        plan.batch,
+        plan.seq,
         term::bytes(plan.peak_bytes),
     ))?;
     Ok(Done::Ok)
@@ -165,11 +167,12 @@ fn print(report: &RunReport, output: &Output) -> Result<(), Box<dyn Error>> {
     let loss = |loss: Option<f64>| loss.map_or("none".to_owned(), |loss| format!("{loss:.4}"));
     let rate = report.tokens as f64 / report.train_seconds.max(1e-9);
     page.push_str(&format!(
-        "{} steps, loss {}{}; {rate:.0} tok/s; tensors took at most {}\n",
+        "{} steps, loss {}{}; {rate:.0} tok/s; tensors took at most {}{}\n",
         report.steps,
         loss(report.loss),
         report.eval_loss.map_or(String::new(), |eval| format!(", validation loss {eval:.4}")),
-        term::bytes(report.peak_bytes)
+        term::bytes(report.peak_bytes),
+        report.planned_peak_bytes.map_or(String::new(), |planned| format!(", {} planned", term::bytes(planned)))
     ));
     if report.skipped_steps > 0 {
         page.push_str(&format!("{} steps were not finite and skipped\n", report.skipped_steps));

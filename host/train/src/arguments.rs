@@ -1,5 +1,7 @@
 //! What a user chooses about a run, under transformers' names and with its defaults.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Schedule, SchedulerType, TrainError};
@@ -47,7 +49,14 @@ pub struct TrainingArguments {
     pub adam_epsilon: f64,
     /// The gradient's norm over all that is trained is brought down to this; 0 leaves it alone.
     pub max_grad_norm: f64,
+    /// Every block keeps only what comes into it, and computes the rest again.
     pub gradient_checkpointing: bool,
+    /// The most tokens that a row has. Where it is given, a step on the longest batch is planned before the first one.
+    pub max_row_tokens: Option<u64>,
+    /// Bytes that tensors and optimizer state may take: each block then keeps what makes the step fastest within it.
+    pub memory_budget: Option<u64>,
+    /// A folder on a disk, for what blocks keep where the budget asks for it.
+    pub offload_folder: Option<PathBuf>,
     pub seed: u64,
     /// Optimizer steps; so many as `num_train_epochs` says where `None`.
     pub max_steps: Option<u64>,
@@ -88,6 +97,9 @@ impl Default for TrainingArguments {
             adam_epsilon: 1e-8,
             max_grad_norm: 1.0,
             gradient_checkpointing: false,
+            max_row_tokens: None,
+            memory_budget: None,
+            offload_folder: None,
             seed: 42,
             max_steps: None,
             num_train_epochs: 3.0,

@@ -83,6 +83,10 @@ pub(crate) fn settings(trainer: &Trainer, schedule: &Schedule) -> Map<String, Js
         "dtype": model.dtype(),
         "the base's weights": model.base_digest(),
     });
+    // Tiles sum in another order, and where there are some depends on it.
+    if let Some(budget) = arguments.memory_budget {
+        settings["memory_budget"] = json!(budget);
+    }
     if !schedule.ignores_the_end() {
         settings["max_steps"] = json!(schedule.total_steps);
     }

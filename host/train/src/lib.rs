@@ -19,6 +19,7 @@ mod error;
 mod evaluate;
 mod fidelity;
 mod generate;
+mod memory;
 mod metrics;
 mod model;
 mod optimizer;

@@ -13,12 +13,12 @@ use rand_chacha::{
 };
 use unswag_abi::doc::{Dtype, Graph};
 use unswag_data::Batch;
-use unswag_engine::{Adapter, Backend, ParamInfo, Params, Plan, PlanOptions, PluginOps, Policy, Program, Trainable};
+use unswag_engine::{Adapter, Backend, ParamInfo, Params, Plan, PluginOps, Program, Trainable};
 use unswag_loader::Log;
 use unswag_surgery::{Model, open_recorded};
 use unswag_torch::{Torch, TorchTensor};
 
-use crate::{LoraConfig, TrainError, batch::for_engine};
+use crate::{LoraConfig, TrainError, TrainingArguments, batch::for_engine, memory};
 
 /// A checkpoint whose graph is known and whose weights are not yet read.
 pub struct UnswagModel {
@@ -129,18 +129,18 @@ impl UnswagModel {
         self.load(program, adapters, masters, config)
     }
 
-    /// What tensors take in a step on a batch of this size, without reading a weight: the step is run on sizes alone.
+    /// What a step on rows of so many tokens takes, and how it is run, without reading a weight: the step is run on sizes alone.
     ///
     /// # Errors
-    /// As [`UnswagModel::for_training`], but for files.
+    /// As [`UnswagModel::for_training`], but for files; a memory budget that nothing fits.
     pub fn plan(
         &self,
         config: &LoraConfig,
-        [rows, tokens]: [u64; 2],
-        gradient_checkpointing: bool,
+        arguments: &TrainingArguments,
+        row_tokens: u64,
     ) -> Result<Plan, TrainError> {
         let (program, _) = self.with_adapters(config)?;
-        plan(&program, [rows, tokens], gradient_checkpointing, false)
+        memory::plan(&program, arguments, row_tokens)
     }
 
     /// Elements that these adapters have.
@@ -202,23 +202,6 @@ impl UnswagModel {
         let tensor = torch.tensor_from_bytes(info.shape, stored, buffer)?;
         Ok(if stored == info.dtype { tensor } else { torch.cast(&tensor, info.dtype)? })
     }
-}
-
-/// The policy of each block of a program.
-pub(crate) fn policies(program: &Program, gradient_checkpointing: bool) -> Vec<Policy> {
-    let policy = if gradient_checkpointing { Policy::Recompute } else { Policy::Keep };
-    vec![policy; program.blocks()]
-}
-
-/// Runs a step on sizes.
-pub(crate) fn plan(
-    program: &Program,
-    [batch, seq]: [u64; 2],
-    gradient_checkpointing: bool,
-    accumulates: bool,
-) -> Result<Plan, TrainError> {
-    let options = PlanOptions { batch, seq, accumulates, ..PlanOptions::default() };
-    Ok(Plan::new(program, &options, &policies(program, gradient_checkpointing))?)
 }
 
 /// PEFT's: A uniform within 1 / sqrt(in) (`kaiming_uniform_` with a = sqrt(5)), B zero.

@@ -10,7 +10,7 @@ use unswag_kernels::{Exec, optim::Step as OptimizerStep};
 use crate::{
     TrainError, TrainingArguments, TrainingModel,
     batch::for_engine,
-    model::policies,
+    memory::Memory,
     optimizer::{self, State},
 };
 
@@ -47,6 +47,7 @@ pub struct Trainer {
     pub(crate) arguments: TrainingArguments,
     /// One for each master.
     pub(crate) states: Vec<State>,
+    memory: Memory,
     pub(crate) progress: Progress,
     /// Whether an update failed in the middle, so that the masters are of no step.
     damaged: bool,
@@ -58,7 +59,8 @@ impl Trainer {
     pub fn new(model: TrainingModel, arguments: TrainingArguments) -> Result<Self, TrainError> {
         arguments.check()?;
         let states = optimizer::first_states(arguments.optim, model.masters.iter().map(|master| master.values.len()));
-        Ok(Trainer { model, arguments, states, progress: Progress::default(), damaged: false })
+        let memory = Memory::of(&model, &arguments)?;
+        Ok(Trainer { model, arguments, states, memory, progress: Progress::default(), damaged: false })
     }
 
     pub fn model(&self) -> &TrainingModel {
@@ -76,6 +78,11 @@ impl Trainer {
     /// Whether an update failed in the middle: then what is in memory belongs to no step, and is not worth saving.
     pub(crate) fn is_damaged(&self) -> bool {
         self.damaged
+    }
+
+    /// The most bytes of tensors that a step was planned to take, where the length of rows was given.
+    pub fn planned_peak_bytes(&self) -> Option<u64> {
+        self.memory.planned_bytes
     }
 
     /// Bytes of the optimizer's state.
@@ -116,12 +123,16 @@ impl Trainer {
                 return Ok(None);
             }
             let step = Step {
-                policies: policies(&model.program, self.arguments.gradient_checkpointing),
+                policies: self.memory.policies.clone(),
                 seed: self.arguments.seed ^ number.wrapping_mul(0xd129_0d3f_2a4b_5c6d) ^ index as u64,
                 loss_count: Some(counted as u64),
                 ..Step::default()
             };
-            loss += model.program.step(&model.torch, &model.params, batch, &step, &mut grads)?;
+            let (program, torch, params) = (&model.program, &model.torch, &model.params);
+            loss += match &mut self.memory.store {
+                Some(store) => program.step_with_store(torch, params, batch, &step, &mut grads, store)?,
+                None => program.step(torch, params, batch, &step, &mut grads)?,
+            };
         }
         let peak_bytes = meter.peak();
         let mut gradients = Vec::new();

@@ -40,6 +40,8 @@ pub struct RunPlan {
     /// Rows of an epoch, where they had to be counted.
     pub rows_per_epoch: Option<u64>,
     pub checkpoint_bytes: u64,
+    /// The most bytes that tensors will take in a step, where the length of rows is known.
+    pub planned_peak_bytes: Option<u64>,
     /// The most that checkpoints and the adapter take on the disk at once.
     pub disk_bytes: u64,
 }
@@ -60,8 +62,9 @@ pub struct RunReport {
     /// Tokens read in this run, and the time that its steps took.
     pub tokens: u64,
     pub train_seconds: f64,
-    /// The most bytes that tensors took.
+    /// The most bytes that tensors took, and were planned to take.
     pub peak_bytes: u64,
+    pub planned_peak_bytes: Option<u64>,
 }
 
 /// Hears what a run does, and can stop it.
@@ -166,6 +169,7 @@ impl UnswagTrainer {
             total_steps: self.schedule.total_steps,
             rows_per_epoch: self.rows_per_epoch,
             checkpoint_bytes,
+            planned_peak_bytes: self.trainer.planned_peak_bytes(),
             disk_bytes: checkpoint_bytes.saturating_mul(kept + 1),
         }
     }
@@ -226,6 +230,7 @@ impl UnswagTrainer {
             tokens: 0,
             train_seconds: 0.0,
             peak_bytes: 0,
+            planned_peak_bytes: plan.planned_peak_bytes,
         };
         let result = self.run(metrics.as_mut(), &mut report, observer);
         if let Err(error) = &result
@@ -470,11 +475,16 @@ fn take_batches(data: &mut dyn DataLoader, rows: usize, count: usize) -> Result<
 /// Removes what a killed run left of checkpoints in the making. The folder is locked, so no living run owns any of it.
 fn remove_litter(folder: &Path, disk: &dyn Disk) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let is_litter = name.to_str().is_some_and(|name| name.starts_with(".unswag-") && name.contains(".tmp-"));
-        if is_litter && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            // What cannot be removed now is in nobody's way.
-            let _ = disk.remove_tree(&entry.path());
+        let (name, path) = (entry.file_name(), entry.path());
+        let Some(name) = name.to_str().filter(|name| name.starts_with(".unswag-")) else { continue };
+        let Ok(kind) = entry.file_type() else { continue };
+        // What cannot be removed now is in nobody's way.
+        if name.contains(".tmp-") && kind.is_dir() {
+            let _ = disk.remove_tree(&path);
+        }
+        // Another command may be writing something of its own in here: its lock is held.
+        if name.ends_with(".lock") && kind.is_file() && File::open(&path).is_ok_and(|lock| lock.try_lock().is_ok()) {
+            let _ = disk.remove_file(&path);
         }
     }
 }

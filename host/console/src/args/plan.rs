@@ -50,7 +50,7 @@ pub struct Plan {
 }
 
 /// Bytes as people write them: `2GiB`, `1.5 GB`, `800M` (of 1024), `123456`.
-fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Result<u64, String> {
     let wrong = || format!("expected a size such as 2GiB, 800MB or 1073741824, got {text}");
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum, ValueHint};
 
+use super::plan::size;
+
 /// Train a checkpoint: LoRA adapters on it, in PEFT's format.
 ///
 /// Training can be stopped at any moment and goes on where it stopped with `--resume-from-checkpoint auto`: Ctrl-C writes a
@@ -47,6 +49,12 @@ pub struct Train {
     /// Keep only what comes into each layer, and compute the rest again: less memory, more time, the same result.
     #[arg(long, help_heading = "Memory")]
     pub gradient_checkpointing: bool,
+    /// Choose what each layer keeps so that tensors take no more than this, and the step is as fast as it can be then.
+    #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with = "gradient_checkpointing", help_heading = "Memory")]
+    pub memory_budget: Option<u64>,
+    /// Let layers write what they keep into a file in this folder until their backward is due, where the budget asks for it.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, requires = "memory_budget", help_heading = "Memory")]
+    pub offload_folder: Option<PathBuf>,
     /// Open everything, say what would be done and what it takes, and train nothing.
     #[arg(long)]
     pub dry_run: bool,

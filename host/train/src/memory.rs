@@ -1,0 +1,67 @@
+//! How a run keeps its activations: chosen by a plan before the first step, and followed by every step.
+
+use unswag_engine::{OptimizerState, Plan, PlanOptions, Policy, Program};
+use unswag_torch::FileStore;
+
+use crate::{TrainError, TrainingArguments, TrainingModel};
+
+/// What the steps of a run follow.
+pub(crate) struct Memory {
+    pub policies: Vec<Policy>,
+    /// Where blocks that are offloaded go.
+    pub store: Option<FileStore>,
+    /// Bytes of tensors that a step was planned to take at most; `None` where the length of rows was not known.
+    pub planned_bytes: Option<u64>,
+}
+
+impl Memory {
+    /// # Errors
+    /// A budget that nothing fits, or that no length of rows was given for; a folder that cannot be offloaded to.
+    pub fn of(model: &TrainingModel, arguments: &TrainingArguments) -> Result<Self, TrainError> {
+        let Some(row_tokens) = arguments.max_row_tokens else {
+            if arguments.memory_budget.is_some() {
+                return Err(TrainError::Argument {
+                    what: "max_row_tokens",
+                    expected: "the most tokens of a row, which a memory budget is kept for".into(),
+                    got: "none".into(),
+                });
+            }
+            let policies = vec![alike(arguments); model.program().blocks()];
+            return Ok(Memory { policies, store: None, planned_bytes: None });
+        };
+        let plan = plan(model.program(), arguments, row_tokens)?;
+        let folder = arguments.offload_folder.as_deref().filter(|_| plan.offloaded_bytes > 0);
+        let store = folder.map(|folder| FileStore::new(model.torch(), folder)).transpose();
+        let store = store.map_err(unswag_engine::EngineError::from)?;
+        Ok(Memory { policies: plan.policies(), store, planned_bytes: Some(tensor_bytes(&plan)) })
+    }
+}
+
+/// Every block's policy where none is searched for.
+fn alike(arguments: &TrainingArguments) -> Policy {
+    if arguments.gradient_checkpointing { Policy::Recompute } else { Policy::Keep }
+}
+
+/// A step on the longest batch, run on sizes: the fastest way within the budget, where there is one.
+pub(crate) fn plan(program: &Program, arguments: &TrainingArguments, row_tokens: u64) -> Result<Plan, TrainError> {
+    let moments = if arguments.optim.is_lion() { 1 } else { 2 };
+    let state = OptimizerState { moments, is_8bit: arguments.optim.is_8bit() };
+    let policies = if arguments.offload_folder.is_some() { &Policy::ALL[..] } else { &Policy::IN_MEMORY[..] };
+    let options = PlanOptions {
+        batch: arguments.per_device_train_batch_size,
+        seq: row_tokens,
+        accumulates: arguments.gradient_accumulation_steps > 1,
+        optimizer_bytes: state.bytes(program),
+        policies: policies.into(),
+        ..PlanOptions::default()
+    };
+    Ok(match arguments.memory_budget {
+        Some(budget) => Plan::within(program, &options, budget)?,
+        None => Plan::new(program, &options, &vec![alike(arguments); program.blocks()])?,
+    })
+}
+
+/// What a step's tensors take, as it is measured: the optimizer's state is no tensor of the step's.
+pub(crate) fn tensor_bytes(plan: &Plan) -> u64 {
+    plan.peak_bytes - plan.parts.optimizer
+}
