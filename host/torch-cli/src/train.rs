@@ -174,6 +174,10 @@ fn print(report: &RunReport, output: &Output) -> Result<(), Box<dyn Error>> {
         term::bytes(report.peak_bytes),
         report.planned_peak_bytes.map_or(String::new(), |planned| format!(", {} planned", term::bytes(planned)))
     ));
+    if let (Some(grew), Some(planned)) = (report.resident_growth_bytes, report.planned_growth_bytes) {
+        let [grew, planned] = [grew, planned].map(term::bytes);
+        page.push_str(&format!("resident memory grew by {grew}; with optimizer state {planned} were planned\n"));
+    }
     if report.skipped_steps > 0 {
         page.push_str(&format!("{} steps were not finite and skipped\n", report.skipped_steps));
     }

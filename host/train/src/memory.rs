@@ -12,6 +12,8 @@ pub(crate) struct Memory {
     pub store: Option<FileStore>,
     /// Bytes of tensors that a step was planned to take at most; `None` where the length of rows was not known.
     pub planned_bytes: Option<u64>,
+    /// The same with the optimizer's state.
+    pub planned_growth_bytes: Option<u64>,
 }
 
 impl Memory {
@@ -27,14 +29,25 @@ impl Memory {
                 });
             }
             let policies = vec![alike(arguments); model.program().blocks()];
-            return Ok(Memory { policies, store: None, planned_bytes: None });
+            return Ok(Memory { policies, store: None, planned_bytes: None, planned_growth_bytes: None });
         };
         let plan = plan(model.program(), arguments, row_tokens)?;
         let folder = arguments.offload_folder.as_deref().filter(|_| plan.offloaded_bytes > 0);
         let store = folder.map(|folder| FileStore::new(model.torch(), folder)).transpose();
         let store = store.map_err(unswag_engine::EngineError::from)?;
-        Ok(Memory { policies: plan.policies(), store, planned_bytes: Some(tensor_bytes(&plan)) })
+        let (planned_bytes, planned_growth_bytes) = (Some(tensor_bytes(&plan)), Some(plan.peak_bytes));
+        Ok(Memory { policies: plan.policies(), store, planned_bytes, planned_growth_bytes })
     }
+}
+
+/// What of this process is in memory, and the most that was. `None` where the system does not say.
+pub(crate) fn resident() -> Option<[u64; 2]> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = |name: &str| {
+        let found = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        found?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    };
+    Some([line("VmRSS")?, line("VmHWM")?])
 }
 
 /// Every block's policy where none is searched for.

@@ -26,6 +26,8 @@ pub struct UnswagModel {
     /// Of the plugins whose ops the model has.
     ops: Rc<dyn PluginOps>,
     dtype: Dtype,
+    /// Bytes of this process that were in memory before a weight was read.
+    resident_before: Option<u64>,
 }
 
 impl UnswagModel {
@@ -42,7 +44,8 @@ impl UnswagModel {
         let ops: Rc<dyn PluginOps> = Rc::new(ops.unwrap_or_default());
         let mut dtypes = model.graph.params.values().map(|param| param.dtype);
         let dtype = dtypes.find(|dtype| dtype.is_float()).unwrap_or(Dtype::F32);
-        Ok(UnswagModel { model, ops, dtype })
+        let resident_before = memory::resident().map(|[now, _]| now);
+        Ok(UnswagModel { model, ops, dtype, resident_before })
     }
 
     /// Computes in this element type, whatever the file's.
@@ -185,8 +188,21 @@ impl UnswagModel {
             Ok(torch.tensor_from_f32(info.shape, info.dtype, &|| master.values.clone())?)
         })?;
         let (dtype, base_digest) = (self.dtype, hasher.finalize().to_hex().to_string());
+        let resident_before = self.resident_before;
         let Model { path, graph, .. } = self.model;
-        Ok(TrainingModel { dtype, path, graph, program, torch, params, adapters, masters, config, base_digest })
+        Ok(TrainingModel {
+            dtype,
+            path,
+            graph,
+            program,
+            torch,
+            params,
+            adapters,
+            masters,
+            config,
+            base_digest,
+            resident_before,
+        })
     }
 
     fn read(
@@ -244,6 +260,7 @@ pub struct TrainingModel {
     config: LoraConfig,
     dtype: Dtype,
     base_digest: String,
+    resident_before: Option<u64>,
 }
 
 impl TrainingModel {
@@ -258,6 +275,13 @@ impl TrainingModel {
 
     pub fn base_path(&self) -> &Path {
         &self.path
+    }
+
+    /// By how much this process's resident memory grew at most since the model was opened. `None` where the system does not
+    /// say.
+    pub fn resident_growth_bytes(&self) -> Option<u64> {
+        let [_, most] = memory::resident()?;
+        most.checked_sub(self.resident_before?)
     }
 
     /// BLAKE3 over the names, types, shapes and bytes of the base's weights.

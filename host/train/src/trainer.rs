@@ -85,6 +85,11 @@ impl Trainer {
         self.memory.planned_bytes
     }
 
+    /// The same with the optimizer's state and the trained tensors in f32: by so much the process should grow.
+    pub fn planned_growth_bytes(&self) -> Option<u64> {
+        self.memory.planned_growth_bytes
+    }
+
     /// Bytes of the optimizer's state.
     pub fn state_bytes(&self) -> u64 {
         self.states.iter().flatten().map(optimizer::Moment::bytes).sum()

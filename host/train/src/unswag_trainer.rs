@@ -65,6 +65,10 @@ pub struct RunReport {
     /// The most bytes that tensors took, and were planned to take.
     pub peak_bytes: u64,
     pub planned_peak_bytes: Option<u64>,
+    /// By how much the process's resident memory grew at most since the model was opened, and was planned to grow: tensors,
+    /// optimizer state and the trained tensors in f32. What operations take within one call is in the first alone.
+    pub resident_growth_bytes: Option<u64>,
+    pub planned_growth_bytes: Option<u64>,
 }
 
 /// Hears what a run does, and can stop it.
@@ -231,6 +235,8 @@ impl UnswagTrainer {
             train_seconds: 0.0,
             peak_bytes: 0,
             planned_peak_bytes: plan.planned_peak_bytes,
+            resident_growth_bytes: None,
+            planned_growth_bytes: self.trainer.planned_growth_bytes(),
         };
         let result = self.run(metrics.as_mut(), &mut report, observer);
         if let Err(error) = &result
@@ -244,6 +250,7 @@ impl UnswagTrainer {
         }
         report.checkpoint = self.last_saved.as_ref().map(|(_, path)| path.clone());
         report.steps = self.trainer.progress().step;
+        report.resident_growth_bytes = self.trainer.model().resident_growth_bytes();
         report.skipped_steps = self.trainer.progress().skipped_steps;
         result.map(|()| report)
     }
