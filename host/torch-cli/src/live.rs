@@ -23,12 +23,22 @@ pub struct Live<'a> {
     total_steps: u64,
     bar: Option<ProgressBar>,
     tokens_per_s: f64,
+    /// Since the last line.
+    losses: Vec<f64>,
     says_disk_full: bool,
 }
 
 impl<'a> Live<'a> {
     pub fn new(output: &'a Output, logging_steps: u64) -> Self {
-        Live { output, logging_steps, total_steps: 0, bar: None, tokens_per_s: 0.0, says_disk_full: false }
+        Live {
+            output,
+            logging_steps,
+            total_steps: 0,
+            bar: None,
+            tokens_per_s: 0.0,
+            losses: Vec::new(),
+            says_disk_full: false,
+        }
     }
 
     fn line(&self, text: &str) {
@@ -76,8 +86,20 @@ impl Observer for Live<'_> {
             let why = "the loss or a gradient was not finite; nothing was learned from it";
             self.line(&format!("{} step {} skipped: {why}", paint(WARN, "warning:"), metrics.step));
         }
-        let figures =
-            format!("loss {:.4}  {:.0} tok/s  {}", metrics.loss, self.tokens_per_s, term::bytes(metrics.peak_bytes));
+        if metrics.loss.is_finite() {
+            self.losses.push(metrics.loss);
+        }
+        // One step's loss jumps with its text: the mean since the last line, as transformers prints it.
+        let is_due =
+            self.bar.is_some() || metrics.step.is_multiple_of(self.logging_steps) || metrics.step == self.total_steps;
+        if !is_due {
+            return;
+        }
+        let mean = self.losses.iter().sum::<f64>() / self.losses.len().max(1) as f64;
+        if metrics.step.is_multiple_of(self.logging_steps) {
+            self.losses.clear();
+        }
+        let figures = format!("loss {mean:.4}  {:.0} tok/s  {}", self.tokens_per_s, term::bytes(metrics.peak_bytes));
         match &self.bar {
             Some(bar) => {
                 bar.set_position(metrics.step);
@@ -86,10 +108,7 @@ impl Observer for Live<'_> {
                     bar.finish();
                 }
             }
-            None if metrics.step.is_multiple_of(self.logging_steps) || metrics.step == self.total_steps => {
-                self.line(&format!("step {}/{}  {figures}  lr {:.3e}", metrics.step, self.total_steps, metrics.lr));
-            }
-            None => {}
+            None => self.line(&format!("step {}/{}  {figures}  lr {:.3e}", metrics.step, self.total_steps, metrics.lr)),
         }
     }
 

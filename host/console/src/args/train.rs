@@ -191,7 +191,7 @@ pub struct Saving {
     /// Go on from a checkpoint: `auto` takes the newest whole one of the output folder, and starts anew where there is none.
     #[arg(long, value_name = "auto|PATH", value_hint = ValueHint::DirPath)]
     pub resume_from_checkpoint: Option<PathBuf>,
-    /// Print a line every N steps where there is no terminal for a progress bar.
+    /// Print a line every N steps where there is no terminal for a progress bar, with the mean loss of those steps.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     pub logging_steps: u64,
     /// Where each step's figures go: jsonl is metrics.jsonl, none is nowhere.
