@@ -55,12 +55,16 @@ venv: ## Lay down the Python environment that the tests compare with (about 700 
 libtorch: ## Lay down the view of libtorch that the engine builds against (LIBTORCH, by default .cache/libtorch)
 	scripts/fetch libtorch
 
-bench: build venv $(SMOLLM2)/model.safetensors ## Measure documents, loading, kernels, and whole runs against cp (10 GB of scratch)
+bench: build torch venv $(SMOLLM2)/model.safetensors ## Measure documents, loading, kernels, and whole runs against cp (10 GB of scratch)
 	cargo bench --package unswag-graph --package unswag-loader --package unswag-sdk
 	UNSWAG_BENCH_PLUGIN=$(abspath $(TARGET)/release/libunswag_delhi.so) cargo bench --package unswag-loader
 	$(CACHE)/venv/bin/python kernels/benches/compare.py
 	$(CACHE)/venv/bin/python kernels/benches/compare_optim.py
 	tests/bench/surgery.py $(UNSWAG) $(SMOLLM2) $(CACHE)/bench
+	scripts/fetch shakespeare
+	tests/bench/train.py $(UNSWAG) $(SMOLLM2) $(CACHE)/data/shakespeare/hamlet_gut.txt $(CACHE)/venv/bin/python
+	head -c 12000 $(CACHE)/data/shakespeare/macbeth_gut.txt >$(CACHE)/tmp/held-out.txt
+	tests/bench/delhi.py $(UNSWAG) $(SMOLLM2) $(CACHE)/data/shakespeare/hamlet_gut.txt $(CACHE)/tmp/held-out.txt --block-size 128
 
 fuzz: ## Fuzz every target for SECONDS_EACH seconds: cargo-fuzz on nightly where installed, else by mutation
 	scripts/fuzz $(SECONDS_EACH)
