@@ -13,6 +13,7 @@
 
 mod backend;
 mod batch;
+mod compile;
 mod error;
 mod ledger;
 mod lora;
@@ -26,6 +27,7 @@ mod program;
 mod rope;
 mod run;
 mod search;
+mod segments;
 mod store;
 mod tape;
 mod trace;

@@ -7,7 +7,8 @@ use std::ops::Range;
 use crate::{
     Backend, Batch, EngineError, Grads, Held, Params, Pass, Place, Program,
     ops::Cx,
-    program::{Node, Piece, Tile, Wanted},
+    program::{Node, Wanted},
+    segments::{Piece, Tile},
 };
 
 /// Where in a step nodes run.

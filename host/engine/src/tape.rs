@@ -7,8 +7,8 @@ use unswag_abi::doc::Dtype;
 
 use crate::{
     Backend, Batch, EngineError, Grads, Held, IGNORED, NoStore, Params, Pass, Policy, Program, Store,
-    program::Segment,
     run::{At, Run, Saved},
+    segments::Segment,
 };
 
 /// How a step is run.

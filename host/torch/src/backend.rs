@@ -5,13 +5,13 @@ use std::rc::Rc;
 use tch::{Device, Kind, TchError, Tensor};
 use unswag_abi::doc::Dtype;
 use unswag_engine::{
-    Activation, AttentionSpec, Backend, CrossEntropy, EmbeddingSpec, EngineError, Gate, IGNORED, LayerNorm, Meter,
-    PluginCall, RmsNorm, RopeSpec, View,
+    Activation, AttentionSpec, Backend, CrossEntropy, EmbeddingSpec, EngineError, Gate, LayerNorm, Meter, PluginCall,
+    RmsNorm, RopeSpec, View,
 };
 
 use crate::{
     attention::{self, Masked},
-    cpu,
+    composed, cpu,
     memory::{Memory, Pool},
     plugin,
     tensor::{TorchTensor, dtype_of, kind_of, torch_error},
@@ -24,6 +24,8 @@ pub struct Torch {
     device: Device,
     meter: Meter,
     pool: Pool,
+    /// Whether what our kernels can do is done by them.
+    has_kernels: bool,
 }
 
 type Made<T = TorchTensor> = Result<T, EngineError>;
@@ -31,7 +33,12 @@ type Made<T = TorchTensor> = Result<T, EngineError>;
 impl Torch {
     pub fn cpu() -> Self {
         threads::share();
-        Torch { device: Device::Cpu, meter: Meter::default(), pool: Pool::default() }
+        Torch { device: Device::Cpu, meter: Meter::default(), pool: Pool::default(), has_kernels: true }
+    }
+
+    /// The CPU, with libtorch's own operations alone: what every other device runs, and what the kernels are held against.
+    pub fn plain_cpu() -> Self {
+        Torch { has_kernels: false, ..Torch::cpu() }
     }
 
     /// Bytes of the tensors that are alive.
@@ -91,9 +98,16 @@ impl Torch {
         Ok(x)
     }
 
+    /// Memory for the kernels' own work, where they are to be used.
+    fn kernels(&self) -> Option<&Pool> {
+        self.has_kernels.then_some(&self.pool)
+    }
+
     /// Whether the kernels work on these: they are on the CPU, and of one element type that there are kernels for.
     fn is_served(&self, tensors: &[&TorchTensor]) -> bool {
-        cpu::is_served(&tensors[0].view) && tensors.iter().all(|x| x.view.kind() == tensors[0].view.kind())
+        self.has_kernels
+            && cpu::is_served(&tensors[0].view)
+            && tensors.iter().all(|x| x.view.kind() == tensors[0].view.kind())
     }
 
     /// Charges a tensor that owns its memory.
@@ -134,95 +148,6 @@ fn viewed(x: &Tensor, view: View) -> Result<Tensor, TchError> {
         View::AsIs => Ok(x.shallow_clone()),
         View::Transposed => x.f_tr(),
     }
-}
-
-fn act(x: &Tensor, of: Activation) -> Result<Tensor, TchError> {
-    match of {
-        Activation::Silu => x.f_silu(),
-        Activation::Gelu => x.f_gelu("none"),
-        Activation::GeluTanh => x.f_gelu("tanh"),
-        Activation::Relu => x.f_relu(),
-        Activation::Relu2 => x.f_relu()?.f_pow_tensor_scalar(2),
-        Activation::Tanh => x.f_tanh(),
-        Activation::Sigmoid => x.f_sigmoid(),
-    }
-}
-
-/// dy act'(x).
-fn act_backward(dy: &Tensor, x: &Tensor, of: Activation) -> Result<Tensor, TchError> {
-    match of {
-        Activation::Silu => x.f_silu_backward(dy),
-        Activation::Gelu => x.f_gelu_backward(dy, "none"),
-        Activation::GeluTanh => x.f_gelu_backward(dy, "tanh"),
-        Activation::Relu => x.f_threshold_backward(dy, 0),
-        Activation::Relu2 => x.f_relu()?.f_mul_scalar(2)?.f_mul(dy),
-        Activation::Tanh => Tensor::f_tanh_backward(dy, &x.f_tanh()?),
-        Activation::Sigmoid => Tensor::f_sigmoid_backward(dy, &x.f_sigmoid()?),
-    }
-}
-
-/// x as \[rows, groups, group\] in f32.
-fn grouped(x: &Tensor, spec: &RmsNorm) -> Result<Tensor, TchError> {
-    let (rows, columns) = x.size2()?;
-    let group = spec.group.map_or(columns, |group| group as i64);
-    x.f_to_kind(Kind::Float)?.f_reshape([rows, columns / group, group])
-}
-
-/// The factor in f32, and whether the product is taken in it (Gemma) or after rounding to the element type (Llama).
-fn factor(weight: &Tensor, spec: &RmsNorm) -> Result<Tensor, TchError> {
-    let weight = weight.f_to_kind(Kind::Float)?;
-    if spec.unit_offset { weight.f_add_scalar(1) } else { Ok(weight) }
-}
-
-/// cos or sin as \[rows, 1, dim\].
-fn per_head(table: &Tensor) -> Result<Tensor, TchError> {
-    table.f_unsqueeze(1)
-}
-
-/// (-x2, x1), of halves or of neighbours.
-fn rotate_half(x: &Tensor, spec: &RopeSpec) -> Result<Tensor, TchError> {
-    let dim = x.size()[2];
-    if spec.interleaved {
-        let (rows, heads) = (x.size()[0], x.size()[1]);
-        let pairs = x.f_reshape([rows, heads, dim / 2, 2])?;
-        let (even, odd) = (pairs.f_narrow(3, 0, 1)?, pairs.f_narrow(3, 1, 1)?);
-        Tensor::f_cat(&[odd.f_neg()?, even], 3)?.f_reshape([rows, heads, dim])
-    } else {
-        let (low, high) = (x.f_narrow(2, 0, dim / 2)?, x.f_narrow(2, dim / 2, dim / 2)?);
-        Tensor::f_cat(&[high.f_neg()?, low], 2)
-    }
-}
-
-fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, spec: &RopeSpec, back: bool) -> Result<Tensor, TchError> {
-    let (rows, columns) = x.size2()?;
-    let (head_dim, dim) = (spec.head_dim as i64, cos.size()[1]);
-    let x = x.f_reshape([rows, columns / head_dim, head_dim])?;
-    let turned = x.f_narrow(2, 0, dim)?;
-    let (cos, sin) = (per_head(cos)?, per_head(sin)?);
-    // The tables repeat each frequency in halves; neighbours take each frequency twice in a row.
-    let (cos, sin) = if spec.interleaved {
-        let twice = |x: &Tensor| x.f_narrow(2, 0, dim / 2)?.f_repeat_interleave_self_int(2, 2, None);
-        (twice(&cos)?, twice(&sin)?)
-    } else {
-        (cos, sin)
-    };
-    // A rotation's transpose is the rotation by the opposite angle.
-    let sin = if back { sin.f_neg()? } else { sin };
-    let y = turned.f_mul(&cos)?.f_add(&rotate_half(&turned, spec)?.f_mul(&sin)?)?.f_to_kind(x.kind())?;
-    let y = if dim < head_dim { Tensor::f_cat(&[y, x.f_narrow(2, dim, head_dim - dim)?], 2)? } else { y };
-    y.f_reshape([rows, columns])
-}
-
-/// Log-probabilities need no more than the log-sum-exp and the target's logit.
-fn losses(logits: &Tensor, targets: &Tensor) -> Result<(f64, Tensor, Tensor), TchError> {
-    let logits = logits.f_to_kind(Kind::Float)?;
-    let lse = logits.f_logsumexp(1, true)?;
-    let counted = targets.f_ne(IGNORED)?;
-    let index = targets.f_clamp_min(0)?.f_unsqueeze(1)?;
-    let loss = lse.f_sub(&logits.f_gather(1, &index, false)?)?.f_squeeze_dim(1)?;
-    let sum =
-        loss.f_to_kind(Kind::Double)?.f_where_self(&counted, &Tensor::f_zeros([1], (Kind::Double, loss.device()))?)?;
-    Ok((sum.f_sum(Kind::Double)?.f_double_value(&[])?, logits.f_sub(&lse)?, index))
 }
 
 impl Backend for Torch {
@@ -391,20 +316,7 @@ impl Backend for Torch {
             cpu::rms_norm(&x.view, &weight.view, spec, [&y.view, &rstd.view])?;
             return Ok((y, rstd));
         }
-        let made = || {
-            let kind = x.view.kind();
-            let wide = grouped(&x.view, spec)?;
-            let squares = wide.f_mul(&wide)?.f_mean_dim(2i64, true, None::<Kind>)?;
-            let rstd = squares.f_add_scalar(spec.eps)?.f_rsqrt()?;
-            let normal = wide.f_mul(&rstd)?;
-            let y = if spec.unit_offset {
-                normal.f_mul(&factor(&weight.view, spec)?)?.f_to_kind(kind)?
-            } else {
-                normal.f_to_kind(kind)?.f_mul(&weight.view)?
-            };
-            Ok((y.f_reshape(x.view.size())?, rstd.f_squeeze_dim(2)?))
-        };
-        let (y, rstd) = made().map_err(torch_error)?;
+        let (y, rstd) = composed::rms_norm(&x.view, &weight.view, spec).map_err(torch_error)?;
         Ok((self.owned(Ok(y))?, self.owned(Ok(rstd))?))
     }
 
@@ -424,22 +336,8 @@ impl Backend for Torch {
             cpu::rms_norm_backward([&dy.view, &x.view, &weight.view, &rstd.view], spec, &dx.view, to)?;
             return Ok((dx, dweight));
         }
-        let made = || {
-            let (dy, wide) = (grouped(&dy.view, spec)?, grouped(&x.view, spec)?);
-            let rstd = rstd.view.f_unsqueeze(2)?;
-            let normal = wide.f_mul(&rstd)?;
-            let dweight = match wants_dweight {
-                true => {
-                    Some(dy.f_mul(&normal)?.f_sum_dim_intlist(&[0i64, 1][..], false, Kind::Float)?.f_reshape([1, -1])?)
-                }
-                false => None,
-            };
-            let dnormal = dy.f_mul(&factor(&weight.view, spec)?)?;
-            let along = dnormal.f_mul(&normal)?.f_mean_dim(2i64, true, None::<Kind>)?;
-            let dx = dnormal.f_sub(&normal.f_mul(&along)?)?.f_mul(&rstd)?;
-            Ok((dx.f_to_kind(x.view.kind())?.f_reshape(x.view.size())?, dweight))
-        };
-        let (dx, dweight) = made().map_err(torch_error)?;
+        let inputs = [&dy.view, &x.view, &weight.view, &rstd.view].map(|x| &**x);
+        let (dx, dweight) = composed::rms_norm_backward(inputs, spec, wants_dweight).map_err(torch_error)?;
         Ok((self.owned(Ok(dx))?, dweight.map(|dweight| self.owned(Ok(dweight))).transpose()?))
     }
 
@@ -458,14 +356,8 @@ impl Backend for Torch {
             cpu::layer_norm([&x.view, &weight.view], bias.map(TorchTensor::tensor), spec, to)?;
             return Ok(made);
         }
-        let made = || {
-            let columns = x.view.size()[1];
-            let flat = |x: &TorchTensor| x.view.f_reshape([columns]);
-            let bias = bias.map(flat).transpose()?;
-            let (y, mean, rstd) = x.view.f_native_layer_norm(columns, Some(flat(weight)?), bias, spec.eps)?;
-            Ok([y, mean.f_to_kind(Kind::Float)?, rstd.f_to_kind(Kind::Float)?])
-        };
-        let [y, mean, rstd] = made().map_err(torch_error)?;
+        let bias = bias.map(TorchTensor::tensor);
+        let [y, mean, rstd] = composed::layer_norm(&x.view, &weight.view, bias, spec).map_err(torch_error)?;
         Ok([self.owned(Ok(y))?, self.owned(Ok(mean))?, self.owned(Ok(rstd))?])
     }
 
@@ -485,24 +377,8 @@ impl Backend for Torch {
             cpu::layer_norm_backward([dy, x, weight, mean, rstd].map(TorchTensor::tensor), &dx.view, to)?;
             return Ok((dx, dparams));
         }
-        let made = || {
-            let wide = |x: &TorchTensor| x.view.f_to_kind(Kind::Float);
-            let dy = wide(dy)?;
-            let normal = wide(x)?.f_sub(&mean.view)?.f_mul(&rstd.view)?;
-            let dparams = match wants_dweight {
-                true => Some((
-                    dy.f_mul(&normal)?.f_sum_dim_intlist(0i64, true, Kind::Float)?,
-                    dy.f_sum_dim_intlist(0i64, true, Kind::Float)?,
-                )),
-                false => None,
-            };
-            let dnormal = dy.f_mul(&wide(weight)?)?;
-            let average = |x: &Tensor| x.f_mean_dim(1i64, true, None::<Kind>);
-            let along = average(&dnormal.f_mul(&normal)?)?;
-            let dx = dnormal.f_sub(&average(&dnormal)?)?.f_sub(&normal.f_mul(&along)?)?.f_mul(&rstd.view)?;
-            Ok((dx.f_to_kind(x.view.kind())?, dparams))
-        };
-        let (dx, dparams) = made().map_err(torch_error)?;
+        let inputs = [dy, x, weight, mean, rstd].map(TorchTensor::tensor);
+        let (dx, dparams) = composed::layer_norm_backward(inputs, wants_dweight).map_err(torch_error)?;
         let counted = |(dweight, dbias)| -> Made<_> { Ok((self.owned(Ok(dweight))?, self.owned(Ok(dbias))?)) };
         let dparams = dparams.map(counted);
         Ok((self.owned(Ok(dx))?, dparams.transpose()?))
@@ -518,7 +394,8 @@ impl Backend for Torch {
             cpu::rope(&y.view, Some(&x.view), [&cos.view, &sin.view], spec, back)?;
             return Ok(y);
         }
-        self.owned(rope(&x.view, &cos.view, &sin.view, spec, back))
+        let turned = |x: &Tensor| composed::rope(x, &cos.view, &sin.view, spec, back);
+        self.changed(x, |x| x.f_copy_(&turned(x)?).map(|()| x.shallow_clone()), turned)
     }
 
     fn attention(
@@ -538,7 +415,7 @@ impl Backend for Torch {
             inputs,
             sinks.map(TorchTensor::tensor),
             &Masked { spec, documents },
-            &self.pool,
+            self.kernels(),
             [&y.view, &lse.view],
         )?;
         Ok((y, lse))
@@ -554,16 +431,16 @@ impl Backend for Torch {
         let [q, k, v, ..] = saved;
         let made = [self.like(q)?, self.like(k)?, self.like(v)?];
         let to = made.each_ref().map(TorchTensor::tensor);
-        attention::backward(&dy.view, saved.map(TorchTensor::tensor), &Masked { spec, documents }, &self.pool, to)?;
+        attention::backward(&dy.view, saved.map(TorchTensor::tensor), &Masked { spec, documents }, self.kernels(), to)?;
         Ok(made)
     }
 
     fn activation(&self, x: &TorchTensor, of: Activation) -> Made {
-        self.owned(act(&x.view, of))
+        self.owned(composed::act(&x.view, of))
     }
 
     fn activation_backward(&self, dy: &TorchTensor, x: &TorchTensor, of: Activation) -> Made {
-        self.owned(act_backward(&dy.view, &x.view, of))
+        self.owned(composed::act_backward(&dy.view, &x.view, of))
     }
 
     fn gated(&self, gate: &TorchTensor, up: &TorchTensor, of: Gate) -> Made {
@@ -572,7 +449,7 @@ impl Backend for Torch {
             cpu::gated([&gate.view, &up.view], kernel, &y.view)?;
             return Ok(y);
         }
-        let made = || act(&gate.view, of.activation())?.f_mul(&up.view);
+        let made = || composed::act(&gate.view, of.activation())?.f_mul(&up.view);
         self.owned(made())
     }
 
@@ -588,8 +465,8 @@ impl Backend for Torch {
             cpu::gated_backward([&dy.view, &gate.view, &up.view], kernel, [&dgate.view, &dup.view])?;
             return Ok((dgate, dup));
         }
-        let dgate = || act_backward(&dy.view.f_mul(&up.view)?, &gate.view, of.activation());
-        let dup = || dy.view.f_mul(&act(&gate.view, of.activation())?);
+        let dgate = || composed::act_backward(&dy.view.f_mul(&up.view)?, &gate.view, of.activation());
+        let dup = || dy.view.f_mul(&composed::act(&gate.view, of.activation())?);
         Ok((self.owned(dgate())?, self.owned(dup())?))
     }
 
@@ -669,18 +546,7 @@ impl Backend for Torch {
             let sum = cpu::cross_entropy(&logits.view, targets, scale)?;
             return Ok((CrossEntropy { sum }, logits));
         }
-        let run = || {
-            let targets = Tensor::f_from_slice(targets)?.f_to_device(self.device)?;
-            let (sum, mut log_p, index) = losses(&logits.view, &targets)?;
-            let mut gradient = log_p.f_exp_()?;
-            let minus = Tensor::f_full(index.size(), -1.0, (Kind::Float, self.device))?;
-            drop(gradient.f_scatter_add_(1, &index, &minus)?);
-            let factor = targets.f_ne(IGNORED)?.f_to_kind(Kind::Float)?.f_mul_scalar(scale)?.f_unsqueeze(1)?;
-            // A row that does not count has no gradient, whatever its logits are.
-            let gradient = gradient.f_mul(&factor)?.f_where_self(&factor.f_ne(0)?, &factor.f_zeros_like()?)?;
-            Ok((sum, gradient))
-        };
-        let (sum, gradient) = run().map_err(torch_error)?;
+        let (sum, gradient) = composed::cross_entropy(&logits.view, targets, scale).map_err(torch_error)?;
         let kind = logits.view.kind();
         let dlogits = self.changed(
             logits,
@@ -694,8 +560,7 @@ impl Backend for Torch {
         if self.is_served(&[logits]) {
             return Ok(CrossEntropy { sum: cpu::cross_entropy_value(&logits.view, targets)? });
         }
-        let run = || losses(&logits.view, &Tensor::f_from_slice(targets)?.f_to_device(self.device)?);
-        let (sum, _, _) = run().map_err(torch_error)?;
+        let sum = composed::cross_entropy_value(&logits.view, targets).map_err(torch_error)?;
         Ok(CrossEntropy { sum })
     }
 }

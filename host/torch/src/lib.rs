@@ -8,6 +8,7 @@
 
 mod attention;
 mod backend;
+mod composed;
 mod cpu;
 mod memory;
 mod offload;

@@ -47,34 +47,31 @@ fn gradients(grads: &Grads<unswag_torch::TorchTensor>, program: &Program) -> Vec
     found.flat_map(|grad| grad.to_f32().expect("readable")).collect()
 }
 
-/// The kernels' attention in f32, and the one of plain operations in f64, of a full and of a sliding-window model.
+/// The kernels' attention and the one of plain operations, of full and of sliding-window models.
 #[test]
 fn packed_documents_do_not_see_each_other() {
     tch::set_num_threads(1);
     let folder = common::made_once("engine.py", &["families.py"]);
-    for (case, dtype, tolerance) in [
-        ("llama", Dtype::F32, 1e-5),
-        ("llama", Dtype::F64, 1e-6),
-        ("mistral", Dtype::F32, 1e-5),
-        ("gemma2", Dtype::F32, 1e-5),
-        ("gemma2", Dtype::F64, 1e-6),
-    ] {
-        let what = format!("{case} in {dtype}");
-        let (model, torch) = (Model::open(&folder.join(case)), Torch::cpu());
+    let backends = [("kernels", Torch::cpu()), ("libtorch", Torch::plain_cpu())];
+    for (case, (name, torch)) in
+        ["llama", "mistral", "gemma2"].iter().flat_map(|case| backends.iter().map(move |by| (case, by)))
+    {
+        let (what, tolerance) = (format!("{case} by {name}"), 1e-5);
+        let model = Model::open(&folder.join(case));
         let mut program = Program::new(&model.graph, Trainable::Everything).expect("a model that the engine runs");
-        program.set_dtype(dtype);
-        let params = model.params(&torch, &program);
+        program.set_dtype(Dtype::F32);
+        let params = model.params(torch, &program);
         let together = packed(&[&[3, 1, 6, 4], &[9, 5]]);
         let step = Step { loss_count: Some(1), ..Step::default() };
 
-        let logits = program.forward(&torch, &params, &together).expect("logits").to_f32().expect("readable");
+        let logits = program.forward(torch, &params, &together).expect("logits").to_f32().expect("readable");
         let mut grads = Grads::new(&program);
-        let loss = program.step(&torch, &params, &together, &step, &mut grads).expect("a step");
+        let loss = program.step(torch, &params, &together, &step, &mut grads).expect("a step");
 
         let (mut each_logits, mut each_loss, mut each_grads) = (Vec::new(), 0.0, Grads::new(&program));
         for batch in alone(&together) {
-            each_logits.extend(program.forward(&torch, &params, &batch).expect("logits").to_f32().expect("readable"));
-            each_loss += program.step(&torch, &params, &batch, &step, &mut each_grads).expect("a step");
+            each_logits.extend(program.forward(torch, &params, &batch).expect("logits").to_f32().expect("readable"));
+            each_loss += program.step(torch, &params, &batch, &step, &mut each_grads).expect("a step");
         }
         assert_close(&format!("{what}: logits"), &logits, &each_logits, tolerance, 0.0);
         assert_close(&format!("{what}: loss"), &[loss as f32], &[each_loss as f32], tolerance, 0.0);
@@ -83,7 +80,7 @@ fn packed_documents_do_not_see_each_other() {
 
         // Without the mask they do see each other: the test can fail.
         let unmasked = Batch { document_ids: Vec::new(), ..together };
-        let other = program.forward(&torch, &params, &unmasked).expect("logits");
+        let other = program.forward(torch, &params, &unmasked).expect("logits");
         assert_ne!(other.to_f32().expect("readable"), logits, "{what}");
     }
 }

@@ -59,10 +59,20 @@ const STEP: Step = Step { policies: Vec::new(), loss_rows: 3, tile_rows: 4, seed
 
 #[test]
 fn logits_loss_and_gradients_of_every_family_are_those_of_transformers() {
+    compare_with_transformers(Torch::cpu);
+}
+
+/// What a device runs that there are no kernels for.
+#[test]
+fn libtorchs_own_operations_alone_give_them_too() {
+    compare_with_transformers(Torch::plain_cpu);
+}
+
+fn compare_with_transformers(torch: fn() -> Torch) {
     let (folder, cases) = cases();
     for (case, path) in &cases {
         let expected = Expected::read(&folder.join(format!("{case}.safetensors")));
-        let (model, torch, batch) = (Model::open(path), Torch::cpu(), expected.batch());
+        let (model, torch, batch) = (Model::open(path), torch(), expected.batch());
         let program =
             Program::new(&model.graph, Trainable::Everything).unwrap_or_else(|error| panic!("{case}: {error}"));
         let params = model.params(&torch, &program);
@@ -134,19 +144,21 @@ fn meta_counts_the_bytes_that_a_step_takes() {
             }
             for policy in Policy::ALL {
                 let step = Step { policies: vec![policy; program.blocks()], dropout: true, ..STEP };
-                let (torch, meta) = (Torch::cpu(), Meta::new());
-                let (mut file, mut counted) = (file_store(&torch), MetaStore::new(&meta));
-                let params = model.params(&torch, &program);
-                let real = counts(&torch, torch.meter(), &mut file, &program, &params, &batch, &step);
-                drop(params);
-                let params = Params::load(&program, |_, info| Ok::<_, ()>(meta.tensor(info.shape, info.dtype)));
-                let params = params.expect("sizes");
-                let planned = counts(&meta, meta.meter(), &mut counted, &program, &params, &batch, &step);
-                assert_eq!(planned, real, "{case}, {trainable:?}, {policy:?}: live and peak bytes");
-                assert!(real.1 > real.0, "{case}: nothing was made");
-                let stored = [file.meter(), counted.meter()].map(|meter| (meter.live(), meter.peak()));
-                assert_eq!(stored[0], stored[1], "{case}, {trainable:?}, {policy:?}: offloaded bytes");
-                assert_eq!(stored[0].1 > 0, policy.offloads(), "{case}, {trainable:?}, {policy:?}");
+                for torch in [Torch::cpu(), Torch::plain_cpu()] {
+                    let meta = Meta::new();
+                    let (mut file, mut counted) = (file_store(&torch), MetaStore::new(&meta));
+                    let params = model.params(&torch, &program);
+                    let real = counts(&torch, torch.meter(), &mut file, &program, &params, &batch, &step);
+                    drop(params);
+                    let params = Params::load(&program, |_, info| Ok::<_, ()>(meta.tensor(info.shape, info.dtype)));
+                    let params = params.expect("sizes");
+                    let planned = counts(&meta, meta.meter(), &mut counted, &program, &params, &batch, &step);
+                    assert_eq!(planned, real, "{case}, {trainable:?}, {policy:?}: live and peak bytes");
+                    assert!(real.1 > real.0, "{case}: nothing was made");
+                    let stored = [file.meter(), counted.meter()].map(|meter| (meter.live(), meter.peak()));
+                    assert_eq!(stored[0], stored[1], "{case}, {trainable:?}, {policy:?}: offloaded bytes");
+                    assert_eq!(stored[0].1 > 0, policy.offloads(), "{case}, {trainable:?}, {policy:?}");
+                }
             }
         }
     }

@@ -49,10 +49,10 @@ pub(crate) fn forward(
     [q, k, v]: [&Tensor; 3],
     sinks: Option<&Tensor>,
     masked: &Masked<'_>,
-    pool: &Pool,
+    kernels: Option<&Pool>,
     [y, lse]: [&Tensor; 2],
 ) -> Result<(), EngineError> {
-    if is_served(q, masked.spec) {
+    if let Some(pool) = kernels.filter(|_| is_served(q, masked.spec)) {
         return cpu::forward([q, k, v], sinks, masked, pool, [y, lse]);
     }
     let (made, sums) = composed(q, k, v, sinks, masked).map_err(torch_error)?;
@@ -65,10 +65,10 @@ pub(crate) fn backward(
     dy: &Tensor,
     saved: [&Tensor; 5],
     masked: &Masked<'_>,
-    pool: &Pool,
+    kernels: Option<&Pool>,
     to: [&Tensor; 3],
 ) -> Result<(), EngineError> {
-    if is_served(dy, masked.spec) {
+    if let Some(pool) = kernels.filter(|_| is_served(dy, masked.spec)) {
         return cpu::backward(dy, saved, masked, pool, to);
     }
     let made = composed_backward(dy, saved, masked).map_err(torch_error)?;
