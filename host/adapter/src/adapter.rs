@@ -193,6 +193,11 @@ fn read_config(path: &Path) -> Result<Config, AdapterError> {
         "alora_invocation_tokens",
         "use_qalora",
     ];
+    // Others (pissa, olora, corda, loftq) take from the base's weights what the adapter's first values give.
+    let kept = |value: &Json| value.is_boolean() || ["gaussian", "eva", "orthogonal"].iter().any(|name| value == name);
+    if let Some(value) = config.others.get("init_lora_weights").filter(|value| !value.is_null() && !kept(value)) {
+        return Err(refused("init_lora_weights", "one that leaves the base's weights as they are", value.to_string()));
+    }
     for name in understood {
         if let Some(value) = config.others.get(name).filter(|value| !is_unused(value)) {
             return Err(refused(name, "unused: nothing but plain LoRA is understood", value.to_string()));

@@ -19,7 +19,13 @@ fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     unswag_console::begin(&cli.output);
-    unswag_console::exit(&cli.output, run(&cli))
+    let result = run(&cli);
+    // Each of these commands writes beside its output and renames at the end: stopped before that, it has changed nothing.
+    if result.is_err() && term::interrupted() {
+        term::error("interrupted; nothing was changed");
+        return ExitCode::from(130);
+    }
+    unswag_console::exit(&cli.output, result)
 }
 
 fn run(cli: &Cli) -> Result<Done, Box<dyn Error>> {

@@ -28,10 +28,6 @@ pub fn exit(output: &Output, result: Result<Done, Box<dyn Error>>) -> ExitCode {
         Ok(Done::Ok) => ExitCode::SUCCESS,
         Ok(Done::Differs) => ExitCode::from(1),
         Ok(Done::Stopped) => ExitCode::from(130),
-        Err(_) if term::interrupted() => {
-            term::error("interrupted; nothing was changed");
-            ExitCode::from(130)
-        }
         Err(error) => {
             if output.json {
                 let _ = term::print(&format!("{}\n", serde_json::json!({ "error": chain(error.as_ref()) })));

@@ -31,8 +31,9 @@ pub fn run(args: &Eval, output: &Output) -> Result<Done, Box<dyn Error>> {
     let Some(report) = evaluate(&model, loader.as_mut(), args.batch_size as usize, &mut Interrupt)? else {
         return Ok(Done::Stopped);
     };
-    // An overlap is measured twice, and a conversation's template is no text of the user's.
-    let is_plain = !args.data.chat && args.data.overlap.unwrap_or(0) == 0;
+    // An overlap is measured twice, a conversation's template is no text of the user's, and of packed documents each has a first
+    // token that nothing predicts.
+    let is_plain = !args.data.chat && !args.data.packing && args.data.overlap.unwrap_or(0) == 0;
     let bytes = if is_plain { Some(supervised_bytes(loader.as_mut(), &root)?) } else { None };
     let bits = report.loss * report.tokens as f64 / std::f64::consts::LN_2;
     let bits_per_byte = bytes.filter(|bytes| *bytes > 0).map(|bytes| bits / bytes as f64);
@@ -55,7 +56,8 @@ pub fn run(args: &Eval, output: &Output) -> Result<Done, Box<dyn Error>> {
     Ok(Done::Ok)
 }
 
-/// Bytes of the text that a loss was taken on: of each row all but its first token's, and no token that stands for no text.
+/// Bytes of the text that a loss was taken on: of each row all but its first token's, and no token that stands for no text. Where
+/// a row's border cuts a character, its bytes are counted as three, as U+FFFD's: a byte or two in a row.
 fn supervised_bytes(loader: &mut dyn DataLoader, model: &Path) -> Result<u64, Box<dyn Error>> {
     let tokenizer = Tokenizer::load(model)?;
     let mut bytes = 0;

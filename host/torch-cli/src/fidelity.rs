@@ -3,25 +3,20 @@
 use std::{error::Error, rc::Rc, sync::Arc};
 
 use serde_json::json;
-use unswag_abi::doc::Dtype;
 use unswag_console::{
     Done,
-    args::{Fidelity, Output, Precision},
+    args::{Fidelity, Output},
     data::{self, Order},
     term,
 };
 use unswag_data::{Batch, Row};
 use unswag_surgery::{Model, open_plugins, open_recorded, operate};
-use unswag_train::{Exact, FidelityReport, GradientError, LoraConfig, UnswagModel};
+use unswag_train::{Exact, FidelityReport, GradientError, LoraConfig};
+
+use crate::model;
 
 pub fn run(args: &Fidelity, output: &Output) -> Result<Done, Box<dyn Error>> {
-    let model = UnswagModel::from_pretrained(&args.model)?;
-    let model = match args.dtype {
-        Precision::Auto if model.dtype() == Dtype::F16 => model.with_dtype(Dtype::F32),
-        Precision::Auto => model,
-        Precision::Float32 => model.with_dtype(Dtype::F32),
-        Precision::Bfloat16 => model.with_dtype(Dtype::Bf16),
-    };
+    let model = model::open(&args.model, args.dtype)?;
     let mut loader = data::open(&args.data, model.root(), Order::default())?;
     loader.start_epoch(0);
     let mut rows: Vec<Row> = Vec::new();

@@ -10,7 +10,7 @@ use unswag_console::{
     term::{self, GOOD, paint},
 };
 use unswag_train::{
-    LoraConfig, Optim, Resume, RunReport, SchedulerType, TrainingArguments, UnswagModel, UnswagTrainer, Warmup,
+    LoraConfig, Optim, Resume, RunReport, SchedulerType, TrainingArguments, UnswagModel, UnswagTrainer, Warmup, tensor_bytes,
 };
 
 use crate::{live::Live, model::open as open_model};
@@ -123,7 +123,8 @@ fn dry_run(
     if output.json {
         let page = json!({
             "trainable_parameters": trainable,
-            "planned_peak_bytes": plan.peak_bytes,
+            "planned_peak_bytes": tensor_bytes(&plan),
+            "planned_growth_bytes": plan.peak_bytes,
             "dtype": dtype.name(),
             "epoch": size,
             "steps": steps,

@@ -81,11 +81,12 @@ pub(crate) fn settings(trainer: &Trainer, schedule: &Schedule) -> Map<String, Js
         "use_rslora": lora.use_rslora,
         "lora_target_modules": model.target_modules(),
         "dtype": model.dtype(),
-        "the base's weights": model.base_digest(),
+        "the base's graph and weights": model.base_digest(),
     });
     // Tiles sum in another order, and where there are some depends on it.
     if let Some(budget) = arguments.memory_budget {
         settings["memory_budget"] = json!(budget);
+        settings["offload"] = json!(arguments.offload_folder.is_some());
     }
     if !schedule.ignores_the_end() {
         settings["max_steps"] = json!(schedule.total_steps);

@@ -45,6 +45,12 @@ pub enum TrainError {
         path.display()
     )]
     EarlierRun { path: PathBuf, found: String },
+    #[error(
+        "{}: there is no whole checkpoint to go on from, and {found} is there: nothing was changed; give another folder, or \
+         move that away to start anew",
+        path.display()
+    )]
+    NothingToGoOnFrom { path: PathBuf, found: String },
     #[error("{}: another run is writing here; wait for it, or give another folder", path.display())]
     Busy { path: PathBuf },
     #[error("{}: {why}", path.display())]

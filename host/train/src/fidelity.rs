@@ -163,7 +163,7 @@ fn run(model: &TrainingModel, program: &Program, batches: &[unswag_engine::Batch
     let mut loss = 0.0;
     model.torch.meter().reset_peak();
     for (index, batch) in batches.iter().enumerate() {
-        let step = Step { seed: index as u64, loss_count: Some(counted), ..Step::default() };
+        let step = Step { seed: model.config().seed ^ index as u64, loss_count: Some(counted), ..Step::default() };
         loss += program.step(&model.torch, &model.params, batch, &step, &mut grads)?;
     }
     let peak_bytes = model.torch.meter().peak();
@@ -171,8 +171,10 @@ fn run(model: &TrainingModel, program: &Program, batches: &[unswag_engine::Batch
     for adapter in model.adapters() {
         let mut both = Vec::new();
         for param in [adapter.a, adapter.b] {
-            if let Some(grad) = grads.get(param) {
-                both.extend(grad.to_f32()?);
+            match grads.get(param) {
+                Some(grad) => both.extend(grad.to_f32()?),
+                // What a rewrite cuts off learns nothing.
+                None => both.resize(both.len() + program.params()[param].shape.iter().product::<u64>() as usize, 0.0),
             }
         }
         gradients.push(both);
@@ -202,6 +204,7 @@ struct Sums {
 
 impl Sums {
     fn of(exact: &[f32], found: &[f32]) -> Self {
+        assert_eq!(exact.len(), found.len(), "both are of the same weights");
         let mut sums = Sums::default();
         for (&exact, &found) in exact.iter().zip(found) {
             let (exact, found) = (f64::from(exact), f64::from(found));

@@ -33,6 +33,7 @@ pub use error::TrainError;
 pub use evaluate::{EvalReport, evaluate};
 pub use fidelity::{Exact, FidelityReport, GradientError, LayerFidelity, ModuleFidelity};
 pub use generate::{Generated, Sampling, generate};
+pub use memory::tensor_bytes;
 pub use metrics::{METRICS, StepMetrics};
 pub use model::{TrainingModel, UnswagModel};
 pub use schedule::{Schedule, SchedulerType};

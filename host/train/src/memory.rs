@@ -1,6 +1,7 @@
 //! How a run keeps its activations: chosen by a plan before the first step, and followed by every step.
 
-use unswag_engine::{OptimizerState, Plan, PlanOptions, Policy, Program};
+use unswag_abi::doc::Dtype;
+use unswag_engine::{OptimizerState, Plan, PlanOptions, Policy, Program, Rates};
 use unswag_torch::FileStore;
 
 use crate::{TrainError, TrainingArguments, TrainingModel};
@@ -31,7 +32,7 @@ impl Memory {
             let policies = vec![alike(arguments); model.program().blocks()];
             return Ok(Memory { policies, store: None, planned_bytes: None, planned_growth_bytes: None });
         };
-        let plan = plan(model.program(), arguments, row_tokens)?;
+        let plan = plan(model.program(), model.dtype(), arguments, row_tokens)?;
         let folder = arguments.offload_folder.as_deref().filter(|_| plan.offloaded_bytes > 0);
         let store = folder.map(|folder| FileStore::new(model.torch(), folder)).transpose();
         let store = store.map_err(unswag_engine::EngineError::from)?;
@@ -56,7 +57,12 @@ fn alike(arguments: &TrainingArguments) -> Policy {
 }
 
 /// A step on the longest batch, run on sizes: the fastest way within the budget, where there is one.
-pub(crate) fn plan(program: &Program, arguments: &TrainingArguments, row_tokens: u64) -> Result<Plan, TrainError> {
+pub(crate) fn plan(
+    program: &Program,
+    dtype: Dtype,
+    arguments: &TrainingArguments,
+    row_tokens: u64,
+) -> Result<Plan, TrainError> {
     let moments = if arguments.optim.is_lion() { 1 } else { 2 };
     let state = OptimizerState { moments, is_8bit: arguments.optim.is_8bit() };
     let policies = if arguments.offload_folder.is_some() { &Policy::ALL[..] } else { &Policy::IN_MEMORY[..] };
@@ -66,6 +72,7 @@ pub(crate) fn plan(program: &Program, arguments: &TrainingArguments, row_tokens:
         accumulates: arguments.gradient_accumulation_steps > 1,
         optimizer_bytes: state.bytes(program),
         policies: policies.into(),
+        rates: Rates::of(dtype),
         ..PlanOptions::default()
     };
     Ok(match arguments.memory_budget {
@@ -75,6 +82,6 @@ pub(crate) fn plan(program: &Program, arguments: &TrainingArguments, row_tokens:
 }
 
 /// What a step's tensors take, as it is measured: the optimizer's state is no tensor of the step's.
-pub(crate) fn tensor_bytes(plan: &Plan) -> u64 {
+pub fn tensor_bytes(plan: &Plan) -> u64 {
     plan.peak_bytes - plan.parts.optimizer
 }

@@ -143,7 +143,7 @@ impl UnswagModel {
         row_tokens: u64,
     ) -> Result<Plan, TrainError> {
         let (program, _) = self.with_adapters(config)?;
-        memory::plan(&program, arguments, row_tokens)
+        memory::plan(&program, self.dtype, arguments, row_tokens)
     }
 
     /// Elements that these adapters have.
@@ -179,6 +179,7 @@ impl UnswagModel {
         let torch = Torch::cpu();
         let graph_params = self.model.graph.params.len();
         let mut hasher = blake3::Hasher::new();
+        hasher.update(&serde_json::to_vec(&self.model.graph).expect("a graph is a document"));
         let mut buffer = Vec::new();
         let params = Params::load(&program, |index, info| -> Result<TorchTensor, TrainError> {
             if index < graph_params {
@@ -284,7 +285,7 @@ impl TrainingModel {
         most.checked_sub(self.resident_before?)
     }
 
-    /// BLAKE3 over the names, types, shapes and bytes of the base's weights.
+    /// BLAKE3 over the base's graph, which says what is computed from the weights, and the weights' names, types, shapes and bytes.
     pub fn base_digest(&self) -> &str {
         &self.base_digest
     }

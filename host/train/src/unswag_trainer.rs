@@ -103,7 +103,8 @@ pub struct UnswagTrainer {
     schedule: Schedule,
     rows_per_epoch: Option<u64>,
     writes_metrics: bool,
-    resumed_from: Option<PathBuf>,
+    /// Whether what lies in the folder is of the run that goes on.
+    goes_on: bool,
     last_saved: Option<(u64, PathBuf)>,
     warnings: Vec<TrainError>,
     lock: Option<File>,
@@ -130,7 +131,7 @@ impl UnswagTrainer {
             schedule,
             rows_per_epoch,
             writes_metrics: true,
-            resumed_from: None,
+            goes_on: false,
             last_saved: None,
             warnings: Vec::new(),
             lock: None,
@@ -189,14 +190,23 @@ impl UnswagTrainer {
             Resume::Auto => self.newest_whole(),
         };
         let Some((path, state)) = found else {
-            self.resumed_from = Some(self.folder.clone());
+            // Steps of a run that was killed before its first checkpoint can only be taken again; what was finished, or saved and
+            // is damaged now, is worth more than that.
+            let saved = checkpoint::list(&self.folder).pop().map(|(_, path)| path);
+            let finished = Some(self.folder.join(ADAPTER)).filter(|path| path.exists());
+            if let Some(found) = saved.or(finished) {
+                let found = found.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                return Err(TrainError::NothingToGoOnFrom { path: self.folder.clone(), found });
+            }
+            self.goes_on = true;
             return Ok(None);
         };
         let settings = checkpoint::settings(&self.trainer, &self.schedule);
         let fingerprint = self.data.position().fingerprint;
         checkpoint::restore(&mut self.trainer, &path, &state, &settings, &fingerprint)?;
         self.data.seek(&state.position)?;
-        self.resumed_from = Some(path.clone());
+        // A checkpoint of elsewhere begins a run of its own here.
+        self.goes_on = is_same(path.parent(), &self.folder);
         self.last_saved = Some((state.progress.step, path.clone()));
         Ok(Some(path))
     }
@@ -264,9 +274,11 @@ impl UnswagTrainer {
         fs::create_dir_all(&self.folder).map_err(io(&self.folder, "make this folder"))?;
         self.take_lock()?;
         let adapter = self.folder.join(ADAPTER);
-        if self.resumed_from.is_none() {
+        if !self.goes_on {
             let earlier = checkpoint::list(&self.folder).pop().map(|(_, path)| path);
-            let others = [self.folder.join(METRICS), adapter.clone()].into_iter().find(|path| path.exists());
+            // A run that took no step left no line.
+            let is_there = |path: &PathBuf| path.metadata().is_ok_and(|found| found.is_dir() || found.len() > 0);
+            let others = [self.folder.join(METRICS), adapter.clone()].into_iter().find(is_there);
             if let Some(found) = earlier.or(others) {
                 let found = found.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 return Err(TrainError::EarlierRun { path: self.folder.clone(), found });
@@ -276,6 +288,11 @@ impl UnswagTrainer {
         let base = self.trainer.model().base_path().to_owned();
         let existing = if adapter.exists() { Existing::Replace } else { Existing::Refuse };
         drop(Staging::begin(&adapter, &[&base], existing, self.disk.as_ref())?);
+        if let Some(validation) = &self.validation
+            && validation.epoch_size()?.supervised_tokens == 0
+        {
+            return Err(TrainError::NothingSupervised);
+        }
         let needed = self.plan().disk_bytes;
         let free = self.disk.free_bytes(&self.folder).map_err(io(&self.folder, "ask for free space"))?;
         if free < needed {
@@ -477,6 +494,13 @@ fn take_batches(data: &mut dyn DataLoader, rows: usize, count: usize) -> Result<
             data.start_epoch(data.epoch() + 1);
         }
     }
+}
+
+/// Whether both name one folder.
+fn is_same(a: Option<&Path>, b: &Path) -> bool {
+    // The parent of a plain name is the empty path.
+    let a = a.map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
+    a.is_some_and(|a| matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b))
 }
 
 /// Removes what a killed run left of checkpoints in the making. The folder is locked, so no living run owns any of it.
