@@ -7,7 +7,7 @@
 
 use unswag_abi::doc::Dtype;
 
-use crate::{EngineError, Held, Place, PluginCall};
+use crate::{EngineError, Held, Place, PluginCall, PluginRun};
 
 /// A target of the loss that counts for nothing, as in PyTorch.
 pub const IGNORED: i64 = -100;
@@ -276,8 +276,7 @@ pub trait Backend {
         &self,
         call: &PluginCall,
         inputs: &[Self::Tensor],
-        seed: u64,
-        saves: bool,
+        run: PluginRun,
     ) -> Result<(Vec<Self::Tensor>, Vec<Self::Tensor>), EngineError>;
     /// The gradients of those inputs that are wanted. `saved`: the plan's, then the inputs and outputs that are saved as they
     /// are.
@@ -287,14 +286,14 @@ pub trait Backend {
         dys: &[Self::Tensor],
         saved: &[Self::Tensor],
         wants: &[bool],
-        seed: u64,
+        run: PluginRun,
     ) -> Result<Vec<Option<Self::Tensor>>, EngineError>;
     /// The outputs that the plan says can be made again, in its order.
     fn plugin_rematerialize(
         &self,
         call: &PluginCall,
         saved: &[Self::Tensor],
-        seed: u64,
+        run: PluginRun,
     ) -> Result<Vec<Self::Tensor>, EngineError>;
 
     /// -log softmax(logits)\[target\], summed over the rows whose target is not [`IGNORED`], and the logits' gradient of

@@ -71,7 +71,7 @@ impl Compile<'_> {
             params: node.params.values().map(param).collect::<Result<_, _>>()?,
             rematerializes: node.saves.as_ref().map_or_else(Vec::new, |saves| saves.rematerializes.clone()),
             ops,
-            last: RefCell::default(),
+            planned: RefCell::default(),
         })
     }
 

@@ -41,7 +41,7 @@ pub use lora::{Adapter, LoraSpec};
 pub use meta::{Meta, MetaTensor};
 pub use meter::{Charge, Meter};
 pub use plan::{Bar, BlockPlan, MOST_TOKENS, OptimizerState, Parts, PeakAt, Plan, PlanOptions, Rates};
-pub use plugin::{Buffer, BufferMut, PluginCall, PluginKernel, PluginLaunch, PluginOps};
+pub use plugin::{Buffer, BufferMut, PluginCall, PluginKernel, PluginLaunch, PluginOps, PluginRun};
 pub use policy::Policy;
 pub use program::{Grads, ParamInfo, Params, Program, Trainable};
 pub use search::{Survey, longest_seq};

@@ -6,7 +6,7 @@ use unswag_abi::doc::Dtype;
 
 use crate::{
     Activation, AttentionSpec, Backend, CrossEntropy, EmbeddingSpec, EngineError, Gate, Held, LayerNorm, Meter, Place,
-    PluginCall, RmsNorm, RopeSpec, View, Work,
+    PluginCall, PluginRun, RmsNorm, RopeSpec, View, Work,
     ledger::{Entry, Ledger},
 };
 
@@ -354,14 +354,13 @@ impl Backend for Meta {
         &self,
         call: &PluginCall,
         inputs: &[MetaTensor],
-        _seed: u64,
-        saves: bool,
+        run: PluginRun,
     ) -> Made<(Vec<MetaTensor>, Vec<MetaTensor>)> {
         inputs.iter().for_each(|x| self.moves(x, 1.0));
         let outputs: Vec<_> = call.outputs().map(|(shape, dtype)| self.tensor(shape, dtype)).collect();
         outputs.iter().for_each(|y| self.moves(y, 1.0));
         let saved: Vec<_> =
-            if saves { call.saved_bytes().map(|bytes| self.bytes(bytes)).collect() } else { Vec::new() };
+            if run.saves { call.saved_bytes().map(|bytes| self.bytes(bytes)).collect() } else { Vec::new() };
         saved.iter().for_each(|x| self.moves(x, 1.0));
         Ok((outputs, saved))
     }
@@ -372,7 +371,7 @@ impl Backend for Meta {
         dys: &[MetaTensor],
         saved: &[MetaTensor],
         wants: &[bool],
-        _seed: u64,
+        _run: PluginRun,
     ) -> Made<Vec<Option<MetaTensor>>> {
         saved.iter().chain(dys).for_each(|x| self.moves(x, 1.0));
         let dx = |(shape, dtype)| {
@@ -383,11 +382,13 @@ impl Backend for Meta {
         Ok(call.inputs().zip(wants).map(|(x, wanted)| wanted.then(|| dx(x))).collect())
     }
 
-    fn plugin_rematerialize(&self, call: &PluginCall, saved: &[MetaTensor], _seed: u64) -> Made<Vec<MetaTensor>> {
+    fn plugin_rematerialize(&self, call: &PluginCall, saved: &[MetaTensor], _run: PluginRun) -> Made<Vec<MetaTensor>> {
         saved.iter().for_each(|x| self.moves(x, 1.0));
         let made = |&index: &usize| {
             let (shape, dtype) = call.outputs().nth(index).expect("checked when the call was planned");
-            self.tensor(shape, dtype)
+            let y = self.tensor(shape, dtype);
+            self.moves(&y, 1.0);
+            y
         };
         Ok(call.plan.rematerializes.iter().map(made).collect())
     }

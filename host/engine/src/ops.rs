@@ -8,8 +8,8 @@ use unswag_abi::doc::Dtype;
 use unswag_graph::Sizes;
 
 use crate::{
-    Activation, AttentionSpec, Backend, Batch, EmbeddingSpec, EngineError, Gate, Grads, LayerNorm, RmsNorm, RopeSpec,
-    View, plugin::PluginOp, rope::Rotary,
+    Activation, AttentionSpec, Backend, Batch, EmbeddingSpec, EngineError, Gate, Grads, LayerNorm, PluginRun, RmsNorm,
+    RopeSpec, View, plugin::PluginOp, rope::Rotary,
 };
 
 /// Which of the batch's number lists a node reads.
@@ -66,6 +66,8 @@ pub(crate) struct Cx<'a, B: Backend> {
     pub drops: bool,
     /// Whether anybody will use the outputs: where not, an op may leave them out.
     pub outputs: bool,
+    /// Whether the node's forward has run before in this step.
+    pub recomputes: bool,
 }
 
 pub(crate) type Forward<T> = (Vec<T>, Vec<T>);
@@ -184,7 +186,7 @@ impl Op {
                 let mut all: Vec<_> = inputs.collect();
                 all.extend(op.params.iter().map(|(param, _)| cx.params[*param].clone()));
                 let call = op.call(cx.sizes(), all.iter().map(|x| b.dtype(x)).collect())?;
-                let (outputs, mut saved) = b.plugin_forward(&call, &all, cx.seed, cx.saves)?;
+                let (outputs, mut saved) = b.plugin_forward(&call, &all, cx.plugin_run())?;
                 saved.extend(call.plan.saves_inputs.iter().map(|&index| all[index].clone()));
                 saved.extend(call.plan.saves_outputs.iter().map(|&index| outputs[index].clone()));
                 (outputs, saved)
@@ -353,7 +355,7 @@ impl Op {
                 let call = op.planned(cx.sizes())?;
                 let trained = op.params.iter().map(|(param, _)| cx.trainable[*param]);
                 let wants: Vec<bool> = needs.iter().copied().chain(trained).collect();
-                let mut dxs = b.plugin_backward(&call, &dys, &saved, &wants, cx.seed)?;
+                let mut dxs = b.plugin_backward(&call, &dys, &saved, &wants, cx.plugin_run())?;
                 for ((param, _), dparam) in op.params.iter().zip(dxs.split_off(needs.len())) {
                     if let Some(dparam) = dparam {
                         grads.add(b, *param, b.cast(&dparam, Dtype::F32)?)?;
@@ -375,7 +377,7 @@ impl Op {
         let call = op.planned(cx.sizes())?;
         let at =
             call.plan.rematerializes.iter().position(|&index| index == output).expect("checked when it was planned");
-        Ok(cx.backend.plugin_rematerialize(&call, saved, cx.seed)?.swap_remove(at))
+        Ok(cx.backend.plugin_rematerialize(&call, saved, cx.plugin_run())?.swap_remove(at))
     }
 
     /// Which of the saved tensors are inputs as they came: (place among the saved, input).
@@ -431,6 +433,10 @@ impl<B: Backend> Cx<'_, B> {
 
     fn documents(&self) -> Option<&[u32]> {
         Some(self.batch.document_ids.as_slice()).filter(|documents| !documents.is_empty())
+    }
+
+    fn plugin_run(&self) -> PluginRun {
+        PluginRun { seed: self.seed, saves: self.saves, recomputes: self.recomputes }
     }
 
     fn sizes(&self) -> Sizes {

@@ -29,7 +29,7 @@ impl std::fmt::Debug for dyn PluginOps {
     }
 }
 
-/// A tensor in host memory, row-major, to be read: exactly as many bytes as its type has.
+/// A contiguous row-major tensor in host memory, to be read: exactly as many bytes as its type has, of any alignment.
 #[derive(Clone, Copy, Debug)]
 pub struct Buffer<'a> {
     pub meta: &'a Meta,
@@ -41,6 +41,17 @@ pub struct Buffer<'a> {
 pub struct BufferMut<'a> {
     pub meta: &'a Meta,
     pub bytes: Option<&'a mut [u8]>,
+}
+
+/// One run of an op in a step.
+#[derive(Clone, Copy, Debug)]
+pub struct PluginRun {
+    /// The same for a node's forward, its backward and its recompute in one step.
+    pub seed: u64,
+    /// Whether a backward will come.
+    pub saves: bool,
+    /// Whether the same forward has run before in this step.
+    pub recomputes: bool,
 }
 
 /// What belongs to one run of a kernel and not to a tensor.
@@ -55,6 +66,8 @@ pub struct PluginLaunch<'a> {
     pub threads: usize,
     /// Whether a backward will come.
     pub training: bool,
+    /// Whether the same forward has run before in this step.
+    pub recomputes: bool,
 }
 
 /// One op, built for a device and for calls of one type.
@@ -174,9 +187,12 @@ fn rows_of(meta: &Meta, rows: u64) -> [u64; 2] {
     [rows, meta.elements().unwrap_or(u64::MAX).checked_div(rows).unwrap_or(0)]
 }
 
-/// The call that was planned last: for a batch of this size, and inputs of these element types.
+/// Calls that a node keeps, so that batches of a few lengths that take turns are planned once each.
+const KEPT_CALLS: usize = 8;
+
+/// A call that was planned: for a batch of this size, and inputs of these element types.
 #[derive(Clone, Debug)]
-pub(crate) struct Last {
+pub(crate) struct Planned {
     sizes: Sizes,
     dtypes: Vec<Dtype>,
     call: Rc<PluginCall>,
@@ -196,7 +212,8 @@ pub(crate) struct PluginOp {
     /// Outputs that consumers do not keep: what the graph's record of the op says.
     pub rematerializes: Vec<usize>,
     pub ops: Rc<dyn PluginOps>,
-    pub last: RefCell<Option<Last>>,
+    /// The one used last comes last.
+    pub planned: RefCell<Vec<Planned>>,
 }
 
 impl PluginOp {
@@ -205,8 +222,8 @@ impl PluginOp {
     /// # Errors
     /// None was made in a batch of this size.
     pub fn planned(&self, sizes: Sizes) -> Result<Rc<PluginCall>, EngineError> {
-        let last = self.last.borrow();
-        let found = last.as_ref().filter(|last| last.sizes == sizes).map(|last| last.call.clone());
+        let planned = self.planned.borrow();
+        let found = planned.iter().rfind(|planned| planned.sizes == sizes).map(|planned| planned.call.clone());
         found.ok_or_else(|| EngineError::Plugin {
             path: self.path.clone(),
             kind: self.kind.clone(),
@@ -214,16 +231,17 @@ impl PluginOp {
         })
     }
 
-    /// The call in a batch of this size, planned anew where the last one was of another.
+    /// The call in a batch of this size, planned anew where there was none lately.
     ///
     /// # Errors
     /// What the plugin says, or a plan that is not what the graph has.
     pub fn call(&self, sizes: Sizes, dtypes: Vec<Dtype>) -> Result<Rc<PluginCall>, EngineError> {
-        if let Some(last) = &*self.last.borrow()
-            && last.sizes == sizes
-            && last.dtypes == dtypes
-        {
-            return Ok(last.call.clone());
+        let mut planned = self.planned.borrow_mut();
+        if let Some(at) = planned.iter().rposition(|planned| planned.sizes == sizes && planned.dtypes == dtypes) {
+            let found = planned.remove(at);
+            let call = found.call.clone();
+            planned.push(found);
+            return Ok(call);
         }
         let values = self.inputs.iter().map(|value| sizes.meta(value).shape);
         let shapes = values.chain(self.params.iter().map(|(_, shape)| shape.clone()));
@@ -232,10 +250,10 @@ impl PluginOp {
         let fault = |message: String| EngineError::Plugin { path: self.path.clone(), kind: self.kind.clone(), message };
         let plan = self.ops.plan(&call).map_err(fault)?;
         let expected: Vec<_> = self.outputs.iter().map(|value| sizes.meta(value).shape).collect();
-        let planned: Vec<_> = plan.outputs.iter().map(|meta| meta.shape.clone()).collect();
-        if planned != expected {
+        let found: Vec<_> = plan.outputs.iter().map(|meta| meta.shape.clone()).collect();
+        if found != expected {
             return Err(fault(format!(
-                "its plan makes {planned:?}, the graph has {expected:?}; was the plugin changed?"
+                "its plan makes {found:?}, the graph has {expected:?}; was the plugin changed?"
             )));
         }
         if plan.rematerializes != self.rematerializes {
@@ -259,7 +277,10 @@ impl PluginOp {
             ops: self.ops.clone(),
             kernel: Kernel::default(),
         });
-        *self.last.borrow_mut() = Some(Last { sizes, dtypes, call: made.clone() });
+        if planned.len() == KEPT_CALLS {
+            planned.remove(0);
+        }
+        planned.push(Planned { sizes, dtypes, call: made.clone() });
         Ok(made)
     }
 }

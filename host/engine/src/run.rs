@@ -75,7 +75,7 @@ impl<B: Backend> Run<'_, B> {
         }
     }
 
-    fn cx(&self, index: usize, saves: bool) -> Cx<'_, B> {
+    fn cx(&self, at: At, index: usize, saves: bool) -> Cx<'_, B> {
         Cx {
             backend: self.backend,
             params: self.params.tensors(),
@@ -86,6 +86,7 @@ impl<B: Backend> Run<'_, B> {
             saves,
             drops: self.drops,
             outputs: true,
+            recomputes: at.pass != Pass::Forward,
         }
     }
 
@@ -132,7 +133,7 @@ impl<B: Backend> Run<'_, B> {
         let node = &self.program.nodes[index];
         let inputs = self.take_inputs(node, index, values);
         // A node that needs no gradient is not gone through backward.
-        let cx = Cx { outputs, ..self.cx(index, saves && node.requires_grad) };
+        let cx = Cx { outputs, ..self.cx(at, index, saves && node.requires_grad) };
         let (outputs, kept) = node.op.forward(&cx, inputs)?;
         for (&value, output) in node.outputs.iter().zip(outputs) {
             if self.program.last_use[value] > index {
@@ -153,7 +154,9 @@ impl<B: Backend> Run<'_, B> {
     /// The node of the same block that makes this value again when a backward asks for it, and which of its outputs it is.
     fn maker(&self, at: At, value: usize) -> Option<(usize, usize)> {
         let block = self.program.segments.get(at.segment).map_or(&self.program.head, |segment| &segment.nodes);
-        self.program.made_again[value].filter(|(node, _)| !at.in_tile && block.contains(node))
+        // A node that needs no gradient saved nothing that it could be made from.
+        let can_make = |node: usize| block.contains(&node) && self.program.nodes[node].requires_grad;
+        self.program.made_again[value].filter(|(node, _)| !at.in_tile && can_make(*node))
     }
 
     /// Hands a value over where this is its last use, so that the op may reuse its memory.
@@ -278,6 +281,7 @@ impl<B: Backend> Run<'_, B> {
             match piece {
                 Piece::Node(index) => {
                     if self.has_dys(*index, dvalues) {
+                        self.enter(at, *index);
                         let kept = self.whole(at, *index, kept, pieces, &saved)?;
                         self.node_backward(at, *index, kept, dvalues, grads)?;
                     }
@@ -312,8 +316,9 @@ impl<B: Backend> Run<'_, B> {
             let (maker, output) = self.maker(at, node.inputs[*input]).expect("it was left out because it has a maker");
             let place = pieces.iter().position(|piece| matches!(piece, Piece::Node(node) if *node == maker));
             let place = place.expect("a maker is a node of the same block");
-            let kept = self.whole(at, maker, saved[place].clone(), &pieces[..place], &saved[..place])?;
-            self.program.nodes[maker].op.rematerialize(&self.cx(maker, true), &kept, output)
+            // A plugin's op leaves out nothing itself.
+            let kept: Vec<_> = saved[place].iter().flatten().cloned().collect();
+            self.program.nodes[maker].op.rematerialize(&self.cx(at, maker, true), &kept, output)
         };
         kept.into_iter().enumerate().map(|(slot, tensor)| tensor.map_or_else(|| make(slot), Ok)).collect()
     }
@@ -326,13 +331,12 @@ impl<B: Backend> Run<'_, B> {
         dvalues: &mut Values<B::Tensor>,
         grads: &mut Grads<B::Tensor>,
     ) -> Result<(), EngineError> {
-        self.enter(at, index);
         let node = &self.program.nodes[index];
         let Some(dys) = self.take_dys(&node.outputs, node, dvalues)?.filter(|_| node.requires_grad) else {
             return Ok(());
         };
         let needs: Vec<bool> = node.inputs.iter().map(|&value| self.program.value_requires_grad[value]).collect();
-        let dxs = node.op.backward(&self.cx(index, true), dys, saved, &needs, grads)?;
+        let dxs = node.op.backward(&self.cx(at, index, true), dys, saved, &needs, grads)?;
         for ((&value, dx), needed) in node.inputs.iter().zip(dxs).zip(needs) {
             if let Some(dx) = dx.filter(|_| needed) {
                 self.add_to(&mut dvalues[value], dx)?;

@@ -17,7 +17,7 @@ use unswag_abi::{
     doc::{Attrs, Device, Dtype, Meta, OpCall, Target},
     frame::{DlDevice, Launch, TensorView},
 };
-use unswag_loader::{Consent, LaunchOptions, Plugin, PluginFile, ProbeOptions, Tensor, TensorMut, load, probe_with};
+use unswag_loader::{Buffer, BufferMut, Consent, LaunchOptions, Plugin, PluginFile, ProbeOptions, load, probe_with};
 
 /// Each plugin stays mapped for good, so there are not many.
 const LOADS: usize = 40;
@@ -79,8 +79,8 @@ fn calls(plugin: &Plugin) {
     let (time, ()) = timed(|| {
         for _ in 0..CALLS {
             let mut launch = LaunchOptions { seed: 0, offset: 0, scratch: &mut [], scalars: &[], threads: 1, flags: 0 };
-            let input = [Tensor { meta: &meta, bytes: black_box(&x) }];
-            let mut output = [TensorMut { meta: &meta, bytes: Some(&mut y) }];
+            let input = [Buffer { meta: &meta, bytes: black_box(&x) }];
+            let mut output = [BufferMut { meta: &meta, bytes: Some(&mut y) }];
             kernel.forward(&mut launch, &input, &mut output, &mut []).expect("it runs");
         }
     });

@@ -10,25 +10,10 @@ use unswag_abi::{
     doc::Meta,
     frame::{DlDevice, TensorView, Views},
 };
+use unswag_engine::{Buffer, BufferMut};
 
 /// DLPack's `kDLCPU`.
 const CPU: DlDevice = DlDevice { kind: 1, index: 0 };
-
-/// A contiguous row-major tensor in host memory, to be read.
-#[derive(Clone, Copy, Debug)]
-pub struct Tensor<'a> {
-    pub meta: &'a Meta,
-    /// Exactly `meta.bytes()` of them; of any alignment (what is not aligned to its elements is copied).
-    pub bytes: &'a [u8],
-}
-
-/// A contiguous row-major tensor in host memory, to be filled.
-#[derive(Debug)]
-pub struct TensorMut<'a> {
-    pub meta: &'a Meta,
-    /// As [`Tensor::bytes`]; `None` where the result is not wanted.
-    pub bytes: Option<&'a mut [u8]>,
-}
 
 /// The views of a list of tensors, and what they point at.
 pub(crate) struct ViewList<'a> {
@@ -40,7 +25,7 @@ pub(crate) struct ViewList<'a> {
 }
 
 impl<'a> ViewList<'a> {
-    pub fn read(what: &str, tensors: &[Tensor<'a>]) -> Result<Self, String> {
+    pub fn read(what: &str, tensors: &[Buffer<'a>]) -> Result<Self, String> {
         let parts: Vec<_> = tensors
             .iter()
             // The frame has one view type for both directions; a plugin must not write to an input.
@@ -53,7 +38,7 @@ impl<'a> ViewList<'a> {
         Ok(list)
     }
 
-    pub fn write(what: &str, tensors: &mut [TensorMut<'a>]) -> Result<Self, String> {
+    pub fn write(what: &str, tensors: &mut [BufferMut<'a>]) -> Result<Self, String> {
         let parts: Vec<_> = tensors
             .iter_mut()
             .map(|tensor| match &mut tensor.bytes {
@@ -65,7 +50,7 @@ impl<'a> ViewList<'a> {
     }
 
     /// Brings what the plugin wrote into copies to where it belongs.
-    pub fn finish(mut self, tensors: &mut [TensorMut<'a>]) {
+    pub fn finish(mut self, tensors: &mut [BufferMut<'a>]) {
         for (index, copy) in &mut self.copies {
             if let Some(bytes) = &mut tensors[*index].bytes {
                 let length = bytes.len();

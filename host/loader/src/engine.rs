@@ -1,25 +1,32 @@
 //! Open plugins as the engine asks for them.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::OnceLock};
 
 use unswag_abi::{
-    doc::{Device, OpCall, Target},
+    doc::{Device, OpCall},
     frame::Launch,
 };
 use unswag_engine::{Buffer, BufferMut, PluginKernel, PluginLaunch, PluginOps};
 
-use crate::{Kernel, LaunchOptions, OpenProtocols, PluginError, Tensor, TensorMut};
+use crate::{Kernel, LaunchOptions, OpenProtocols, PluginError, device::Machine};
 
 impl PluginOps for OpenProtocols {
     fn kernel(&self, call: &OpCall, device: Device) -> Result<Rc<dyn PluginKernel>, String> {
         let owner = self.owner(&call.kind).ok_or_else(|| format!("no open plugin has the op {}", call.kind))?;
-        let target = Target { device, features: Vec::new() };
+        let machine = machine();
+        let target = machine.target(device).ok_or_else(|| format!("this machine has no {device:?}"))?;
         let built = owner.build(call, &target).map_err(reason)?;
         match built.kernel {
             Some(kernel) => Ok(Rc::new(kernel)),
             None => Err(format!("plugin {} gives no kernel for {device:?}", owner.id())),
         }
     }
+}
+
+/// Looked at once: with a driver that does not answer it takes seconds.
+fn machine() -> &'static Machine {
+    static MACHINE: OnceLock<Machine> = OnceLock::new();
+    MACHINE.get_or_init(Machine::detect)
 }
 
 /// The plugin's own sentence where it refused: where it was asked is told by the error around it.
@@ -38,8 +45,7 @@ impl PluginKernel for Kernel {
         outputs: &mut [BufferMut<'_>],
         saved: &mut [BufferMut<'_>],
     ) -> Result<(), String> {
-        let (mut outputs, mut saved) = (to_fill(outputs), to_fill(saved));
-        Kernel::forward(self, &mut options(launch), &to_read(inputs), &mut outputs, &mut saved).map_err(reason)
+        Kernel::forward(self, &mut options(launch), inputs, outputs, saved).map_err(reason)
     }
 
     fn backward(
@@ -49,8 +55,7 @@ impl PluginKernel for Kernel {
         saved: &[Buffer<'_>],
         dinputs: &mut [BufferMut<'_>],
     ) -> Result<(), String> {
-        let mut dinputs = to_fill(dinputs);
-        Kernel::backward(self, &mut options(launch), &to_read(doutputs), &to_read(saved), &mut dinputs).map_err(reason)
+        Kernel::backward(self, &mut options(launch), doutputs, saved, dinputs).map_err(reason)
     }
 
     fn rematerialize(
@@ -59,22 +64,14 @@ impl PluginKernel for Kernel {
         saved: &[Buffer<'_>],
         outputs: &mut [BufferMut<'_>],
     ) -> Result<(), String> {
-        let mut outputs = to_fill(outputs);
-        Kernel::rematerialize(self, &mut options(launch), &to_read(saved), &mut outputs).map_err(reason)
+        Kernel::rematerialize(self, &mut options(launch), saved, outputs).map_err(reason)
     }
 }
 
 fn options(launch: PluginLaunch<'_>) -> LaunchOptions<'_> {
-    let PluginLaunch { seed, scratch, scalars, threads, training } = launch;
-    let training = if training { Launch::TRAINING } else { 0 };
+    let PluginLaunch { seed, scratch, scalars, threads, training, recomputes } = launch;
+    let flag = |is_set: bool, flag: u32| if is_set { flag } else { 0 };
+    let flags = flag(training, Launch::TRAINING) | flag(recomputes, Launch::RECOMPUTE) | Launch::DETERMINISTIC;
     let threads = u32::try_from(threads).unwrap_or(u32::MAX);
-    LaunchOptions { seed, offset: 0, scratch, scalars, threads, flags: training | Launch::DETERMINISTIC }
-}
-
-fn to_read<'a>(buffers: &[Buffer<'a>]) -> Vec<Tensor<'a>> {
-    buffers.iter().map(|&Buffer { meta, bytes }| Tensor { meta, bytes }).collect()
-}
-
-fn to_fill<'a>(buffers: &'a mut [BufferMut<'_>]) -> Vec<TensorMut<'a>> {
-    buffers.iter_mut().map(|buffer| TensorMut { meta: buffer.meta, bytes: buffer.bytes.as_deref_mut() }).collect()
+    LaunchOptions { seed, offset: 0, scratch, scalars, threads, flags }
 }

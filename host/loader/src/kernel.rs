@@ -9,11 +9,9 @@ use unswag_abi::{
     abi_stable::std_types::{RResult, RSlice, RString},
     frame::{KernelBox, Launch},
 };
+use unswag_engine::{Buffer, BufferMut};
 
-use crate::{
-    buffers::{Tensor, TensorMut, ViewList},
-    protocol::PluginError,
-};
+use crate::{buffers::ViewList, protocol::PluginError};
 
 /// One op on one device, for host memory.
 pub struct Kernel {
@@ -53,9 +51,9 @@ impl Kernel {
     pub fn forward(
         &self,
         launch: &mut LaunchOptions<'_>,
-        inputs: &[Tensor<'_>],
-        outputs: &mut [TensorMut<'_>],
-        saved: &mut [TensorMut<'_>],
+        inputs: &[Buffer<'_>],
+        outputs: &mut [BufferMut<'_>],
+        saved: &mut [BufferMut<'_>],
     ) -> Result<(), PluginError> {
         let input_views = self.views("forward", ViewList::read("inputs", inputs))?;
         let output_views = self.views("forward", ViewList::write("outputs", outputs))?;
@@ -79,9 +77,9 @@ impl Kernel {
     pub fn backward(
         &self,
         launch: &mut LaunchOptions<'_>,
-        grad_outputs: &[Tensor<'_>],
-        saved: &[Tensor<'_>],
-        grad_inputs: &mut [TensorMut<'_>],
+        grad_outputs: &[Buffer<'_>],
+        saved: &[Buffer<'_>],
+        grad_inputs: &mut [BufferMut<'_>],
     ) -> Result<(), PluginError> {
         let output_views = self.views("backward", ViewList::read("grad_outputs", grad_outputs))?;
         let saved_views = self.views("backward", ViewList::read("saved", saved))?;
@@ -104,8 +102,8 @@ impl Kernel {
     pub fn rematerialize(
         &self,
         launch: &mut LaunchOptions<'_>,
-        saved: &[Tensor<'_>],
-        outputs: &mut [TensorMut<'_>],
+        saved: &[Buffer<'_>],
+        outputs: &mut [BufferMut<'_>],
     ) -> Result<(), PluginError> {
         let saved_views = self.views("rematerialize", ViewList::read("saved", saved))?;
         let output_views = self.views("rematerialize", ViewList::write("outputs", outputs))?;

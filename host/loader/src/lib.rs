@@ -32,7 +32,6 @@ mod spec;
 pub mod device;
 pub mod yaml;
 
-pub use buffers::{Tensor, TensorMut};
 pub use digest::{NotASha256, Sha256};
 pub use elf::NotAPlugin;
 pub use file::{FileError, MAX_PLUGIN_BYTES, PluginFile};
@@ -51,3 +50,4 @@ pub use probe::{
 };
 pub use protocol::{Built, MAX_DOCUMENT_BYTES, OpenProtocols, PluginError, Protocol, SLOW_CALL};
 pub use spec::{PluginSpec, SpecError};
+pub use unswag_engine::{Buffer, BufferMut};

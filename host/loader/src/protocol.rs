@@ -14,10 +14,11 @@ use unswag_abi::{
     doc::{Attrs, Graph, OpCall, OpPlan, Patch, ProtocolInfo, Target, TransformJob},
     frame::{Extension, Module, OpBox, ProtocolBox},
 };
+use unswag_engine::{Buffer, BufferMut};
 use unswag_graph::Ops;
 
 use crate::{
-    buffers::{Tensor, TensorMut, ViewList},
+    buffers::ViewList,
     kernel::Kernel,
     plain,
     plugin::{Log, LogLevel, Plugin},
@@ -148,9 +149,9 @@ impl Protocol {
                 return Err(self.buffers(&call, format!("the job lists {listed} {what}, {given} buffers are given")));
             }
         }
-        let inputs: Vec<_> = job.inputs.iter().zip(inputs).map(|(meta, bytes)| Tensor { meta, bytes }).collect();
+        let inputs: Vec<_> = job.inputs.iter().zip(inputs).map(|(meta, bytes)| Buffer { meta, bytes }).collect();
         let mut outputs: Vec<_> =
-            job.outputs.iter().zip(outputs).map(|(meta, bytes)| TensorMut { meta, bytes: Some(bytes) }).collect();
+            job.outputs.iter().zip(outputs).map(|(meta, bytes)| BufferMut { meta, bytes: Some(bytes) }).collect();
         let input_views = ViewList::read("inputs", &inputs).map_err(|problem| self.buffers(&call, problem))?;
         let output_views = ViewList::write("outputs", &mut outputs).map_err(|problem| self.buffers(&call, problem))?;
         let document = self.encode(&call, job)?;

@@ -16,8 +16,8 @@ use unswag_abi::{
 };
 use unswag_graph::Ops;
 use unswag_loader::{
-    Consent, Kernel, LaunchOptions, Log, LogLevel, OpenProtocols, Plugin, PluginError, PluginFile, Protocol, Tensor,
-    TensorMut, load,
+    Buffer, BufferMut, Consent, Kernel, LaunchOptions, Log, LogLevel, OpenProtocols, Plugin, PluginError, PluginFile,
+    Protocol, load,
 };
 
 fn plugin() -> Plugin {
@@ -191,8 +191,8 @@ fn bytes(values: &[f32]) -> Vec<u8> {
 fn a_kernel_runs_on_the_hosts_memory() {
     let kernel = kernel();
     let (x, mut y, meta) = (bytes(&X), vec![0; 24], meta(&[2, 3]));
-    let input = [Tensor { meta: &meta, bytes: &x }];
-    let mut output = [TensorMut { meta: &meta, bytes: Some(&mut y) }];
+    let input = [Buffer { meta: &meta, bytes: &x }];
+    let mut output = [BufferMut { meta: &meta, bytes: Some(&mut y) }];
     kernel.forward(&mut launch(&mut []), &input, &mut output, &mut []).unwrap();
     assert_eq!(y, bytes(&X.map(|x| 2.0 * x)));
     let error = kernel.rematerialize(&mut launch(&mut []), &[], &mut []).unwrap_err();
@@ -208,8 +208,8 @@ fn memory_of_any_alignment_will_do() {
         let mut x = vec![0xff; shift];
         x.extend(bytes(&X));
         let mut y = vec![0xaa; shift + 24 + 8];
-        let input = [Tensor { meta: &meta, bytes: &x[shift..] }];
-        let mut output = [TensorMut { meta: &meta, bytes: Some(&mut y[shift..shift + 24]) }];
+        let input = [Buffer { meta: &meta, bytes: &x[shift..] }];
+        let mut output = [BufferMut { meta: &meta, bytes: Some(&mut y[shift..shift + 24]) }];
         kernel.forward(&mut launch(&mut []), &input, &mut output, &mut []).unwrap();
         assert_eq!(&y[shift..shift + 24], bytes(&X.map(|x| 2.0 * x)), "shift {shift}");
         assert!(y[..shift].iter().chain(&y[shift + 24..]).all(|&byte| byte == 0xaa), "shift {shift}");
@@ -221,11 +221,11 @@ fn a_buffer_of_another_size_never_reaches_the_plugin() {
     let kernel = kernel();
     let (meta, huge) = (meta(&[2, 3]), meta(&[1 << 40, 1 << 40]));
     let (x, mut y) = (bytes(&X), vec![0; 20]);
-    let mut output = [TensorMut { meta: &meta, bytes: Some(&mut y) }];
-    let input = [Tensor { meta: &meta, bytes: &x }];
+    let mut output = [BufferMut { meta: &meta, bytes: Some(&mut y) }];
+    let input = [Buffer { meta: &meta, bytes: &x }];
     let error = kernel.forward(&mut launch(&mut []), &input, &mut output, &mut []).unwrap_err();
     assert!(error.to_string().contains("outputs[0]: F32 [2, 3] has 24 bytes, the buffer has 20"), "{error}");
-    let input = [Tensor { meta: &huge, bytes: &x }];
+    let input = [Buffer { meta: &huge, bytes: &x }];
     let error = kernel.forward(&mut launch(&mut []), &input, &mut [], &mut []).unwrap_err();
     assert!(error.to_string().contains("inputs[0]: "), "{error}");
 }

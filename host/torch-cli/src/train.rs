@@ -10,7 +10,8 @@ use unswag_console::{
     term::{self, GOOD, paint},
 };
 use unswag_train::{
-    LoraConfig, Optim, Resume, RunReport, SchedulerType, TrainingArguments, UnswagModel, UnswagTrainer, Warmup, tensor_bytes,
+    LoraConfig, Optim, Resume, RunReport, SchedulerType, TrainingArguments, UnswagModel, UnswagTrainer, Warmup,
+    tensor_bytes,
 };
 
 use crate::{live::Live, model::open as open_model};

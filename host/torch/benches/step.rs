@@ -63,7 +63,7 @@ fn main() {
     println!(
         "tensors {:.1} MiB at most, with workspace {:.1} MiB; resident: {:.1} MiB before, {:.1} MiB at most",
         mib(torch.meter().peak()),
-        mib(torch.peak_bytes()),
+        mib(torch.pool_peak_bytes()),
         mib(before),
         mib(resident("VmHWM"))
     );

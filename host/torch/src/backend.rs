@@ -6,13 +6,13 @@ use tch::{Device, Kind, TchError, Tensor};
 use unswag_abi::doc::Dtype;
 use unswag_engine::{
     Activation, AttentionSpec, Backend, CrossEntropy, EmbeddingSpec, EngineError, Gate, LayerNorm, Meter, PluginCall,
-    RmsNorm, RopeSpec, View,
+    PluginRun, RmsNorm, RopeSpec, View,
 };
 
 use crate::{
     attention::{self, Masked},
     composed, cpu,
-    memory::{Memory, Pool},
+    memory::{Memory, Pool, Pooled},
     plugin,
     tensor::{TorchTensor, dtype_of, kind_of, torch_error},
     threads,
@@ -68,8 +68,9 @@ impl Torch {
         self.owned(tensor.f_to_device(self.device))
     }
 
-    /// The most bytes that tensors took at once, with what operations took and gave back within one call.
-    pub fn peak_bytes(&self) -> u64 {
+    /// The most bytes that the pool gave out at once: tensors, and what kernels took and gave back within one call. What
+    /// libtorch's own operations took is not among them.
+    pub fn pool_peak_bytes(&self) -> u64 {
         self.pool.peak_bytes()
     }
 
@@ -78,7 +79,7 @@ impl Torch {
         let bytes = shape[0] * shape[1] * dtype_of(kind).bytes();
         let (tensor, block) = match self.device {
             Device::Cpu => {
-                let (tensor, block) = self.pool.tensor(&sizes(shape), kind).map_err(torch_error)?;
+                let Pooled { tensor, block } = self.pool.tensor(&sizes(shape), kind).map_err(torch_error)?;
                 (tensor, Some(block))
             }
             // On other devices libtorch keeps memory itself.
@@ -503,16 +504,15 @@ impl Backend for Torch {
         &self,
         call: &PluginCall,
         inputs: &[TorchTensor],
-        seed: u64,
-        saves: bool,
+        run: PluginRun,
     ) -> Made<(Vec<TorchTensor>, Vec<TorchTensor>)> {
         let outputs =
             call.outputs().map(|(shape, dtype)| self.fresh(shape, kind_of(dtype)?)).collect::<Made<Vec<_>>>()?;
-        let saved = match saves {
+        let saved = match run.saves {
             true => call.saved_bytes().map(|bytes| self.fresh([1, bytes], Kind::Uint8)).collect::<Made<Vec<_>>>()?,
             false => Vec::new(),
         };
-        plugin::forward(call, &self.pool, seed, [inputs, &outputs, &saved])?;
+        plugin::forward(call, &self.pool, run, [inputs, &outputs, &saved])?;
         Ok((outputs, saved))
     }
 
@@ -522,21 +522,21 @@ impl Backend for Torch {
         dys: &[TorchTensor],
         saved: &[TorchTensor],
         wants: &[bool],
-        seed: u64,
+        run: PluginRun,
     ) -> Made<Vec<Option<TorchTensor>>> {
         let made = |((shape, dtype), wanted): (([u64; 2], Dtype), &bool)| {
             wanted.then(|| self.fresh(shape, kind_of(dtype)?)).transpose()
         };
         let dinputs = call.inputs().zip(wants).map(made).collect::<Made<Vec<_>>>()?;
-        plugin::backward(call, &self.pool, seed, [dys, saved], &dinputs)?;
+        plugin::backward(call, &self.pool, run, [dys, saved], &dinputs)?;
         Ok(dinputs)
     }
 
-    fn plugin_rematerialize(&self, call: &PluginCall, saved: &[TorchTensor], seed: u64) -> Made<Vec<TorchTensor>> {
+    fn plugin_rematerialize(&self, call: &PluginCall, saved: &[TorchTensor], run: PluginRun) -> Made<Vec<TorchTensor>> {
         let shapes: Vec<_> = call.outputs().collect();
         let made = |&index: &usize| self.fresh(shapes[index].0, kind_of(shapes[index].1)?);
         let outputs = call.plan.rematerializes.iter().map(made).collect::<Made<Vec<_>>>()?;
-        plugin::rematerialize(call, &self.pool, seed, [saved, &outputs])?;
+        plugin::rematerialize(call, &self.pool, run, [saved, &outputs])?;
         Ok(outputs)
     }
 

@@ -5,11 +5,12 @@
 //! tensor of exactly its size. What waits is freed, oldest first, before blocks in use and waiting together would be more
 //! than were ever in use at once: this memory is never more than the program's own peak.
 //!
-//! Nothing here is read before it is written: a block holds what its last tensor left.
+//! Nothing here may be read before it is written: a block holds what its last tensor left.
 
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
+    ops::Deref,
     rc::Rc,
 };
 
@@ -40,6 +41,21 @@ pub(crate) struct Block {
     storage: Option<Tensor>,
 }
 
+/// A tensor and the memory that it lies in.
+#[derive(Debug)]
+pub(crate) struct Pooled {
+    pub(crate) tensor: Tensor,
+    pub(crate) block: Block,
+}
+
+impl Deref for Pooled {
+    type Target = Tensor;
+
+    fn deref(&self) -> &Tensor {
+        &self.tensor
+    }
+}
+
 /// What a tensor's handles share: its memory, and what is charged for it.
 #[derive(Debug)]
 pub(crate) struct Memory {
@@ -49,14 +65,14 @@ pub(crate) struct Memory {
 }
 
 impl Pool {
-    /// A block for this many elements, uninitialised, and the tensor that it is.
-    pub(crate) fn tensor(&self, shape: &[i64], kind: Kind) -> Result<(Tensor, Block), TchError> {
+    /// Memory for this many elements, which are what the last tensor there left, or zeros.
+    pub(crate) fn tensor(&self, shape: &[i64], kind: Kind) -> Result<Pooled, TchError> {
         let elements: i64 = shape.iter().product();
         let bytes = (elements.max(0) as u64 * kind.elt_size_in_bytes() as u64).next_multiple_of(ALIGNMENT);
         let block = self.block(bytes)?;
         let storage = block.storage.as_ref().expect("a block has its memory until it is dropped");
         let tensor = storage.f_view_dtype(kind)?.f_narrow(0, 0, elements)?.f_view(shape)?;
-        Ok((tensor, block))
+        Ok(Pooled { tensor, block })
     }
 
     /// The most bytes that were in use at once.
@@ -81,7 +97,8 @@ impl Pool {
                     let Some((freed, _)) = waiting.pop_front() else { break };
                     state.waiting_bytes.set(state.waiting_bytes.get() - freed);
                 }
-                Tensor::f_empty([bytes as i64], (Kind::Uint8, Device::Cpu))?
+                // Never uninitialised: plugins are handed these bytes, to write but as bytes that may be read.
+                Tensor::f_zeros([bytes as i64], (Kind::Uint8, Device::Cpu))?
             }
         };
         state.used_bytes.set(used);

@@ -16,11 +16,14 @@ use std::{
 };
 
 use rustix::fs::{Advice, fadvise, fstatfs};
-use tch::{Device, Tensor};
+use tch::Device;
 use unswag_abi::doc::Dtype;
 use unswag_engine::{Backend, Charge, EngineError, Meter, Store};
 
-use crate::{Torch, TorchTensor};
+use crate::{
+    Torch, TorchTensor,
+    cpu::{read_bytes, write_bytes},
+};
 
 /// File systems in memory, by the numbers in Linux's `magic.h`.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
@@ -97,7 +100,7 @@ impl Store<TorchTensor> for FileStore {
         let (shape, dtype) = (self.torch.shape(tensor), self.torch.dtype(tensor));
         let host =
             tensor.tensor().f_to_device(Device::Cpu).and_then(|x| x.f_contiguous()).map_err(crate::torch_error)?;
-        let bytes = as_bytes(&host);
+        let bytes = read_bytes(&host)?;
         let failed = |source| OffloadError::Write { folder: self.folder.clone(), bytes: bytes.len() as u64, source };
         self.file.write_all_at(bytes, self.end).map_err(failed)?;
         let charge = self.meter.charge(bytes.len() as u64);
@@ -119,7 +122,8 @@ impl Store<TorchTensor> for FileStore {
         let failed = |source| OffloadError::Read { folder: self.folder.clone(), bytes, source };
         let tensor = self.torch.zeros(slot.shape, slot.dtype)?;
         if tensor.tensor().device() == Device::Cpu {
-            let elements = as_bytes_mut(&tensor);
+            // SAFETY: the tensor was made just now.
+            let elements = unsafe { write_bytes(tensor.tensor())? };
             self.file.read_exact_at(elements, slot.offset).map_err(failed)?;
             return Ok(tensor);
         }
@@ -128,27 +132,4 @@ impl Store<TorchTensor> for FileStore {
         drop(tensor);
         self.torch.tensor_from_bytes(slot.shape, slot.dtype, &elements)
     }
-}
-
-/// The elements of a contiguous tensor in the host's memory.
-fn as_bytes(host: &Tensor) -> &[u8] {
-    let bytes = host.numel() * host.kind().elt_size_in_bytes();
-    if bytes == 0 {
-        return &[];
-    }
-    // SAFETY: the tensor is contiguous and on the CPU, so `bytes` bytes begin at its pointer; the borrow keeps it alive.
-    unsafe { std::slice::from_raw_parts(host.data_ptr().cast::<u8>(), bytes) }
-}
-
-/// The elements of a tensor that was made a moment ago, on the CPU, and has no other handle.
-#[expect(clippy::mut_from_ref, reason = "libtorch's tensors are written through shared handles")]
-fn as_bytes_mut(fresh: &TorchTensor) -> &mut [u8] {
-    let tensor = fresh.tensor();
-    let bytes = tensor.numel() * tensor.kind().elt_size_in_bytes();
-    if bytes == 0 {
-        return &mut [];
-    }
-    // SAFETY: a fresh tensor is contiguous, on the CPU (the caller looked), and nobody else has a handle to it, so that for as
-    // long as it is borrowed these bytes are read and written through this slice alone.
-    unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<u8>(), bytes) }
 }

@@ -2,13 +2,13 @@
 //!
 //! A kernel is given every byte that it may read or write and no other; what it writes is not read before it returns.
 
-use tch::{Kind, Tensor};
+use tch::Kind;
 use unswag_abi::doc::{Device, Meta};
-use unswag_engine::{Buffer, BufferMut, EngineError, PluginCall, PluginLaunch};
+use unswag_engine::{Buffer, BufferMut, EngineError, PluginCall, PluginLaunch, PluginRun};
 
 use crate::{
     cpu::{Done, read_bytes, write_bytes},
-    memory::{Block, Pool},
+    memory::{Pool, Pooled},
     tensor::{TorchTensor, torch_error},
     threads::exec,
 };
@@ -33,38 +33,30 @@ fn filled<'a>(
 }
 
 /// Memory that the plan asks for while the call runs.
-struct Scratch {
-    tensor: Tensor,
-    _block: Block,
+fn scratch(call: &PluginCall, pool: &Pool) -> Result<Pooled, EngineError> {
+    let bytes = i64::try_from(call.plan.scratch_bytes).unwrap_or(i64::MAX);
+    pool.tensor(&[bytes], Kind::Uint8).map_err(torch_error)
 }
 
-impl Scratch {
-    fn of(call: &PluginCall, pool: &Pool) -> Result<Self, EngineError> {
-        let bytes = i64::try_from(call.plan.scratch_bytes).unwrap_or(i64::MAX);
-        let (tensor, block) = pool.tensor(&[bytes], Kind::Uint8).map_err(torch_error)?;
-        Ok(Scratch { tensor, _block: block })
-    }
-
-    fn launch<'a>(&'a self, call: &'a PluginCall, seed: u64, training: bool) -> Result<PluginLaunch<'a>, EngineError> {
-        // SAFETY: the scratch is this call's alone.
-        let scratch = unsafe { write_bytes(&self.tensor)? };
-        Ok(PluginLaunch { seed, scratch, scalars: &call.scalars, threads: exec().threads, training })
-    }
+fn launch<'a>(scratch: &'a Pooled, call: &'a PluginCall, run: PluginRun) -> Result<PluginLaunch<'a>, EngineError> {
+    // SAFETY: the scratch is this call's alone.
+    let scratch = unsafe { write_bytes(&scratch.tensor)? };
+    let PluginRun { seed, saves: training, recomputes } = run;
+    Ok(PluginLaunch { seed, scratch, scalars: &call.scalars, threads: exec().threads, training, recomputes })
 }
 
 /// `outputs` and `saved` are written.
 pub(crate) fn forward(
     call: &PluginCall,
     pool: &Pool,
-    seed: u64,
+    run: PluginRun,
     [inputs, outputs, saved]: [&[TorchTensor]; 3],
 ) -> Done {
-    let scratch = Scratch::of(call, pool)?;
+    let scratch = scratch(call, pool)?;
     let inputs = buffers(call.call.inputs.iter(), inputs)?;
-    let training = !saved.is_empty() || call.plan.saved.is_empty();
     let mut outputs = filled(call.plan.outputs.iter(), outputs.iter().map(Some))?;
     let mut saved = filled(call.plan.saved.iter(), saved.iter().map(Some))?;
-    let launch = scratch.launch(call, seed, training)?;
+    let launch = launch(&scratch, call, run)?;
     let kernel = call.kernel(Device::Cpu)?;
     kernel.forward(launch, &inputs, &mut outputs, &mut saved).map_err(|error| call.fault(error))
 }
@@ -73,26 +65,31 @@ pub(crate) fn forward(
 pub(crate) fn backward(
     call: &PluginCall,
     pool: &Pool,
-    seed: u64,
+    run: PluginRun,
     [dys, saved]: [&[TorchTensor]; 2],
     dinputs: &[Option<TorchTensor>],
 ) -> Done {
-    let scratch = Scratch::of(call, pool)?;
+    let scratch = scratch(call, pool)?;
     let dys = buffers(call.plan.outputs.iter(), dys)?;
     let saved = buffers(call.saved_metas(), saved)?;
     let mut dinputs = filled(call.call.inputs.iter(), dinputs.iter().map(Option::as_ref))?;
-    let launch = scratch.launch(call, seed, true)?;
+    let launch = launch(&scratch, call, run)?;
     let kernel = call.kernel(Device::Cpu)?;
     kernel.backward(launch, &dys, &saved, &mut dinputs).map_err(|error| call.fault(error))
 }
 
 /// `outputs`, those of the plan's list, are written.
-pub(crate) fn rematerialize(call: &PluginCall, pool: &Pool, seed: u64, [saved, outputs]: [&[TorchTensor]; 2]) -> Done {
-    let scratch = Scratch::of(call, pool)?;
+pub(crate) fn rematerialize(
+    call: &PluginCall,
+    pool: &Pool,
+    run: PluginRun,
+    [saved, outputs]: [&[TorchTensor]; 2],
+) -> Done {
+    let scratch = scratch(call, pool)?;
     let saved = buffers(call.saved_metas(), saved)?;
     let metas = call.plan.rematerializes.iter().map(|&index| &call.plan.outputs[index]);
     let mut outputs = filled(metas, outputs.iter().map(Some))?;
-    let launch = scratch.launch(call, seed, true)?;
+    let launch = launch(&scratch, call, run)?;
     let kernel = call.kernel(Device::Cpu)?;
     kernel.rematerialize(launch, &saved, &mut outputs).map_err(|error| call.fault(error))
 }

@@ -17,7 +17,7 @@ pub struct TorchTensor {
 
 impl TorchTensor {
     /// libtorch's own handle, of two dimensions. What is written through it is seen by every handle.
-    pub fn tensor(&self) -> &Tensor {
+    pub(crate) fn tensor(&self) -> &Tensor {
         &self.view
     }
 

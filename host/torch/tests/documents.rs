@@ -5,7 +5,7 @@ mod common;
 
 use common::{Model, assert_close};
 use unswag_abi::doc::Dtype;
-use unswag_engine::{Backend, Batch, EngineError, Grads, IGNORED, Program, Step, Trainable};
+use unswag_engine::{Batch, EngineError, Grads, IGNORED, Program, Step, Trainable};
 use unswag_torch::Torch;
 
 /// Rows of documents of these lengths, behind each other.
@@ -85,22 +85,36 @@ fn packed_documents_do_not_see_each_other() {
     }
 }
 
-/// Long enough for several blocks of queries, whose first keys differ.
+/// Long enough for several blocks of queries, whose first keys differ, and rows whose documents end at other places.
 #[test]
-fn documents_longer_than_a_block_of_queries_give_what_they_give_alone() {
+fn documents_longer_than_a_block_of_queries_give_and_learn_what_they_do_alone() {
     let folder = common::made_once("engine.py", &["families.py"]);
-    let (model, torch) = (Model::open(&folder.join("llama")), Torch::cpu());
-    let program = Program::new(&model.graph, Trainable::Nothing).expect("a model that the engine runs");
-    let params = model.params(&torch, &program);
-    let together = packed(&[&[300, 290, 10]]);
-    let logits = program.forward(&torch, &params, &together).expect("logits");
-    let rows = torch.shape(&logits)[1] as usize;
-    let found = logits.to_f32().expect("readable");
-    let mut start = 0;
-    for batch in alone(&together) {
-        let wanted = program.forward(&torch, &params, &batch).expect("logits").to_f32().expect("readable");
-        assert_close("logits", &found[start * rows..][..wanted.len()], &wanted, 1e-5, 0.0);
-        start += batch.seq as usize;
+    // mistral's window ends within a document.
+    for case in ["llama", "mistral"] {
+        let model = Model::open(&folder.join(case));
+        let program = Program::new(&model.graph, Trainable::Everything).expect("a model that the engine runs");
+        let together = packed(&[&[300, 290, 10], &[520, 80]]);
+        let step = Step { loss_count: Some(1000), ..Step::default() };
+        let mut by_backend = Vec::new();
+        for torch in [Torch::cpu(), Torch::plain_cpu()] {
+            let params = model.params(&torch, &program);
+            let logits = program.forward(&torch, &params, &together).expect("logits").to_f32().expect("readable");
+            let mut grads = Grads::new(&program);
+            program.step(&torch, &params, &together, &step, &mut grads).expect("a step");
+            let (mut each_logits, mut each_grads) = (Vec::new(), Grads::new(&program));
+            for batch in alone(&together) {
+                each_logits
+                    .extend(program.forward(&torch, &params, &batch).expect("logits").to_f32().expect("readable"));
+                program.step(&torch, &params, &batch, &step, &mut each_grads).expect("a step");
+            }
+            let (found, wanted) = (gradients(&grads, &program), gradients(&each_grads, &program));
+            assert_close(&format!("{case}: logits"), &logits, &each_logits, 1e-5, 0.0);
+            assert_close(&format!("{case}: gradients"), &found, &wanted, 1e-4, 0.0);
+            by_backend.push((logits, found));
+        }
+        let [(logits, found), (other_logits, other)] = by_backend.try_into().expect("two");
+        assert_close(&format!("{case}: kernels and libtorch, logits"), &logits, &other_logits, 1e-5, 0.0);
+        assert_close(&format!("{case}: kernels and libtorch, gradients"), &found, &other, 1e-4, 0.0);
     }
 }
 

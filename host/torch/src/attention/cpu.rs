@@ -11,7 +11,7 @@ use unswag_kernels::softmax;
 use super::{Masked, Range, Shape};
 use crate::{
     cpu::{Done, Torchlike, by_element, kernel_error, read, write},
-    memory::{Block, Pool},
+    memory::{Pool, Pooled},
     tensor::torch_error,
     threads::exec,
 };
@@ -22,35 +22,20 @@ struct Scratch<'a> {
     kind: Kind,
 }
 
-/// A tensor of the scratch, and its memory.
-struct Held {
-    tensor: Tensor,
-    _block: Block,
-}
-
-impl std::ops::Deref for Held {
-    type Target = Tensor;
-
-    fn deref(&self) -> &Tensor {
-        &self.tensor
-    }
-}
-
 impl Scratch<'_> {
-    fn of(&self, shape: &[i64], kind: Kind) -> Result<Held, EngineError> {
-        let (tensor, block) = self.pool.tensor(shape, kind).map_err(torch_error)?;
-        Ok(Held { tensor, _block: block })
+    fn of(&self, shape: &[i64], kind: Kind) -> Result<Pooled, EngineError> {
+        self.pool.tensor(shape, kind).map_err(torch_error)
     }
 
     /// A dense copy.
-    fn copy(&self, x: &Tensor) -> Result<Held, EngineError> {
+    fn copy(&self, x: &Tensor) -> Result<Pooled, EngineError> {
         let mut held = self.of(&x.size(), x.kind())?;
         held.tensor.f_copy_(x).map_err(torch_error)?;
         Ok(held)
     }
 
     /// a b, one product for each pair of matrices.
-    fn bmm(&self, a: &Tensor, b: &Tensor) -> Result<Held, EngineError> {
+    fn bmm(&self, a: &Tensor, b: &Tensor) -> Result<Pooled, EngineError> {
         let held = self.of(&[a.size()[0], a.size()[1], b.size()[2]], self.kind)?;
         drop(a.f_bmm_out(&held.tensor, b).map_err(torch_error)?);
         Ok(held)
@@ -170,7 +155,7 @@ fn backward_in<T: Torchlike>(
     let (q, dy, k, v, dq) = places().map_err(torch_error)?;
     let (delta, lse) = (shape.queries(&delta, 1).map_err(torch_error)?, shape.queries(lse, 1).map_err(torch_error)?);
     let (k, v) = (scratch.copy(&k)?, scratch.copy(&v)?);
-    let sums = |d: i64| -> Result<Held, EngineError> {
+    let sums = |d: i64| -> Result<Pooled, EngineError> {
         let mut held = scratch.of(&[b * h, t, d], Kind::Float)?;
         drop(held.tensor.f_zero_().map_err(torch_error)?);
         Ok(held)
@@ -191,7 +176,7 @@ fn backward_in<T: Torchlike>(
             softmax::backward(exec(), &block(&range, masked, sequence), p, ds, &lse[rows.clone()], &delta[rows])
                 .map_err(kernel_error)?;
         }
-        let add = |sum: &Held, weights: &Held, rows: &Held| -> Done {
+        let add = |sum: &Pooled, weights: &Pooled, rows: &Pooled| -> Done {
             let part = scratch.bmm(&weights.f_transpose(1, 2).map_err(torch_error)?, rows)?;
             keys(sum).and_then(|mut sum| sum.f_add_(&part)).map(drop).map_err(torch_error)
         };
@@ -200,7 +185,7 @@ fn backward_in<T: Torchlike>(
         let part = scratch.bmm(&dp, &keys(&k).map_err(torch_error)?)?;
         shape.put(&dq, &part, &range, shape.d).map_err(torch_error)?;
     }
-    let back = |sum: &Held, to: &Tensor, d: i64| {
+    let back = |sum: &Pooled, to: &Tensor, d: i64| {
         let sum = sum.f_view([b, h, t, d])?.f_permute([0, 2, 1, 3])?;
         to.f_view([b, t, h, d])?.f_copy_(&sum)
     };
@@ -225,10 +210,10 @@ impl Shape {
     }
 
     /// A range's queries as a dense \[b h, g queries, d\].
-    fn pack(&self, x: &Tensor, range: &Range, scratch: &Scratch<'_>, d: i64) -> Result<Held, EngineError> {
+    fn pack(&self, x: &Tensor, range: &Range, scratch: &Scratch<'_>, d: i64) -> Result<Pooled, EngineError> {
         let part = x.f_narrow(3, range.first_query, range.queries).map_err(torch_error)?;
-        let Held { tensor, _block } = scratch.copy(&part)?;
+        let Pooled { tensor, block } = scratch.copy(&part)?;
         let tensor = tensor.f_view([self.b * self.h, self.g * range.queries, d]).map_err(torch_error)?;
-        Ok(Held { tensor, _block })
+        Ok(Pooled { tensor, block })
     }
 }
