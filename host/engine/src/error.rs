@@ -12,7 +12,8 @@ pub enum EngineError {
     #[error("LoRA: no linear layer matches {targets}; the model has {known}")]
     NoTarget { targets: String, known: String },
     #[error(
-        "a step of {batch} x {seq} tokens does not fit {}: the least that it takes is {}; give it that, or fewer tokens",
+        "a step of {batch} x {seq} tokens does not fit {}: the least that it takes is {} ({least_bytes} bytes); \
+         give it that, or fewer tokens",
         mib(*budget_bytes), mib(*least_bytes)
     )]
     Budget { batch: u64, seq: u64, budget_bytes: u64, least_bytes: u64 },
