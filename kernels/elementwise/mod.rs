@@ -1,4 +1,4 @@
-//! The plain element-wise ops: relu, the residual sum, scaling, and conversion between element types.
+//! The plain element-wise ops: relu, the residual sum, scaling, by columns too, dropout, and conversion between element types.
 //!
 //! Layout: contiguous slices of any length and alignment. Bytes per element, e bytes wide: in place 2e, with a second operand
 //! 3e. Precision: f32 inside, rounded once at the store, as torch does.
@@ -16,7 +16,8 @@ use dispatch::{Done, Map};
 use crate::{
     Element, Exec, KernelError,
     error::length,
-    rows::{Pair, load, padded, store},
+    random::RowRandom,
+    rows::{Pair, load, padded, rows_per_task, store},
     simd::{Body, Simd},
 };
 
@@ -65,6 +66,49 @@ pub fn scale<T: Element>(exec: Exec, x: &mut [T], by: f32) -> Result<(), KernelE
     T::map(exec, Map::Scale(by), x, None)
 }
 
+/// x\[i, j\] = x\[i, j\] factors\[j\], in place. x: \[rows, cols\]; factors: \[cols\].
+///
+/// # Errors
+/// Where the length of x is not a multiple of the factors', or the CPU lacks `exec.isa`. Then nothing was written.
+pub fn mul_columns<T: Element>(exec: Exec, x: &mut [T], factors: &[f32]) -> Result<(), KernelError> {
+    length("mul_columns", "x", x.len().next_multiple_of(factors.len().max(1)), x.len())?;
+    T::mul_columns(exec, x, factors)
+}
+
+/// Which elements dropout drops, and what the others are multiplied by.
+#[derive(Clone, Copy, Debug)]
+pub struct Mask {
+    p: f32,
+    scale: f32,
+    seed: u64,
+    first_row: u64,
+}
+
+impl Mask {
+    /// Each element is dropped with probability `p`, in steps of 2^-24, and the others grow to make up for it. Which ones is
+    /// a function of `seed`, row and column alone, the first row being number `first_row`.
+    pub fn new(p: f64, seed: u64, first_row: u64) -> Self {
+        let p = p.clamp(0.0, 1.0);
+        // Where all are dropped nothing is multiplied.
+        let scale = if p < 1.0 { (1.0 / (1.0 - p)) as f32 } else { 0.0 };
+        Mask { p: p as f32, scale, seed, first_row }
+    }
+
+    fn row(self, row: usize) -> RowRandom {
+        RowRandom::new(self.seed, 0, 0, self.first_row.wrapping_add(row as u64))
+    }
+}
+
+/// to = from / (1 - p), and 0 where the mask drops the element, whatever it was. from, to: \[rows, cols\].
+///
+/// # Errors
+/// As [`relu_backward`]; also where the length is not a multiple of `cols`.
+pub fn dropout<T: Element>(exec: Exec, mask: Mask, cols: usize, from: &[T], to: &mut [T]) -> Result<(), KernelError> {
+    length("dropout", "to", from.len(), to.len())?;
+    length("dropout", "from", from.len().next_multiple_of(cols.max(1)), from.len())?;
+    T::dropout(exec, mask, cols.max(1), from, to)
+}
+
 /// to = from in f32, exactly. from, to: \[n\].
 ///
 /// # Errors
@@ -97,6 +141,85 @@ fn map_chunks<T: Element>(exec: Exec, map: Map, a: &mut [T], b: Option<&[T]>) ->
 fn cast_chunks<A: Element, B: Element>(exec: Exec, from: &[A], to: &mut [B]) -> Done {
     let work = from.chunks(CHUNK).zip(to.chunks_mut(CHUNK));
     exec.for_each(from.len().div_ceil(CHUNK), work, |(from, to)| B::launch(exec.isa, Cast { from, to }))
+}
+
+fn mul_rows<T: Element>(exec: Exec, x: &mut [T], factors: &[f32]) -> Done {
+    let rows = rows_per_task(factors.len()) * factors.len().max(1);
+    exec.for_each(x.len().div_ceil(rows), x.chunks_mut(rows), |x| T::launch(exec.isa, Columns { x, factors }))
+}
+
+struct Columns<'a, T> {
+    x: &'a mut [T],
+    factors: &'a [f32],
+}
+
+impl<T: Element> Body for Columns<'_, T> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (factors, last) = self.factors.as_chunks::<32>();
+        let times = |x: Pair<S>, factors: &[f32; 32]| {
+            let factors = load(s, factors);
+            [s.mul(x[0], factors[0]), s.mul(x[1], factors[1])]
+        };
+        for x in self.x.chunks_mut(self.factors.len().max(1)) {
+            let (blocks, tail) = x.as_chunks_mut::<32>();
+            for (x, factors) in blocks.iter_mut().zip(factors) {
+                let value = times(load(s, x), factors);
+                store(s, x, value);
+            }
+            if !tail.is_empty() {
+                let mut x = padded(tail);
+                let value = times(load(s, &x), &padded(last));
+                store(s, &mut x, value);
+                tail.copy_from_slice(&x[..tail.len()]);
+            }
+        }
+    }
+}
+
+fn drop_rows<T: Element>(exec: Exec, mask: Mask, cols: usize, from: &[T], to: &mut [T]) -> Done {
+    let rows = rows_per_task(cols);
+    let work = from.chunks(rows * cols).zip(to.chunks_mut(rows * cols)).enumerate();
+    exec.for_each(from.len().div_ceil(rows * cols), work, |(task, (from, to))| {
+        T::launch(exec.isa, Dropout { mask, first_row: task * rows, cols, from, to })
+    })
+}
+
+struct Dropout<'a, T> {
+    mask: Mask,
+    first_row: usize,
+    cols: usize,
+    from: &'a [T],
+    to: &'a mut [T],
+}
+
+impl<T: Element> Body for Dropout<'_, T> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Dropout { mask, first_row, cols, from, to } = self;
+        let dropped = |random: RowRandom, from: &[T; 32], to: &mut [T; 32], column: usize| {
+            let (p, scale, zero) = (s.splat(mask.p), s.splat(mask.scale), s.splat(0.0));
+            let part = |half: usize, x: S::F| {
+                let keeps = s.ge(random.lanes(s, column + 16 * half), p);
+                s.select(keeps, s.mul(x, scale), zero)
+            };
+            let [low, high] = load(s, from);
+            store(s, to, [part(0, low), part(1, high)]);
+        };
+        for (row, (from, to)) in from.chunks(cols).zip(to.chunks_mut(cols)).enumerate() {
+            let random = mask.row(first_row + row);
+            let (blocks, tail) = from.as_chunks::<32>();
+            let (to_blocks, to_tail) = to.as_chunks_mut::<32>();
+            for (index, (from, to)) in blocks.iter().zip(to_blocks).enumerate() {
+                dropped(random, from, to, 32 * index);
+            }
+            if !tail.is_empty() {
+                let mut to = [T::ZERO; 32];
+                dropped(random, &padded(tail), &mut to, 32 * blocks.len());
+                to_tail.copy_from_slice(&to[..tail.len()]);
+            }
+        }
+    }
 }
 
 struct Unary<'a, T> {

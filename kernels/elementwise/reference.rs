@@ -1,5 +1,6 @@
 //! The specification of the element-wise ops.
 
+use super::Mask;
 use crate::Element;
 
 /// [`super::relu`].
@@ -31,6 +32,21 @@ pub fn add<T: Element>(a: &mut [T], b: &[T]) {
 pub fn scale<T: Element>(x: &mut [T], by: f32) {
     for x in x {
         *x = T::from_f32(x.to_f32() * by);
+    }
+}
+
+/// [`super::mul_columns`].
+pub fn mul_columns<T: Element>(x: &mut [T], factors: &[f32]) {
+    for (index, x) in x.iter_mut().enumerate() {
+        *x = T::from_f32(x.to_f32() * factors[index % factors.len()]);
+    }
+}
+
+/// [`super::dropout`].
+pub fn dropout<T: Element>(mask: Mask, cols: usize, from: &[T], to: &mut [T]) {
+    for (index, (from, to)) in from.iter().zip(to).enumerate() {
+        let number = mask.row(index / cols).at(index % cols);
+        *to = if number >= mask.p { T::from_f32(from.to_f32() * mask.scale) } else { T::ZERO };
     }
 }
 

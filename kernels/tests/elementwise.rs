@@ -6,7 +6,7 @@ use common::{awkward, execs, same, shifted};
 use half::{bf16, f16};
 use unswag_kernels::{
     Element, Exec, KernelError,
-    elementwise::{self, reference},
+    elementwise::{self, Mask, reference},
 };
 
 const SIZES: [usize; 9] = [0, 1, 15, 31, 32, 33, 65, 6 * 42 * 123, 3 * 32768 + 7];
@@ -20,6 +20,10 @@ fn agrees<T: Element>() {
         reference::relu_backward(&b, &mut relu_backward);
         reference::add(&mut add, &b);
         reference::scale(&mut scale, 0.3);
+        let (mut dropped, mut columns) = (a.clone(), a.clone());
+        let cols = [41, 7, 1].into_iter().find(|cols| n % cols == 0).unwrap();
+        reference::dropout(Mask::new(0.1, 5, 9), cols, &b, &mut dropped);
+        reference::mul_columns(&mut columns, &wide[..n.min(cols)]);
         let (mut widened, mut narrowed) = (vec![0.0; n], vec![T::ZERO; n]);
         reference::cast(&a, &mut widened);
         reference::cast(&wide, &mut narrowed);
@@ -40,6 +44,12 @@ fn agrees<T: Element>() {
             let mut got = a.clone();
             elementwise::scale(exec, &mut got, 0.3).unwrap();
             check("scale", &got, &scale);
+            let mut got = a.clone();
+            elementwise::mul_columns(exec, &mut got, &wide[..n.min(cols)]).unwrap();
+            check("mul_columns", &got, &columns);
+            let mut got = a.clone();
+            elementwise::dropout(exec, Mask::new(0.1, 5, 9), cols, &b, &mut got).unwrap();
+            check("dropout", &got, &dropped);
             let mut got = vec![7.0; n];
             elementwise::to_f32(exec, &a, &mut got).unwrap();
             same(&got, &widened).unwrap_or_else(|e| panic!("to_f32 {} x {n}, {exec:?}: {e}", T::NAME));
@@ -67,6 +77,38 @@ fn nan_comes_through_and_relu_of_minus_zero_is_zero() {
     let mut dy = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
     elementwise::relu_backward(exec, &x, &mut dy).unwrap();
     assert_eq!(dy, [1.0, 0.0, 0.0, 4.0, 0.0, 6.0]);
+}
+
+#[test]
+fn dropout_drops_its_share_and_keeps_the_mean() {
+    let (exec, n) = (Exec::new(2), 1 << 20);
+    let (ones, mut y) = (vec![1.0f32; n], vec![7.0; n]);
+    for p in [0.0, 0.003, 0.1, 0.5, 0.9, 1.0] {
+        elementwise::dropout(exec, Mask::new(p, 11, 0), 64, &ones, &mut y).unwrap();
+        let dropped = y.iter().filter(|y| **y == 0.0).count() as f64 / n as f64;
+        // Five standard deviations of a share of n draws.
+        let off = 5.0 * (p * (1.0 - p) / n as f64).sqrt();
+        assert!((dropped - p).abs() <= off, "{dropped} of all are dropped at {p}");
+        let kept = (1.0 / (1.0 - p)) as f32;
+        assert!(y.iter().all(|y| *y == 0.0 || *y == kept), "{p}");
+        let mut other = vec![7.0; n];
+        elementwise::dropout(exec, Mask::new(p, 12, 0), 64, &ones, &mut other).unwrap();
+        let agree = y.iter().zip(&other).filter(|(a, b)| a == b).count() as f64 / n as f64;
+        let expected = p * p + (1.0 - p) * (1.0 - p);
+        let off = 5.0 * (expected * (1.0 - expected) / n as f64).sqrt();
+        assert!((agree - expected).abs() <= off, "another seed agrees on {agree} at {p}, expected {expected}");
+    }
+}
+
+#[test]
+fn dropout_of_some_rows_is_those_rows_of_dropout_of_all() {
+    let exec = Exec::new(2);
+    let (x, cols) = (awkward::<bf16>(1, 50 * 37), 37);
+    let (mut whole, mut part) = (x.clone(), x[20 * cols..].to_vec());
+    elementwise::dropout(exec, Mask::new(0.3, 8, 0), cols, &x, &mut whole).unwrap();
+    elementwise::dropout(exec, Mask::new(0.3, 8, 20), cols, &x[20 * cols..], &mut part).unwrap();
+    same(&part, &whole[20 * cols..]).unwrap();
+    assert!(elementwise::dropout(exec, Mask::new(0.3, 8, 0), 40, &x, &mut whole).is_err(), "no whole rows");
 }
 
 #[test]

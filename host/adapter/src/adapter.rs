@@ -8,7 +8,7 @@ use std::{
 
 use serde::Deserialize;
 use serde_json::Value as Json;
-use unswag_checkpoint::{Checkpoint, regular_file};
+use unswag_checkpoint::{Checkpoint, TensorInfo, regular_file};
 
 use crate::{AdapterError, float};
 
@@ -25,6 +25,8 @@ struct Config {
     lora_alpha: f64,
     #[serde(default)]
     use_rslora: bool,
+    #[serde(default)]
+    use_dora: bool,
     #[serde(default)]
     fan_in_fan_out: bool,
     #[serde(flatten)]
@@ -63,7 +65,8 @@ impl Adapter {
         for name in &names {
             let module = name.strip_prefix(PREFIX).and_then(|name| {
                 let of = |end| name.strip_suffix(end);
-                of(".lora_A.weight").or_else(|| of(".lora_B.weight"))
+                let magnitude = || of(".lora_magnitude_vector").filter(|_| adapter.config.use_dora);
+                of(".lora_A.weight").or_else(|| of(".lora_B.weight")).or_else(magnitude)
             });
             let Some(module) = module else {
                 let expected = format!("{PREFIX}MODULE.lora_A.weight or .lora_B.weight");
@@ -95,6 +98,11 @@ impl Adapter {
         self.config.use_rslora
     }
 
+    /// Whether each output has a magnitude (DoRA).
+    pub fn use_dora(&self) -> bool {
+        self.config.use_dora
+    }
+
     /// Whether the base stores the adapted weights \[in, out\].
     pub fn is_stored_transposed(&self) -> bool {
         self.config.fan_in_fan_out
@@ -105,13 +113,22 @@ impl Adapter {
     /// # Errors
     /// The file cannot be read, or changed since it was opened.
     pub fn matrices(&self, module: &AdapterModule) -> Result<[Vec<f64>; 2], AdapterError> {
-        let read = |name: String| -> Result<Vec<f64>, AdapterError> {
-            let mut bytes = Vec::new();
-            self.weights.read(&name, &mut bytes)?;
-            let dtype = self.weights.tensor(&name).map(|tensor| tensor.dtype);
-            Ok(float::decode(dtype.expect("it was checked when the adapter was opened"), &bytes))
-        };
-        Ok([read(a_name(&module.module))?, read(b_name(&module.module))?])
+        Ok([self.read(&a_name(&module.module))?, self.read(&b_name(&module.module))?])
+    }
+
+    /// DoRA's magnitudes of a module, \[out\]; `None` where the adapter has none.
+    ///
+    /// # Errors
+    /// As [`Adapter::matrices`].
+    pub fn magnitude(&self, module: &AdapterModule) -> Result<Option<Vec<f64>>, AdapterError> {
+        self.config.use_dora.then(|| self.read(&magnitude_name(&module.module))).transpose()
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<f64>, AdapterError> {
+        let mut bytes = Vec::new();
+        self.weights.read(name, &mut bytes)?;
+        let dtype = self.weights.tensor(name).map(|tensor| tensor.dtype);
+        Ok(float::decode(dtype.expect("it was checked when the adapter was opened"), &bytes))
     }
 
     fn check(&self, module: &str) -> Result<AdapterModule, AdapterError> {
@@ -119,6 +136,15 @@ impl Adapter {
         if b_r != r || r == 0 {
             let (expected, got) = (format!("[{output}, {r}], as lora_A has it"), format!("[{output}, {b_r}]"));
             return Err(self.tensor_error(&b_name(module), expected, got));
+        }
+        if self.config.use_dora {
+            let name = magnitude_name(module);
+            let found = self.weights.tensor(&name);
+            let fits = |tensor: &TensorInfo<'_>| *tensor.shape == [output] && float::is_known(tensor.dtype);
+            if !found.as_ref().is_some_and(fits) {
+                let got = found.map_or("no such tensor".into(), |found| format!("{} {:?}", found.dtype, found.shape));
+                return Err(self.tensor_error(&name, format!("[{output}] of F32, F64, F16 or BF16"), got));
+            }
         }
         let alpha = self.config.lora_alpha;
         let scale = alpha / if self.config.use_rslora { (r as f64).sqrt() } else { r as f64 };
@@ -148,6 +174,11 @@ fn a_name(module: &str) -> String {
 
 fn b_name(module: &str) -> String {
     format!("{PREFIX}{module}.lora_B.weight")
+}
+
+/// The one without `.weight` at its end.
+fn magnitude_name(module: &str) -> String {
+    format!("{PREFIX}{module}.lora_magnitude_vector")
 }
 
 fn read_config(path: &Path) -> Result<Config, AdapterError> {
@@ -181,7 +212,6 @@ fn read_config(path: &Path) -> Result<Config, AdapterError> {
         _ => false,
     };
     let understood = [
-        "use_dora",
         "bias",
         "lora_bias",
         "modules_to_save",
@@ -200,7 +230,7 @@ fn read_config(path: &Path) -> Result<Config, AdapterError> {
     }
     for name in understood {
         if let Some(value) = config.others.get(name).filter(|value| !is_unused(value)) {
-            return Err(refused(name, "unused: nothing but plain LoRA is understood", value.to_string()));
+            return Err(refused(name, "unused: nothing but LoRA, rsLoRA and DoRA is understood", value.to_string()));
         }
     }
     Ok(config)

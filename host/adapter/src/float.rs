@@ -19,8 +19,8 @@ pub(crate) fn decode(dtype: Dtype, bytes: &[u8]) -> Vec<f64> {
     }
 }
 
-/// Writes one element, and gives back what was written.
-pub(crate) fn encode(dtype: Dtype, value: f64, bytes: &mut [u8]) -> f64 {
+/// Writes one element, rounded to nearest and little-endian, and gives back what was written.
+pub fn encode(dtype: Dtype, value: f64, bytes: &mut [u8]) -> f64 {
     match dtype {
         Dtype::F32 => {
             let rounded = value as f32;

@@ -11,4 +11,5 @@ mod merge;
 
 pub use adapter::{Adapter, AdapterModule};
 pub use error::AdapterError;
+pub use float::encode;
 pub use merge::{MergeReport, ModuleDelta, merge};

@@ -21,6 +21,7 @@ mod layout;
 mod lock;
 mod open;
 mod output_path;
+mod rewrite;
 mod staging;
 mod table;
 mod text;
@@ -37,6 +38,7 @@ pub use header::{Header, HeaderError, TensorFault, check_name, header_length, pa
 pub use layout::{RECORD, SideFile, SkipReason, Skipped};
 pub use open::regular_file;
 pub use output_path::Existing;
+pub use rewrite::rewrite;
 pub use staging::{Commit, Durability, Published, Staging, Written, atomic_write_file};
 pub use table::{TensorInfo, TensorTable};
 pub use text::{Quoted, human_bytes};

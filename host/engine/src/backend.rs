@@ -115,6 +115,15 @@ pub struct CrossEntropy {
     pub sum: f64,
 }
 
+/// Which elements are dropped.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dropout {
+    pub p: f64,
+    pub seed: u64,
+    /// The number of x's first row, where x is a stretch of rows of something longer.
+    pub first_row: u64,
+}
+
 pub trait Backend {
     /// A shared handle to a tensor.
     type Tensor: Clone;
@@ -155,6 +164,18 @@ pub trait Backend {
     ) -> Result<(), EngineError>;
     /// x + bias, in x's memory. bias: one row.
     fn add_bias(&self, x: Self::Tensor, bias: &Self::Tensor) -> Result<Self::Tensor, EngineError>;
+    /// x factors, each column by its own (f32, one row); in x's memory where its handle is the only one.
+    fn mul_columns(&self, x: Self::Tensor, factors: &Self::Tensor) -> Result<Self::Tensor, EngineError>;
+    /// The lengths (f32, one row) of the outputs' weights in weight + scale product: of its rows, or, where the view is as it
+    /// is, of its columns.
+    fn weight_norms(
+        &self,
+        weight: (&Self::Tensor, View),
+        scale: f64,
+        product: &Self::Tensor,
+    ) -> Result<Self::Tensor, EngineError>;
+    /// a / b element by element, in f32, and 0 where b is 0.
+    fn ratio(&self, a: &Self::Tensor, b: &Self::Tensor) -> Result<Self::Tensor, EngineError>;
     /// The sum over rows, one row, in f32.
     fn sum_rows(&self, x: &Self::Tensor) -> Result<Self::Tensor, EngineError>;
 
@@ -243,6 +264,15 @@ pub trait Backend {
         spec: &AttentionSpec,
     ) -> Result<[Self::Tensor; 3], EngineError>;
 
+    /// dsinks (f32, one row of `heads`). `saved`: y and the log-sum-exp.
+    fn attention_sinks_backward(
+        &self,
+        dy: &Self::Tensor,
+        saved: [&Self::Tensor; 2],
+        sinks: &Self::Tensor,
+        spec: &AttentionSpec,
+    ) -> Result<Self::Tensor, EngineError>;
+
     fn activation(&self, x: &Self::Tensor, of: Activation) -> Result<Self::Tensor, EngineError>;
     /// dx = dy act'(x).
     fn activation_backward(
@@ -267,8 +297,8 @@ pub trait Backend {
     fn softmax(&self, x: &Self::Tensor) -> Result<Self::Tensor, EngineError>;
     /// dx = y (dy - sum(y dy)).
     fn softmax_backward(&self, dy: &Self::Tensor, y: &Self::Tensor) -> Result<Self::Tensor, EngineError>;
-    /// x mask / (1 - p), the mask being a function of `seed` and the element's place alone.
-    fn dropout(&self, x: &Self::Tensor, p: f64, seed: u64) -> Result<Self::Tensor, EngineError>;
+    /// x mask / (1 - p), the mask being a function of the seed, the row and the column alone.
+    fn dropout(&self, x: &Self::Tensor, of: &Dropout) -> Result<Self::Tensor, EngineError>;
 
     /// A plugin's op: its outputs, and what its plan saves of its own. `inputs`: the node's, then its parameters.
     #[expect(clippy::type_complexity, reason = "two lists of tensors")]

@@ -9,6 +9,7 @@ use unswag_abi::doc::{Attrs, Dtype, Graph, Node as GraphNode};
 
 use crate::{
     Activation, AttentionSpec, EmbeddingSpec, EngineError, Gate, LayerNorm, PluginOps, RmsNorm, RopeSpec, View,
+    linear::Linear,
     ops::{Ids, Op},
     plugin::PluginOp,
     program::Node,
@@ -98,7 +99,7 @@ impl Compile<'_> {
             "linear" => {
                 let is_stored_transposed = attrs.flag("transposed");
                 let weight_view = if is_stored_transposed { View::AsIs } else { View::Transposed };
-                Op::Linear { weight: weight()?, bias: self.param(node, "bias")?, weight_view, adapter: None }
+                Op::Linear(Linear { weight: weight()?, bias: self.param(node, "bias")?, weight_view, adapter: None })
             }
             "rms_norm" => {
                 let spec = RmsNorm {

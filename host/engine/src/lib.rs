@@ -16,6 +16,7 @@ mod batch;
 mod compile;
 mod error;
 mod ledger;
+mod linear;
 mod lora;
 mod meta;
 mod meter;
@@ -33,10 +34,12 @@ mod tape;
 mod trace;
 
 pub use backend::{
-    Activation, AttentionSpec, Backend, CrossEntropy, EmbeddingSpec, Gate, IGNORED, LayerNorm, RmsNorm, RopeSpec, View,
+    Activation, AttentionSpec, Backend, CrossEntropy, Dropout, EmbeddingSpec, Gate, IGNORED, LayerNorm, RmsNorm,
+    RopeSpec, View,
 };
 pub use batch::Batch;
 pub use error::EngineError;
+pub use linear::dora_norms;
 pub use lora::{Adapter, LoraSpec};
 pub use meta::{Meta, MetaTensor};
 pub use meter::{Charge, Meter};

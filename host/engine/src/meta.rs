@@ -5,8 +5,8 @@ use std::{cell::Cell, rc::Rc};
 use unswag_abi::doc::Dtype;
 
 use crate::{
-    Activation, AttentionSpec, Backend, CrossEntropy, EmbeddingSpec, EngineError, Gate, Held, LayerNorm, Meter, Place,
-    PluginCall, PluginRun, RmsNorm, RopeSpec, View, Work,
+    Activation, AttentionSpec, Backend, CrossEntropy, Dropout, EmbeddingSpec, EngineError, Gate, Held, LayerNorm,
+    Meter, Place, PluginCall, PluginRun, RmsNorm, RopeSpec, View, Work,
     ledger::{Entry, Ledger},
 };
 
@@ -180,6 +180,21 @@ impl Backend for Meta {
         Ok(x)
     }
 
+    fn mul_columns(&self, x: MetaTensor, _factors: &MetaTensor) -> Made {
+        self.moves(&x, 2.0);
+        self.in_place(x)
+    }
+
+    fn weight_norms(&self, (weight, view): (&MetaTensor, View), _scale: f64, product: &MetaTensor) -> Made {
+        self.moves(weight, 1.0);
+        self.moves(product, 1.0);
+        Ok(self.tensor([1, weight.shape[usize::from(view == View::AsIs)]], Dtype::F32))
+    }
+
+    fn ratio(&self, a: &MetaTensor, _b: &MetaTensor) -> Made {
+        Ok(self.tensor(a.shape, Dtype::F32))
+    }
+
     fn sum_rows(&self, x: &MetaTensor) -> Made {
         self.moves(x, 1.0);
         Ok(self.tensor([1, x.shape[1]], Dtype::F32))
@@ -299,6 +314,17 @@ impl Backend for Meta {
         Ok([self.like(q)?, self.like(k)?, self.like(v)?])
     }
 
+    fn attention_sinks_backward(
+        &self,
+        dy: &MetaTensor,
+        _saved: [&MetaTensor; 2],
+        _sinks: &MetaTensor,
+        spec: &AttentionSpec,
+    ) -> Made {
+        self.moves(dy, 2.0);
+        Ok(self.tensor([1, spec.heads], Dtype::F32))
+    }
+
     fn activation(&self, x: &MetaTensor, _of: Activation) -> Made {
         self.moves(x, 2.0);
         self.like(x)
@@ -345,7 +371,7 @@ impl Backend for Meta {
         self.like(dy)
     }
 
-    fn dropout(&self, x: &MetaTensor, _p: f64, _seed: u64) -> Made {
+    fn dropout(&self, x: &MetaTensor, _of: &Dropout) -> Made {
         self.moves(x, 2.0);
         self.like(x)
     }

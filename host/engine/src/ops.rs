@@ -8,8 +8,8 @@ use unswag_abi::doc::Dtype;
 use unswag_graph::Sizes;
 
 use crate::{
-    Activation, AttentionSpec, Backend, Batch, EmbeddingSpec, EngineError, Gate, Grads, LayerNorm, PluginRun, RmsNorm,
-    RopeSpec, View, plugin::PluginOp, rope::Rotary,
+    Activation, AttentionSpec, Backend, Batch, Dropout, EmbeddingSpec, EngineError, Gate, Grads, LayerNorm, PluginRun,
+    RmsNorm, RopeSpec, linear::Linear, plugin::PluginOp, rope::Rotary,
 };
 
 /// Which of the batch's number lists a node reads.
@@ -23,7 +23,7 @@ pub(crate) enum Ids {
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
     Embedding { weight: usize, spec: EmbeddingSpec, ids: Ids },
-    Linear { weight: usize, bias: Option<usize>, weight_view: View, adapter: Option<LinearAdapter> },
+    Linear(Linear),
     RmsNorm { weight: usize, spec: RmsNorm },
     LayerNorm { weight: usize, bias: Option<usize>, spec: LayerNorm },
     Rotary { rotary: Rotary, dtype: Dtype },
@@ -44,14 +44,6 @@ pub(crate) enum Op {
     Plugin(Box<PluginOp>),
 }
 
-/// y += scale (x A^T) B^T. a: \[r, in\]; b: \[out, r\].
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LinearAdapter {
-    pub a: usize,
-    pub b: usize,
-    pub scale: f64,
-}
-
 /// What an op may look at besides its inputs.
 pub(crate) struct Cx<'a, B: Backend> {
     pub backend: &'a B,
@@ -66,6 +58,8 @@ pub(crate) struct Cx<'a, B: Backend> {
     pub drops: bool,
     /// Whether anybody will use the outputs: where not, an op may leave them out.
     pub outputs: bool,
+    /// The number of the inputs' first row, where they are a stretch of the batch's.
+    pub first_row: u64,
     /// Whether the node's forward has run before in this step.
     pub recomputes: bool,
 }
@@ -85,32 +79,7 @@ impl Op {
         let one = |y| (vec![y], Vec::new());
         Ok(match self {
             Op::Embedding { weight, spec, ids } => one(b.embedding(&cx.params[*weight], cx.ids(*ids), spec)?),
-            Op::Linear { weight, bias, weight_view, adapter } => {
-                let x = next();
-                let mut outputs = Vec::new();
-                if cx.outputs {
-                    let y = b.matmul(&x, View::AsIs, &cx.params[*weight], *weight_view)?;
-                    outputs.push(match bias {
-                        Some(bias) => b.add_bias(y, &cx.params[*bias])?,
-                        None => y,
-                    });
-                }
-                let mut saved = Vec::new();
-                let mut down = None;
-                if let Some(adapter) = adapter {
-                    let made = b.matmul(&x, View::AsIs, &cx.params[adapter.a], View::Transposed)?;
-                    for y in &outputs {
-                        let up = (&cx.params[adapter.b], View::Transposed);
-                        b.matmul_add(y, adapter.scale, (&made, View::AsIs), up)?;
-                    }
-                    down = Some(made);
-                }
-                if self.needs_x(cx.trainable) {
-                    saved.push(x);
-                    saved.extend(down);
-                }
-                (outputs, saved)
-            }
+            Op::Linear(layer) => layer.forward(cx, next())?,
             Op::RmsNorm { weight, spec } => {
                 let x = next();
                 let (y, rstd) = b.rms_norm(&x, &cx.params[*weight], spec)?;
@@ -180,7 +149,7 @@ impl Op {
                 let y = b.softmax(&next())?;
                 (vec![y.clone()], vec![y])
             }
-            Op::Dropout { p } if *p > 0.0 && cx.drops => one(b.dropout(&next(), *p, cx.seed)?),
+            Op::Dropout { p } if *p > 0.0 && cx.drops => one(b.dropout(&next(), &cx.dropout(*p))?),
             Op::Dropout { .. } => one(next()),
             Op::Plugin(op) => {
                 let mut all: Vec<_> = inputs.collect();
@@ -218,42 +187,7 @@ impl Op {
                 }
                 Vec::new()
             }
-            Op::Linear { weight, bias, weight_view, adapter } => {
-                let dy = dy();
-                let mut saved = saved.into_iter();
-                if let Some(bias) = bias.filter(|&bias| cx.trainable[bias]) {
-                    grads.add(b, bias, b.sum_rows(&dy)?)?;
-                }
-                let x = saved.next();
-                if let Some(x) = x.as_ref().filter(|_| cx.trainable[*weight]) {
-                    let dweight = grads.of(b, *weight, b.shape(&cx.params[*weight]))?;
-                    let [left, right] = if *weight_view == View::Transposed { [&dy, x] } else { [x, &dy] };
-                    b.matmul_add(&dweight, 1.0, (left, View::Transposed), (right, View::AsIs))?;
-                }
-                let mut ddown = None;
-                if let (Some(adapter), Some(x)) = (adapter, &x) {
-                    let down = saved.next().expect("a layer with an adapter saves x A^T");
-                    let db = grads.of(b, adapter.b, b.shape(&cx.params[adapter.b]))?;
-                    b.matmul_add(&db, adapter.scale, (&dy, View::Transposed), (&down, View::AsIs))?;
-                    drop(down);
-                    let made = b.matmul(&dy, View::AsIs, &cx.params[adapter.b], View::AsIs)?;
-                    let made = b.scale(made, adapter.scale)?;
-                    let da = grads.of(b, adapter.a, b.shape(&cx.params[adapter.a]))?;
-                    b.matmul_add(&da, 1.0, (&made, View::Transposed), (x, View::AsIs))?;
-                    ddown = Some((made, adapter.a));
-                }
-                drop(x);
-                if !needs[0] {
-                    return Ok(vec![None]);
-                }
-                let back = if *weight_view == View::Transposed { View::AsIs } else { View::Transposed };
-                let dx = b.matmul(&dy, View::AsIs, &cx.params[*weight], back)?;
-                drop(dy);
-                if let Some((ddown, a)) = ddown {
-                    b.matmul_add(&dx, 1.0, (&ddown, View::AsIs), (&cx.params[a], View::AsIs))?;
-                }
-                one(dx)
-            }
+            Op::Linear(layer) => vec![layer.backward(cx, dy(), saved, needs[0], grads)?],
             Op::RmsNorm { weight, spec } => {
                 let [x, rstd] = exactly(saved);
                 let (dx, dweight) =
@@ -310,9 +244,14 @@ impl Op {
                 }
                 one(b.concat(&parts)?)
             }
-            Op::Attention { spec, .. } => {
-                let [q, k, v, y, lse] = exactly(saved);
-                let dqkv = b.attention_backward(&dy(), [&q, &k, &v, &y, &lse], cx.documents(), &cx.sized(spec))?;
+            Op::Attention { spec, sinks } => {
+                let ([q, k, v, y, lse], dy) = (exactly(saved), dy());
+                let spec = cx.sized(spec);
+                if let Some(sinks) = sinks.filter(|&sinks| cx.trainable[sinks]) {
+                    let dsinks = b.attention_sinks_backward(&dy, [&y, &lse], &cx.params[sinks], &spec)?;
+                    grads.add(b, sinks, dsinks)?;
+                }
+                let dqkv = b.attention_backward(&dy, [&q, &k, &v, &y, &lse], cx.documents(), &spec)?;
                 dqkv.map(Some).into()
             }
             Op::Activation(of) => {
@@ -348,7 +287,7 @@ impl Op {
                 one(b.softmax_backward(&dy(), &y)?)
             }
             // The mask is a function of the seed, so that nothing of it is kept.
-            Op::Dropout { p } if *p > 0.0 && cx.drops => one(b.dropout(&dy(), *p, cx.seed)?),
+            Op::Dropout { p } if *p > 0.0 && cx.drops => one(b.dropout(&dy(), &cx.dropout(*p))?),
             Op::Dropout { .. } => one(dy()),
             Op::Plugin(op) => {
                 let dys: Vec<_> = dys.collect();
@@ -384,7 +323,7 @@ impl Op {
     pub fn saved_inputs(&self, inputs: usize, trainable: &[bool]) -> Vec<(usize, usize)> {
         let first = |count: usize| (0..count).map(|at| (at, at)).collect();
         match self {
-            Op::Linear { .. } if self.needs_x(trainable) => first(1),
+            Op::Linear(layer) if layer.needs_x(trainable) => first(1),
             Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::Slice { .. } | Op::Activation(_) => first(1),
             Op::Gated(_) | Op::Mul => first(2),
             Op::Attention { .. } => first(3),
@@ -398,10 +337,7 @@ impl Op {
         match self {
             Op::Embedding { weight, .. } | Op::RmsNorm { weight, .. } => vec![*weight],
             Op::LayerNorm { weight, bias, .. } => [Some(*weight), *bias].into_iter().flatten().collect(),
-            Op::Linear { weight, bias, adapter, .. } => {
-                let adapter = adapter.map(|adapter| [adapter.a, adapter.b]);
-                [Some(*weight), *bias].into_iter().flatten().chain(adapter.into_iter().flatten()).collect()
-            }
+            Op::Linear(layer) => layer.params(),
             Op::Attention { sinks, .. } => sinks.iter().copied().collect(),
             Op::Plugin(op) => op.params.iter().map(|(param, _)| *param).collect(),
             _ => Vec::new(),
@@ -411,15 +347,7 @@ impl Op {
     /// Whether row i of the outputs depends on row i of the inputs alone, so that rows can be worked on in pieces.
     pub fn is_by_row(&self) -> bool {
         // What a plugin's op does with rows only the plugin knows.
-        !matches!(
-            self,
-            Op::Attention { .. } | Op::Embedding { .. } | Op::Rotary { .. } | Op::Dropout { .. } | Op::Plugin(_)
-        )
-    }
-
-    /// A linear layer's input is kept for its weight's gradient or its adapter's only.
-    fn needs_x(&self, trainable: &[bool]) -> bool {
-        matches!(self, Op::Linear { weight, adapter, .. } if adapter.is_some() || trainable[*weight])
+        !matches!(self, Op::Attention { .. } | Op::Embedding { .. } | Op::Rotary { .. } | Op::Plugin(_))
     }
 }
 
@@ -433,6 +361,10 @@ impl<B: Backend> Cx<'_, B> {
 
     fn documents(&self) -> Option<&[u32]> {
         Some(self.batch.document_ids.as_slice()).filter(|documents| !documents.is_empty())
+    }
+
+    pub fn dropout(&self, p: f64) -> Dropout {
+        Dropout { p, seed: self.seed, first_row: self.first_row }
     }
 
     fn plugin_run(&self) -> PluginRun {

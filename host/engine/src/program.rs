@@ -103,7 +103,7 @@ impl Program {
         let values = compile.values.len();
         let output_name = graph.outputs.first().ok_or_else(|| fault("graph", "outputs", "at least one", "none"))?;
         let output = compile.value(output_name);
-        let head_start = nodes.iter().rposition(|node| matches!(node.op, Op::Linear { .. }));
+        let head_start = nodes.iter().rposition(|node| matches!(node.op, Op::Linear(_)));
         let head_start = head_start.ok_or_else(|| fault("graph", "nodes", "a linear layer for the head", "none"))?;
         let head_input = nodes[head_start].inputs[0];
         if let Some(node) = nodes[head_start..].iter().find(|node| !node.op.is_by_row()) {
@@ -177,7 +177,7 @@ impl Program {
             && match &node.op {
                 Op::Embedding { .. } | Op::Rotary { .. } | Op::Dropout { .. } => false,
                 Op::Split { .. } | Op::Add | Op::Sub | Op::Scale(_) => false,
-                Op::Linear { weight, adapter, .. } => adapter.is_some() || self.trainable[*weight],
+                Op::Linear(layer) => layer.needs_x(&self.trainable),
                 _ => true,
             }
     }

@@ -19,11 +19,13 @@ pub(crate) struct At {
     pub times: u64,
     /// Whether within a tile, whose nodes do not see what the block's other nodes saved.
     pub in_tile: bool,
+    /// Of the rows that are worked on, among the batch's.
+    pub first_row: u64,
 }
 
 impl At {
     pub fn new(pass: Pass, segment: usize) -> Self {
-        At { pass, segment, times: 1, in_tile: false }
+        At { pass, segment, times: 1, in_tile: false, first_row: 0 }
     }
 
     pub fn place(self, node: usize) -> Place {
@@ -86,6 +88,7 @@ impl<B: Backend> Run<'_, B> {
             saves,
             drops: self.drops,
             outputs: true,
+            first_row: at.first_row,
             recomputes: at.pass != Pass::Forward,
         }
     }
@@ -214,7 +217,8 @@ impl<B: Backend> Run<'_, B> {
         let pieces: Vec<_> = tile.nodes.clone().map(Piece::Node).collect();
         for (rows, times) in self.stretches(self.tile_rows) {
             let mut part = self.rows_of(tile, inputs, &rows);
-            self.forward(At { times, in_tile: true, ..at }, &pieces, &mut part, None)?;
+            let at = At { times, in_tile: true, first_row: rows.start, ..at };
+            self.forward(at, &pieces, &mut part, None)?;
             for &value in &tile.outputs {
                 let made = part[value].take().expect("the tile's nodes make its outputs");
                 self.put_rows(&mut values[value], rows.start, &made)?;
@@ -397,7 +401,7 @@ impl<B: Backend> Run<'_, B> {
         let mut dxs: Vec<Option<B::Tensor>> = needed.iter().map(|_| None).collect();
         for (rows, times) in self.stretches(self.tile_rows) {
             let mut part = self.rows_of(tile, &inputs, &rows);
-            let at = At { times, in_tile: true, ..at };
+            let at = At { times, in_tile: true, first_row: rows.start, ..at };
             let saved = self.wanted(At { pass: Pass::Recompute, ..at }, &pieces, &mut part)?;
             drop(part);
             let mut dpart = program.no_values();

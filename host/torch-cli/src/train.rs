@@ -5,12 +5,12 @@ use std::error::Error;
 use serde_json::json;
 use unswag_console::{
     Done,
-    args::{Optim as OptimName, Output, ReportTo, Scheduler, Train},
+    args::{Lora, Optim as OptimName, Output, ReportTo, Scheduler, Train},
     data::{self, Order},
     term::{self, GOOD, paint},
 };
 use unswag_train::{
-    LoraConfig, Optim, Resume, RunReport, SchedulerType, TrainingArguments, UnswagModel, UnswagTrainer, Warmup,
+    LoraConfig, Optim, Resume, RunReport, SchedulerType, TrainingArguments, Tuning, UnswagModel, UnswagTrainer, Warmup,
     tensor_bytes,
 };
 
@@ -20,13 +20,7 @@ pub fn run(args: &Train, output: &Output) -> Result<Done, Box<dyn Error>> {
     let model = open_model(&args.model, args.dtype)?;
     let arguments = arguments(args);
     arguments.check()?;
-    let lora = LoraConfig {
-        r: args.lora.lora_r,
-        lora_alpha: args.lora.lora_alpha,
-        use_rslora: args.lora.use_rslora,
-        target_modules: args.lora.lora_target_modules.clone(),
-        seed: args.seed,
-    };
+    let tuning = tuning(&args.lora, args.seed);
     let order = Order {
         shuffle_seed: (!args.validation.no_shuffle).then_some(args.seed),
         shuffle_window: Some(args.validation.shuffle_window),
@@ -43,10 +37,10 @@ pub fn run(args: &Train, output: &Output) -> Result<Done, Box<dyn Error>> {
     let train = open(train_order)?;
     let validation = validation_order.map(open).transpose()?;
     if args.dry_run {
-        return dry_run(args, &model, &lora, &arguments, train.as_ref(), output);
+        return dry_run(args, &model, &tuning, &arguments, train.as_ref(), output);
     }
 
-    let mut trainer = UnswagTrainer::new(model.for_training(lora)?, arguments, train, &args.output)?;
+    let mut trainer = UnswagTrainer::new(model.for_training(tuning)?, arguments, train, &args.output)?;
     if let Some(validation) = validation {
         trainer = trainer.with_validation(validation);
     }
@@ -63,6 +57,21 @@ pub fn run(args: &Train, output: &Output) -> Result<Done, Box<dyn Error>> {
     let report = trainer.train(&mut Live::new(output, args.saving.logging_steps))?;
     print(&report, output)?;
     Ok(if report.stopped { Done::Stopped } else { Done::Ok })
+}
+
+fn tuning(args: &Lora, seed: u64) -> Tuning {
+    if args.full_finetuning {
+        return Tuning::Full;
+    }
+    Tuning::Lora(LoraConfig {
+        r: args.lora_r,
+        lora_alpha: args.lora_alpha,
+        lora_dropout: args.lora_dropout,
+        use_rslora: args.use_rslora,
+        use_dora: args.use_dora,
+        target_modules: args.lora_target_modules.clone(),
+        seed,
+    })
 }
 
 fn arguments(args: &Train) -> TrainingArguments {
@@ -111,13 +120,13 @@ fn arguments(args: &Train) -> TrainingArguments {
 fn dry_run(
     args: &Train,
     model: &UnswagModel,
-    lora: &LoraConfig,
+    tuning: &Tuning,
     arguments: &TrainingArguments,
     data: &dyn unswag_data::DataLoader,
     output: &Output,
 ) -> Result<Done, Box<dyn Error>> {
-    let plan = model.plan(lora, arguments, args.data.block_size as u64)?;
-    let trainable = model.trainable_parameters(lora)?;
+    let plan = model.plan(tuning, arguments, args.data.block_size as u64)?;
+    let trainable = model.trainable_parameters(tuning)?;
     let size = data.epoch_size()?;
     let steps = arguments.steps(size.rows);
     let dtype = model.dtype();
@@ -158,8 +167,8 @@ fn print(report: &RunReport, output: &Output) -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let mut page = String::new();
-    if let Some(adapter) = &report.adapter {
-        page.push_str(&format!("{} {}\n", paint(GOOD, "trained"), adapter.display()));
+    if let Some(finished) = report.adapter.as_ref().or(report.model.as_ref()) {
+        page.push_str(&format!("{} {}\n", paint(GOOD, "trained"), finished.display()));
     } else if let Some(checkpoint) = &report.checkpoint {
         let checkpoint = checkpoint.display();
         page.push_str(&format!("stopped; {checkpoint} goes on with --resume-from-checkpoint auto\n"));

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use tch::{Device, Kind, TchError, Tensor};
 use unswag_abi::doc::Dtype;
 use unswag_engine::{
-    Activation, AttentionSpec, Backend, CrossEntropy, EmbeddingSpec, EngineError, Gate, LayerNorm, Meter, PluginCall,
-    PluginRun, RmsNorm, RopeSpec, View,
+    Activation, AttentionSpec, Backend, CrossEntropy, Dropout, EmbeddingSpec, EngineError, Gate, LayerNorm, Meter,
+    PluginCall, PluginRun, RmsNorm, RopeSpec, View,
 };
 
 use crate::{
@@ -66,6 +66,18 @@ impl Torch {
         }
         let tensor = Tensor::f_from_data_size(bytes, &sizes(shape), kind).map_err(torch_error)?;
         self.owned(tensor.f_to_device(self.device))
+    }
+
+    /// Writes f32 values into a tensor, rounded to its element type. Every handle to it sees them.
+    ///
+    /// # Errors
+    /// There are more values than elements, or fewer.
+    pub fn fill_from_f32(&self, to: &TorchTensor, values: &[f32]) -> Made<()> {
+        if self.is_served(&[to]) {
+            return cpu::from_f32(values, &to.view);
+        }
+        let host = Tensor::f_from_slice(values).and_then(|host| host.f_reshape(to.view.size())).map_err(torch_error)?;
+        to.view.shallow_clone().f_copy_(&host).map_err(torch_error)
     }
 
     /// The most bytes that the pool gave out at once: tensors, and what kernels took and gave back within one call. What
@@ -245,6 +257,32 @@ impl Backend for Torch {
     fn add_bias(&self, x: TorchTensor, bias: &TorchTensor) -> Made {
         drop(x.view.shallow_clone().f_add_(&bias.view).map_err(torch_error)?);
         Ok(x)
+    }
+
+    fn mul_columns(&self, x: TorchTensor, factors: &TorchTensor) -> Made {
+        if self.is_unique(&x) && self.is_served(&[&x]) {
+            cpu::mul_columns(&x.view, &factors.view)?;
+            return Ok(x);
+        }
+        let factors = factors.view.f_to_kind(x.view.kind()).map_err(torch_error)?;
+        self.changed(x, |x| x.f_mul_(&factors), |x| x.f_mul(&factors))
+    }
+
+    fn weight_norms(&self, (weight, view): (&TorchTensor, View), scale: f64, product: &TorchTensor) -> Made {
+        let columns = i64::from(view == View::Transposed);
+        let norms = || {
+            let sum = product.view.f_to_kind(Kind::Float)?.f_mul_scalar(scale)?.f_add_(&weight.view)?;
+            sum.f_mul(&sum)?.f_sum_dim_intlist(columns, false, Kind::Float)?.f_sqrt()?.f_unsqueeze(0)
+        };
+        self.owned(norms())
+    }
+
+    fn ratio(&self, a: &TorchTensor, b: &TorchTensor) -> Made {
+        let ratio = || {
+            let (a, b) = (a.view.f_to_kind(Kind::Float)?, b.view.f_to_kind(Kind::Float)?);
+            a.f_div(&b)?.f_masked_fill(&b.f_eq(0)?, 0)
+        };
+        self.owned(ratio())
     }
 
     fn sum_rows(&self, x: &TorchTensor) -> Made {
@@ -436,6 +474,16 @@ impl Backend for Torch {
         Ok(made)
     }
 
+    fn attention_sinks_backward(
+        &self,
+        dy: &TorchTensor,
+        [y, lse]: [&TorchTensor; 2],
+        sinks: &TorchTensor,
+        spec: &AttentionSpec,
+    ) -> Made {
+        self.owned(attention::sinks_backward([&dy.view, &y.view, &lse.view, &sinks.view], spec))
+    }
+
     fn activation(&self, x: &TorchTensor, of: Activation) -> Made {
         self.owned(composed::act(&x.view, of))
     }
@@ -490,14 +538,17 @@ impl Backend for Torch {
         self.owned(Tensor::f_internal_softmax_backward_data(&dy.view, &y.view, 1, y.view.kind()))
     }
 
-    fn dropout(&self, x: &TorchTensor, p: f64, seed: u64) -> Made {
-        // libtorch's generator is its thread's own: set here, it gives the same mask for the same seed.
-        tch::manual_seed(seed as i64);
-        let made = || {
-            let mask = x.view.f_rand_like()?.f_ge(p)?.f_to_kind(x.view.kind())?;
-            x.view.f_mul(&mask)?.f_mul_scalar_(1.0 / (1.0 - p))
-        };
-        self.owned(made())
+    fn dropout(&self, x: &TorchTensor, of: &Dropout) -> Made {
+        if self.is_served(&[x]) {
+            let y = self.like(x)?;
+            cpu::dropout(&x.view, of, &y.view)?;
+            return Ok(y);
+        }
+        // The kernel's mask, so that it is the same everywhere.
+        let ones = Tensor::f_ones(x.view.size(), (Kind::Float, Device::Cpu)).map_err(torch_error)?;
+        let mask = ones.f_empty_like().map_err(torch_error)?;
+        cpu::dropout(&ones, of, &mask)?;
+        self.owned(mask.f_to_device(self.device).and_then(|mask| x.view.f_mul(&mask.f_to_kind(x.view.kind())?)))
     }
 
     fn plugin_forward(

@@ -5,7 +5,7 @@
 
 use half::{bf16, f16};
 use tch::{Device, Kind, Tensor};
-use unswag_engine::{EngineError, Gate, IGNORED, LayerNorm, RmsNorm, RopeSpec};
+use unswag_engine::{Dropout, EngineError, Gate, IGNORED, LayerNorm, RmsNorm, RopeSpec};
 use unswag_kernels::{
     Element, KernelError, cross_entropy,
     delhi::{Activation, geglu, swiglu},
@@ -146,6 +146,31 @@ pub(crate) fn scale(x: &Tensor, by: f64) -> Done {
     by_element!(x.kind(), T => {
         // SAFETY: x's handle is the only one.
         elementwise::scale(exec(), unsafe { write::<T>(x)? }, by as f32).map_err(kernel_error)
+    })
+}
+
+/// to = values, rounded.
+pub(crate) fn from_f32(values: &[f32], to: &Tensor) -> Done {
+    by_element!(to.kind(), T => {
+        // SAFETY: the values are no tensor's.
+        elementwise::from_f32(exec(), values, unsafe { write::<T>(to)? }).map_err(kernel_error)
+    })
+}
+
+/// x's columns are multiplied by factors.
+pub(crate) fn mul_columns(x: &Tensor, factors: &Tensor) -> Done {
+    by_element!(x.kind(), T => {
+        // SAFETY: x's handle is the only one.
+        elementwise::mul_columns(exec(), unsafe { write::<T>(x)? }, read(factors)?).map_err(kernel_error)
+    })
+}
+
+/// y is written.
+pub(crate) fn dropout(x: &Tensor, of: &Dropout, y: &Tensor) -> Done {
+    let mask = elementwise::Mask::new(of.p, of.seed, of.first_row);
+    by_element!(x.kind(), T => {
+        // SAFETY: y was made for this call.
+        elementwise::dropout(exec(), mask, width(x), read::<T>(x)?, unsafe { write(y)? }).map_err(kernel_error)
     })
 }
 

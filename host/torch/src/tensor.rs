@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use unswag_abi::doc::Dtype;
 use unswag_engine::EngineError;
 
-use crate::memory::Memory;
+use crate::{cpu, memory::Memory};
 
 /// A shared handle. Rows of a tensor hold the memory of the whole.
 #[derive(Clone)]
@@ -31,6 +31,20 @@ impl TorchTensor {
         let count = values.len();
         flat.f_copy_data(&mut values, count).map_err(torch_error)?;
         Ok(values)
+    }
+}
+
+impl TorchTensor {
+    /// Hands the elements of a dense f32 tensor on the CPU over as they lie; of another, a copy of them in f32. `read` must not
+    /// compute with tensors.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub fn with_f32<R>(&self, read: impl FnOnce(&[f32]) -> R) -> Result<R, EngineError> {
+        match cpu::read::<f32>(&self.view) {
+            Ok(values) => Ok(read(values)),
+            Err(_) => Ok(read(&self.to_f32()?)),
+        }
     }
 }
 

@@ -16,8 +16,12 @@ use crate::{TrainError, TrainingModel};
 pub struct LoraConfig {
     pub r: u64,
     pub lora_alpha: f64,
+    /// The share of the adapters' inputs that is dropped in training.
+    pub lora_dropout: f64,
     /// Scales by alpha / sqrt(r) instead of alpha / r.
     pub use_rslora: bool,
+    /// Trains each output's magnitude apart from its direction (DoRA).
+    pub use_dora: bool,
     /// Last parts of module paths, or `all-linear`.
     pub target_modules: Vec<String>,
     /// Of the adapters' first weights.
@@ -26,13 +30,21 @@ pub struct LoraConfig {
 
 impl Default for LoraConfig {
     fn default() -> Self {
-        LoraConfig { r: 8, lora_alpha: 8.0, use_rslora: false, target_modules: vec!["all-linear".into()], seed: 42 }
+        LoraConfig {
+            r: 8,
+            lora_alpha: 8.0,
+            lora_dropout: 0.0,
+            use_rslora: false,
+            use_dora: false,
+            target_modules: vec!["all-linear".into()],
+            seed: 42,
+        }
     }
 }
 
 impl LoraConfig {
     /// # Errors
-    /// A rank of 0, an alpha that is no positive number, or no target.
+    /// A rank of 0, an alpha that is no positive number, a dropout that drops all, or no target.
     pub(crate) fn spec(&self) -> Result<LoraSpec, TrainError> {
         let wrong =
             |what, expected: &str, got: String| Err(TrainError::Argument { what, expected: expected.into(), got });
@@ -42,6 +54,9 @@ impl LoraConfig {
         if !(self.lora_alpha.is_finite() && self.lora_alpha > 0.0) {
             return wrong("lora_alpha", "a number above 0", self.lora_alpha.to_string());
         }
+        if !(0.0..1.0).contains(&self.lora_dropout) {
+            return wrong("lora_dropout", "at least 0 and below 1", self.lora_dropout.to_string());
+        }
         if self.target_modules.is_empty() {
             return wrong("target_modules", "at least one module name, or all-linear", "none".into());
         }
@@ -49,6 +64,8 @@ impl LoraConfig {
             r: self.r,
             alpha: self.lora_alpha,
             rank_stabilized: self.use_rslora,
+            dropout: self.lora_dropout,
+            dora: self.use_dora,
             targets: self.target_modules.clone(),
         })
     }
@@ -63,10 +80,11 @@ pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
 /// Writes the adapter so that PEFT loads it. An adapter that stood at `folder` is replaced in one step, or stays as it was.
 ///
 /// # Errors
-/// A weight is not finite, the folder holds something that is no adapter's, or the disk refuses.
+/// The model has no adapters, a weight is not finite, the folder holds something that is no adapter's, or the disk refuses.
 pub fn save_adapter(model: &TrainingModel, folder: &Path, disk: &dyn Disk) -> Result<(), TrainError> {
+    let config = model.lora().ok_or(TrainError::NoAdapters)?;
     let mut staging = Staging::begin(folder, &[model.base_path()], existing(folder)?, disk)?;
-    write_adapter(model, &mut staging)?;
+    write_adapter(model, config, &mut staging)?;
     staging.commit(Commit::default())?;
     Ok(())
 }
@@ -75,17 +93,29 @@ pub fn save_adapter(model: &TrainingModel, folder: &Path, disk: &dyn Disk) -> Re
 ///
 /// # Errors
 /// A weight is not finite, or the disk refuses.
-pub(crate) fn write_adapter(model: &TrainingModel, staging: &mut Staging<'_>) -> Result<[Written; 2], TrainError> {
-    let mut tensors = Vec::new();
-    for master in &model.masters {
-        if !master.values.iter().all(|value| value.is_finite()) {
-            return Err(TrainError::BadWeight { name: master.name.clone() });
-        }
-        tensors.push(f32_tensor(master.name.clone(), model.shape(master).to_vec(), &master.values));
-    }
-    let weights = staging.write_safetensors(WEIGHTS, &pytorch_metadata(), tensors, &silent)?;
-    let config = serde_json::to_vec_pretty(&peft_config(model)).expect("numbers and words are JSON");
-    Ok([weights, staging.write(CONFIG, &config)?])
+pub(crate) fn write_adapter(
+    model: &TrainingModel,
+    config: &LoraConfig,
+    staging: &mut Staging<'_>,
+) -> Result<Vec<Written>, TrainError> {
+    let weights = write_masters(model, WEIGHTS, staging)?;
+    let config = serde_json::to_vec_pretty(&peft_config(model, config)).expect("numbers and words are JSON");
+    Ok(vec![weights, staging.write(CONFIG, &config)?])
+}
+
+/// Writes what is trained, in f32.
+///
+/// # Errors
+/// A weight is not finite, or the disk refuses.
+pub(crate) fn write_masters(
+    model: &TrainingModel,
+    name: &str,
+    staging: &mut Staging<'_>,
+) -> Result<Written, TrainError> {
+    model.check_finite()?;
+    let masters = model.masters.iter();
+    let tensors = masters.map(|master| f32_tensor(master.name.clone(), master.shape.clone(), &master.values)).collect();
+    Ok(staging.write_safetensors(name, &pytorch_metadata(), tensors, &silent)?)
 }
 
 /// A tensor whose bytes are made when it is written.
@@ -107,8 +137,7 @@ fn existing(folder: &Path) -> Result<Existing, TrainError> {
     Ok(Existing::Replace)
 }
 
-fn peft_config(model: &TrainingModel) -> serde_json::Value {
-    let config = model.config();
+fn peft_config(model: &TrainingModel, config: &LoraConfig) -> serde_json::Value {
     let targets = model.target_modules();
     json!({
         "peft_type": "LORA",
@@ -116,9 +145,9 @@ fn peft_config(model: &TrainingModel) -> serde_json::Value {
         "base_model_name_or_path": model.base_path().display().to_string(),
         "r": config.r,
         "lora_alpha": config.lora_alpha,
-        "lora_dropout": 0.0,
+        "lora_dropout": config.lora_dropout,
         "use_rslora": config.use_rslora,
-        "use_dora": false,
+        "use_dora": config.use_dora,
         "target_modules": targets,
         "bias": "none",
         "fan_in_fan_out": model.is_stored_transposed(),

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! adapter_model.safetensors, adapter_config.json   the adapters in f32: PEFT loads the folder as it is
+//! model.safetensors                                instead of these, where all is trained: every weight in f32
 //! optimizer.safetensors                            each tensor's exp_avg and exp_avg_sq, in f32 or as 8-bit codes and scales
 //! trainer_state.json                               step, position in the data, settings, and the hash of every other file
 //! ```
@@ -27,7 +28,7 @@ use unswag_data::Position;
 
 use crate::{
     Schedule, TrainError, Trainer,
-    adapter::{self, f32_tensor, write_adapter},
+    adapter::{self, f32_tensor, write_adapter, write_masters},
     optimizer::{MOMENTS, Moment},
     trainer::Progress,
 };
@@ -38,7 +39,8 @@ const PREFIX: &str = "checkpoint-";
 const FORMAT: u64 = 1;
 /// A position in the data holds at most an overlap's tokens.
 const MAX_STATE_BYTES: u64 = 1 << 30;
-const FILES: [&str; 4] = [adapter::CONFIG, adapter::WEIGHTS, OPTIMIZER, STATE];
+const MODEL: &str = "model.safetensors";
+const FILES: [&str; 5] = [adapter::CONFIG, adapter::WEIGHTS, MODEL, OPTIMIZER, STATE];
 
 /// What `trainer_state.json` holds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -62,7 +64,6 @@ struct FileState {
 /// logged, and whether activations are kept or computed again.
 pub(crate) fn settings(trainer: &Trainer, schedule: &Schedule) -> Map<String, Json> {
     let (arguments, model) = (trainer.arguments(), trainer.model());
-    let lora = model.config();
     let mut settings = json!({
         "optim": arguments.optim,
         "learning_rate": arguments.learning_rate,
@@ -76,13 +77,20 @@ pub(crate) fn settings(trainer: &Trainer, schedule: &Schedule) -> Map<String, Js
         "seed": arguments.seed,
         "per_device_train_batch_size": arguments.per_device_train_batch_size,
         "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
-        "lora_r": lora.r,
-        "lora_alpha": lora.lora_alpha,
-        "use_rslora": lora.use_rslora,
-        "lora_target_modules": model.target_modules(),
         "dtype": model.dtype(),
         "the base's graph and weights": model.base_digest(),
     });
+    match model.lora() {
+        None => settings["full_finetuning"] = json!(true),
+        Some(lora) => {
+            settings["lora_r"] = json!(lora.r);
+            settings["lora_alpha"] = json!(lora.lora_alpha);
+            settings["lora_dropout"] = json!(lora.lora_dropout);
+            settings["use_rslora"] = json!(lora.use_rslora);
+            settings["use_dora"] = json!(lora.use_dora);
+            settings["lora_target_modules"] = json!(model.target_modules());
+        }
+    }
     // Tiles sum in another order, and where there are some depends on it.
     if let Some(budget) = arguments.memory_budget {
         settings["memory_budget"] = json!(budget);
@@ -117,8 +125,12 @@ pub(crate) fn save(
     let path = folder.join(format!("{PREFIX}{}", trainer.progress.step));
     let mut staging = Staging::begin(&path, &[], existing(&path)?, disk)?;
     staging.require_space(checkpoint_bytes(trainer))?;
-    let [weights, config] = write_adapter(&trainer.model, &mut staging)?;
+    let mut written = match trainer.model.lora() {
+        Some(config) => write_adapter(&trainer.model, config, &mut staging)?,
+        None => vec![write_masters(&trainer.model, MODEL, &mut staging)?],
+    };
     let optimizer = staging.write_safetensors(OPTIMIZER, &pytorch_metadata(), optimizer_tensors(trainer)?, &silent)?;
+    written.push(optimizer);
     let file = |written: &Written| {
         (written.name.clone(), FileState { bytes: written.bytes, blake3: written.hash.to_hex().to_string() })
     };
@@ -127,7 +139,7 @@ pub(crate) fn save(
         progress: trainer.progress,
         position: position.clone(),
         settings,
-        files: [&weights, &config, &optimizer].map(file).into(),
+        files: written.iter().map(file).collect(),
     };
     staging.write(STATE, &serde_json::to_vec_pretty(&state).expect("plain data is JSON"))?;
     staging.commit(Commit::default())?;
@@ -227,7 +239,11 @@ pub(crate) fn open(path: &Path) -> Result<TrainerState, TrainError> {
     if state.format != FORMAT {
         return Err(not(format!("it is of format {}, expected {FORMAT}", state.format)));
     }
-    for name in FILES.iter().filter(|name| **name != STATE) {
+    let weights: &[&str] = match state.settings.contains_key("full_finetuning") {
+        true => &[MODEL],
+        false => &[adapter::CONFIG, adapter::WEIGHTS],
+    };
+    for name in weights.iter().chain(&[OPTIMIZER]) {
         let Some(expected) = state.files.get(*name) else { return Err(not(format!("{STATE} has no hash of {name}"))) };
         let found = hash_file(path.join(name), &silent)?.to_hex().to_string();
         if found != expected.blake3 {
@@ -272,7 +288,7 @@ pub(crate) fn restore(
             &json!(fingerprint),
         ));
     }
-    let weights = Tensors::open(path, adapter::WEIGHTS)?;
+    let weights = Tensors::open(path, if trainer.model.lora().is_some() { adapter::WEIGHTS } else { MODEL })?;
     let optimizer = Tensors::open(path, OPTIMIZER)?;
     for (master, moments) in trainer.model.masters.iter_mut().zip(&mut trainer.states) {
         weights.read_f32(&master.name, &mut master.values)?;

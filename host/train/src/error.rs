@@ -51,6 +51,14 @@ pub enum TrainError {
         path.display()
     )]
     NothingToGoOnFrom { path: PathBuf, found: String },
+    #[error("the model has no adapters: all of it is trained; write it with save_model")]
+    NoAdapters,
+    #[error(
+        "{}: its model type is {model_type}: surgery changed what it computes, and no other program would load the trained \
+         weights; train adapters instead",
+        path.display()
+    )]
+    OwnModelType { path: PathBuf, model_type: String },
     #[error("{}: another run is writing here; wait for it, or give another folder", path.display())]
     Busy { path: PathBuf },
     #[error("{}: {why}", path.display())]

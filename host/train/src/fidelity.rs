@@ -86,8 +86,8 @@ impl UnswagModel {
         let seed = config.seed;
         let mut model = self.for_training(config)?;
         let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0x6272_616e_646f_6d21);
-        // A and B take turns.
-        for master in model.masters.iter_mut().skip(1).step_by(2) {
+        let b: Vec<usize> = model.adapters().iter().map(|adapter| adapter.b).collect();
+        for master in model.masters.iter_mut().filter(|master| b.contains(&master.param)) {
             let uniform = |bits: u32| (f64::from(bits) / f64::from(u32::MAX) * 2.0 - 1.0) as f32;
             master.values.iter_mut().for_each(|value| *value = B_BOUND * uniform(random.next_u32()));
         }
@@ -117,7 +117,7 @@ impl<'a> Exact<'a> {
     pub fn compare(&self, graph: &Graph, ops: Rc<dyn PluginOps>) -> Result<FidelityReport, TrainError> {
         let mut program = Program::with_plugins(graph, Trainable::Nothing, ops)?;
         program.set_dtype(self.model.dtype());
-        program.add_lora(&self.model.config().spec()?)?;
+        program.add_lora(&self.model.lora().ok_or(TrainError::NoAdapters)?.spec()?)?;
         let (ours, theirs) = (self.model.program().params(), program.params());
         if let Some((had, has)) = ours.iter().zip(theirs).find(|(had, has)| had != has) {
             return Err(TrainError::Argument {
@@ -163,7 +163,11 @@ fn run(model: &TrainingModel, program: &Program, batches: &[unswag_engine::Batch
     let mut loss = 0.0;
     model.torch.meter().reset_peak();
     for (index, batch) in batches.iter().enumerate() {
-        let step = Step { seed: model.config().seed ^ index as u64, loss_count: Some(counted), ..Step::default() };
+        let step = Step {
+            seed: model.lora().map_or(0, |config| config.seed) ^ index as u64,
+            loss_count: Some(counted),
+            ..Step::default()
+        };
         loss += program.step(&model.torch, &model.params, batch, &step, &mut grads)?;
     }
     let peak_bytes = model.torch.meter().peak();

@@ -1,7 +1,7 @@
 //! A checkpoint in memory, and what of it is trained.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
@@ -12,13 +12,14 @@ use rand_chacha::{
     rand_core::{Rng, SeedableRng},
 };
 use unswag_abi::doc::{Dtype, Graph};
+use unswag_checkpoint::Checkpoint;
 use unswag_data::Batch;
-use unswag_engine::{Adapter, Backend, ParamInfo, Params, Plan, PluginOps, Program, Trainable};
+use unswag_engine::{Adapter, Backend, ParamInfo, Params, Plan, PluginOps, Program, Trainable, dora_norms};
 use unswag_loader::Log;
 use unswag_surgery::{Model, open_recorded};
 use unswag_torch::{Torch, TorchTensor};
 
-use crate::{LoraConfig, TrainError, TrainingArguments, batch::for_engine, memory};
+use crate::{LoraConfig, TrainError, TrainingArguments, Tuning, batch::for_engine, memory, tuning};
 
 /// A checkpoint whose graph is known and whose weights are not yet read.
 pub struct UnswagModel {
@@ -68,16 +69,14 @@ impl UnswagModel {
     ///
     /// # Errors
     /// Settings that cannot be, no layer that matches, a file that cannot be read, or no memory.
-    pub fn for_training(self, config: LoraConfig) -> Result<TrainingModel, TrainError> {
-        let (program, adapters) = self.with_adapters(&config)?;
-        let first = first_weights(&program, &adapters, config.seed);
-        let mut masters = Vec::new();
-        for (adapter, [a, b]) in adapters.iter().zip(first) {
-            let [a_name, b_name] = adapter.peft_names();
-            masters.push(Master { name: a_name, param: adapter.a, decays: true, values: a });
-            masters.push(Master { name: b_name, param: adapter.b, decays: true, values: b });
-        }
-        self.load(program, adapters, masters, config)
+    pub fn for_training(self, tuning: impl Into<Tuning>) -> Result<TrainingModel, TrainError> {
+        let tuning = tuning.into();
+        let (program, adapters) = self.tuned(&tuning)?;
+        let first = match &tuning {
+            Tuning::Lora(config) => first_weights(&program, &adapters, config.seed),
+            Tuning::Full => BTreeMap::new(),
+        };
+        self.load(program, adapters, first, tuning)
     }
 
     /// Reads the weights to compute with them alone, with an adapter that PEFT or this crate wrote, or without.
@@ -88,7 +87,7 @@ impl UnswagModel {
         let Some(path) = adapter else {
             let mut program = Program::with_plugins(&self.model.graph, Trainable::Nothing, self.ops.clone())?;
             program.set_dtype(self.dtype);
-            return self.load(program, Vec::new(), Vec::new(), LoraConfig::default());
+            return self.load(program, Vec::new(), BTreeMap::new(), LoraConfig::default().into());
         };
         let saved = unswag_adapter::Adapter::open(path)?;
         let ranks: BTreeSet<u64> = saved.modules().iter().map(|module| module.r).collect();
@@ -102,12 +101,14 @@ impl UnswagModel {
         let config = LoraConfig {
             r,
             lora_alpha: saved.lora_alpha(),
+            lora_dropout: 0.0,
             use_rslora: saved.use_rslora(),
+            use_dora: saved.use_dora(),
             target_modules: saved.modules().iter().map(|module| module.module.clone()).collect(),
             seed: 0,
         };
         let (program, adapters) = self.with_adapters(&config)?;
-        let mut masters = Vec::new();
+        let mut values = BTreeMap::new();
         for module in saved.modules() {
             let fits = |adapter: &&Adapter| {
                 let shape = |param: usize| program.params()[param].shape;
@@ -123,37 +124,31 @@ impl UnswagModel {
                 });
             };
             let [a, b] = saved.matrices(module)?;
-            let [a_name, b_name] = adapter.peft_names();
-            for (name, param, values) in [(a_name, adapter.a, a), (b_name, adapter.b, b)] {
-                let values = values.into_iter().map(|value| value as f32).collect();
-                masters.push(Master { name, param, decays: true, values });
+            let magnitude = adapter.magnitude.zip(saved.magnitude(module)?);
+            for (param, read) in [(adapter.a, a), (adapter.b, b)].into_iter().chain(magnitude) {
+                values.insert(param, read.into_iter().map(|value| value as f32).collect());
             }
         }
-        self.load(program, adapters, masters, config)
+        self.load(program, adapters, values, config.into())
     }
 
     /// What a step on rows of so many tokens takes, and how it is run, without reading a weight: the step is run on sizes alone.
     ///
     /// # Errors
     /// As [`UnswagModel::for_training`], but for files; a memory budget that nothing fits.
-    pub fn plan(
-        &self,
-        config: &LoraConfig,
-        arguments: &TrainingArguments,
-        row_tokens: u64,
-    ) -> Result<Plan, TrainError> {
-        let (program, _) = self.with_adapters(config)?;
+    pub fn plan(&self, tuning: &Tuning, arguments: &TrainingArguments, row_tokens: u64) -> Result<Plan, TrainError> {
+        let (program, _) = self.tuned(tuning)?;
         memory::plan(&program, self.dtype, arguments, row_tokens)
     }
 
-    /// Elements that these adapters have.
+    /// Elements that would be trained.
     ///
     /// # Errors
     /// As [`UnswagModel::for_training`], but for files.
-    pub fn trainable_parameters(&self, config: &LoraConfig) -> Result<u64, TrainError> {
-        let (program, adapters) = self.with_adapters(config)?;
-        let elements = |param: usize| program.params()[param].shape.iter().product::<u64>();
-        Ok(adapters.iter().map(|adapter| elements(adapter.a) + elements(adapter.b)).sum())
+    pub fn trainable_parameters(&self, tuning: &Tuning) -> Result<u64, TrainError> {
+        let (program, _) = self.tuned(tuning)?;
+        let params = program.params().iter().enumerate().filter(|(index, _)| program.is_trainable(*index));
+        Ok(params.map(|(_, info)| info.shape.iter().product::<u64>()).sum())
     }
 
     /// The model's checkpoint and graph, for surgery.
@@ -168,39 +163,71 @@ impl UnswagModel {
         Ok((program, adapters))
     }
 
-    /// Reads each weight into memory of libtorch's, one at a time: the file is not mapped, so nothing is held twice.
+    fn tuned(&self, tuning: &Tuning) -> Result<(Program, Vec<Adapter>), TrainError> {
+        match tuning {
+            Tuning::Lora(config) => self.with_adapters(config),
+            Tuning::Full => {
+                let mut program = Program::with_plugins(&self.model.graph, Trainable::Everything, self.ops.clone())?;
+                program.set_dtype(self.dtype);
+                Ok((program, Vec::new()))
+            }
+        }
+    }
+
+    /// Reads each weight into memory of libtorch's, one at a time: the file is not mapped, so nothing is held twice. Adapters
+    /// begin with `first`, by the place of their parameters; a magnitude that has no first values, with the weights' norms.
     fn load(
         self,
         program: Program,
         adapters: Vec<Adapter>,
-        masters: Vec<Master>,
-        config: LoraConfig,
+        mut first: BTreeMap<usize, Vec<f32>>,
+        tuning: Tuning,
     ) -> Result<TrainingModel, TrainError> {
         let torch = Torch::cpu();
         let graph_params = self.model.graph.params.len();
         let mut hasher = blake3::Hasher::new();
         hasher.update(&serde_json::to_vec(&self.model.graph).expect("a graph is a document"));
         let mut buffer = Vec::new();
-        let params = Params::load(&program, |index, info| -> Result<TorchTensor, TrainError> {
-            if index < graph_params {
-                return self.read(&torch, info, &mut buffer, &mut hasher);
+        let mut params = Params::load(&program, |index, info| -> Result<TorchTensor, TrainError> {
+            if index >= graph_params {
+                return Ok(match first.get(&index) {
+                    Some(values) => torch.tensor_from_f32(info.shape, info.dtype, &|| values.clone())?,
+                    None => torch.zeros(info.shape, info.dtype)?,
+                });
             }
-            let master = masters.iter().find(|master| master.param == index).expect("every adapter has its masters");
-            Ok(torch.tensor_from_f32(info.shape, info.dtype, &|| master.values.clone())?)
+            let stored = self.read(&torch, info, &mut buffer, &mut hasher)?;
+            if program.is_trainable(index) {
+                first.insert(index, stored.to_f32()?);
+            }
+            Ok(if torch.dtype(&stored) == info.dtype { stored } else { torch.cast(&stored, info.dtype)? })
         })?;
+        if let Tuning::Lora(config) = &tuning {
+            for adapter in &adapters {
+                let Some(magnitude) = adapter.magnitude.filter(|param| !first.contains_key(param)) else { continue };
+                let [weight, a, b] = [adapter.weight, adapter.a, adapter.b].map(|param| &params.tensors()[param]);
+                let norms = dora_norms(&torch, (weight, adapter.weight_view), config.spec()?.scale(), [a, b])?;
+                first.insert(magnitude, norms.to_f32()?);
+                params.tensors_mut()[magnitude] = norms;
+            }
+        }
+        let masters = match &tuning {
+            Tuning::Lora(_) => adapter_masters(&program, &adapters, first),
+            Tuning::Full => graph_masters(&self.model.graph, first),
+        };
         let (dtype, base_digest) = (self.dtype, hasher.finalize().to_hex().to_string());
         let resident_before = self.resident_before;
-        let Model { path, graph, .. } = self.model;
+        let Model { path, graph, checkpoint, .. } = self.model;
         Ok(TrainingModel {
             dtype,
             path,
             graph,
+            checkpoint,
             program,
             torch,
             params,
             adapters,
             masters,
-            config,
+            tuning,
             base_digest,
             resident_before,
         })
@@ -216,15 +243,37 @@ impl UnswagModel {
         let stored = self.model.graph.params[&info.name].dtype;
         self.model.checkpoint.read(&info.name, buffer)?;
         hasher.update(format!("{} {stored} {:?}\n", info.name, info.shape).as_bytes()).update(buffer);
-        let tensor = torch.tensor_from_bytes(info.shape, stored, buffer)?;
-        Ok(if stored == info.dtype { tensor } else { torch.cast(&tensor, info.dtype)? })
+        Ok(torch.tensor_from_bytes(info.shape, stored, buffer)?)
     }
 }
 
-/// PEFT's: A uniform within 1 / sqrt(in) (`kaiming_uniform_` with a = sqrt(5)), B zero.
-fn first_weights(program: &Program, adapters: &[Adapter], seed: u64) -> Vec<[Vec<f32>; 2]> {
+/// In the order of the files: each adapter's tensors after the other's.
+fn adapter_masters(program: &Program, adapters: &[Adapter], mut values: BTreeMap<usize, Vec<f32>>) -> Vec<Master> {
+    let tensors = adapters.iter().flat_map(|adapter| {
+        let tensor = |(name, param): (String, usize)| (name, param, Some(param) == adapter.magnitude);
+        adapter.peft_tensors().into_iter().map(tensor)
+    });
+    let master = |(name, param, is_vector): (String, usize, bool)| {
+        let [rows, columns] = program.params()[param].shape;
+        let shape = if is_vector { vec![columns] } else { vec![rows, columns] };
+        Some(Master { name, param, shape, decays: true, values: values.remove(&param)? })
+    };
+    tensors.filter_map(master).collect()
+}
+
+fn graph_masters(graph: &Graph, values: BTreeMap<usize, Vec<f32>>) -> Vec<Master> {
+    let master = |(param, values)| {
+        let (name, info) = graph.params.get_index(param)?;
+        let shape = info.shape.clone();
+        Some(Master { name: name.clone(), param, shape, decays: tuning::decays(graph, name), values })
+    };
+    values.into_iter().filter_map(master).collect()
+}
+
+/// PEFT's: A uniform within 1 / sqrt(in) (`kaiming_uniform_` with a = sqrt(5)), B zero. By the place of the parameter.
+fn first_weights(program: &Program, adapters: &[Adapter], seed: u64) -> BTreeMap<usize, Vec<f32>> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let mut made = Vec::new();
+    let mut made = BTreeMap::new();
     for adapter in adapters {
         let [rows, columns] = program.params()[adapter.a].shape;
         let bound = 1.0 / (columns as f64).sqrt();
@@ -232,7 +281,8 @@ fn first_weights(program: &Program, adapters: &[Adapter], seed: u64) -> Vec<[Vec
         let uniform = |bits: u32| f64::from(bits >> 8) / f64::from(1u32 << 24);
         let a = (0..rows * columns).map(|_| (bound * (2.0 * uniform(random.next_u32()) - 1.0)) as f32).collect();
         let [rows, columns] = program.params()[adapter.b].shape;
-        made.push([a, vec![0.0; (rows * columns) as usize]]);
+        made.insert(adapter.a, a);
+        made.insert(adapter.b, vec![0.0; (rows * columns) as usize]);
     }
     made
 }
@@ -244,12 +294,14 @@ pub(crate) struct Master {
     pub name: String,
     /// Its position among the program's parameters.
     pub param: usize,
+    /// As files have it.
+    pub shape: Vec<u64>,
     /// Whether weight decay applies to it.
     pub decays: bool,
     pub values: Vec<f32>,
 }
 
-/// A model with adapters, ready to be trained.
+/// A model whose weights are in memory, ready to be trained.
 pub struct TrainingModel {
     path: PathBuf,
     graph: Graph,
@@ -258,15 +310,30 @@ pub struct TrainingModel {
     pub(crate) params: Params<TorchTensor>,
     adapters: Vec<Adapter>,
     pub(crate) masters: Vec<Master>,
-    config: LoraConfig,
+    tuning: Tuning,
+    checkpoint: Checkpoint,
     dtype: Dtype,
     base_digest: String,
     resident_before: Option<u64>,
 }
 
 impl TrainingModel {
-    pub fn config(&self) -> &LoraConfig {
-        &self.config
+    /// What of it is trained.
+    pub fn tuning(&self) -> &Tuning {
+        &self.tuning
+    }
+
+    /// The adapters' settings, where adapters are what is trained.
+    pub fn lora(&self) -> Option<&LoraConfig> {
+        match &self.tuning {
+            Tuning::Lora(config) => Some(config),
+            Tuning::Full => None,
+        }
+    }
+
+    /// The base's files.
+    pub(crate) fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
     }
 
     /// The element type that steps compute in.
@@ -323,17 +390,19 @@ impl TrainingModel {
         Ok(self.torch.rows(&logits, rows - 1, 1).to_f32()?)
     }
 
-    /// The shape of a trained tensor.
-    pub(crate) fn shape(&self, master: &Master) -> [u64; 2] {
-        self.program.params()[master.param].shape
+    /// # Errors
+    /// A trained value is not finite.
+    pub(crate) fn check_finite(&self) -> Result<(), TrainError> {
+        match self.masters.iter().find(|master| !master.values.iter().all(|value| value.is_finite())) {
+            Some(master) => Err(TrainError::BadWeight { name: master.name.clone() }),
+            None => Ok(()),
+        }
     }
 
     /// Rounds the masters into what the steps compute with.
     pub(crate) fn refresh(&mut self) -> Result<(), TrainError> {
         for master in &self.masters {
-            let info = &self.program.params()[master.param];
-            let tensor = self.torch.tensor_from_f32(info.shape, info.dtype, &|| master.values.clone())?;
-            self.params.tensors_mut()[master.param] = tensor;
+            self.torch.fill_from_f32(&self.params.tensors()[master.param], &master.values)?;
         }
         Ok(())
     }

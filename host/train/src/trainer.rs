@@ -6,6 +6,7 @@
 use unswag_data::Batch;
 use unswag_engine::{Grads, IGNORED, Step};
 use unswag_kernels::{Exec, optim::Step as OptimizerStep};
+use unswag_torch::TorchTensor;
 
 use crate::{
     TrainError, TrainingArguments, TrainingModel,
@@ -140,13 +141,12 @@ impl Trainer {
             };
         }
         let peak_bytes = meter.peak();
-        let mut gradients = Vec::new();
+        let mut squares = 0.0;
         for master in &model.masters {
-            let grad = grads.get(master.param).map(|grad| grad.to_f32()).transpose()?;
-            gradients.push(grad.unwrap_or_else(|| vec![0.0; master.values.len()]));
+            if let Some(grad) = grads.get(master.param) {
+                squares += grad.with_f32(|grad| grad.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>())?;
+            }
         }
-        drop(grads);
-        let squares = gradients.iter().flatten().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>();
         let grad_norm = squares.sqrt();
         let skipped = !(loss.is_finite() && grad_norm.is_finite());
         if skipped {
@@ -158,7 +158,7 @@ impl Trainer {
             self.progress.skipped_steps += 1;
         } else {
             self.damaged = true;
-            self.update(&gradients, grad_norm, learning_rate)?;
+            self.update(&grads, grad_norm, learning_rate)?;
             self.damaged = false;
             self.progress.skipped_in_a_row = 0;
             self.progress.updates += 1;
@@ -168,7 +168,7 @@ impl Trainer {
         Ok(Some(StepReport { step: number, loss, grad_norm, skipped, peak_bytes }))
     }
 
-    fn update(&mut self, gradients: &[Vec<f32>], grad_norm: f64, learning_rate: f64) -> Result<(), TrainError> {
+    fn update(&mut self, grads: &Grads<TorchTensor>, grad_norm: f64, learning_rate: f64) -> Result<(), TrainError> {
         // torch's clip_grad_norm_ adds 1e-6 to the norm and never scales up.
         let clip = match self.arguments.max_grad_norm {
             most if most > 0.0 => (most / (grad_norm + 1e-6)).min(1.0),
@@ -176,10 +176,11 @@ impl Trainer {
         };
         let step = OptimizerStep { number: self.progress.updates + 1, learning_rate, grad_scale: clip as f32 };
         let exec = Exec::new(std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
-        let tensors = self.model.masters.iter_mut().zip(gradients).zip(&mut self.states);
-        for ((master, gradient), state) in tensors {
-            let values = &mut master.values;
-            optimizer::update(&self.arguments, exec, step, master.decays, values, gradient, state)?;
+        for (master, state) in self.model.masters.iter_mut().zip(&mut self.states) {
+            // As in torch: what no gradient reached is left as it is.
+            let Some(grad) = grads.get(master.param) else { continue };
+            let (arguments, values) = (&self.arguments, &mut master.values);
+            grad.with_f32(|grad| optimizer::update(arguments, exec, step, master.decays, values, grad, state))??;
         }
         self.model.refresh()
     }

@@ -15,12 +15,14 @@ use unswag_data::{Batch, DataLoader, Position, Row};
 use crate::{
     Schedule, TrainError, Trainer, TrainingArguments, TrainingModel, checkpoint,
     evaluate::evaluate,
+    full::model_bytes,
     metrics::{METRICS, MetricsFile, StepMetrics},
-    save_adapter,
+    save_adapter, save_model,
 };
 
-/// The adapter's folder in the output folder.
+/// The folders of what is finished, in the output folder: adapters, or a whole model.
 const ADAPTER: &str = "adapter";
+const MODEL: &str = "model";
 
 /// Where a run begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +44,7 @@ pub struct RunPlan {
     pub checkpoint_bytes: u64,
     /// The most bytes that tensors will take in a step, where the length of rows is known.
     pub planned_peak_bytes: Option<u64>,
-    /// The most that checkpoints and the adapter take on the disk at once.
+    /// The most that checkpoints and what is finished take on the disk at once.
     pub disk_bytes: u64,
 }
 
@@ -54,8 +56,10 @@ pub struct RunReport {
     /// Of the last step.
     pub loss: Option<f64>,
     pub eval_loss: Option<f64>,
-    /// The finished adapter; `None` where the run was stopped.
+    /// The finished adapter; `None` where the run was stopped, or all was trained.
     pub adapter: Option<PathBuf>,
+    /// The finished model, where all was trained.
+    pub model: Option<PathBuf>,
     /// The newest checkpoint that this run wrote.
     pub checkpoint: Option<PathBuf>,
     pub stopped: bool,
@@ -175,7 +179,10 @@ impl UnswagTrainer {
             rows_per_epoch: self.rows_per_epoch,
             checkpoint_bytes,
             planned_peak_bytes: self.trainer.planned_peak_bytes(),
-            disk_bytes: checkpoint_bytes.saturating_mul(kept + 1),
+            disk_bytes: checkpoint_bytes.saturating_mul(kept).saturating_add(match self.trainer.model().lora() {
+                Some(_) => checkpoint_bytes,
+                None => model_bytes(self.trainer.model()),
+            }),
         }
     }
 
@@ -193,7 +200,7 @@ impl UnswagTrainer {
             // Steps of a run that was killed before its first checkpoint can only be taken again; what was finished, or saved and
             // is damaged now, is worth more than that.
             let saved = checkpoint::list(&self.folder).pop().map(|(_, path)| path);
-            let finished = Some(self.folder.join(ADAPTER)).filter(|path| path.exists());
+            let finished = Some(self.finished()).filter(|path| path.exists());
             if let Some(found) = saved.or(finished) {
                 let found = found.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 return Err(TrainError::NothingToGoOnFrom { path: self.folder.clone(), found });
@@ -239,6 +246,7 @@ impl UnswagTrainer {
             loss: None,
             eval_loss: None,
             adapter: None,
+            model: None,
             checkpoint: None,
             stopped: false,
             tokens: 0,
@@ -273,12 +281,12 @@ impl UnswagTrainer {
         };
         fs::create_dir_all(&self.folder).map_err(io(&self.folder, "make this folder"))?;
         self.take_lock()?;
-        let adapter = self.folder.join(ADAPTER);
+        let finished = self.finished();
         if !self.goes_on {
             let earlier = checkpoint::list(&self.folder).pop().map(|(_, path)| path);
             // A run that took no step left no line.
             let is_there = |path: &PathBuf| path.metadata().is_ok_and(|found| found.is_dir() || found.len() > 0);
-            let others = [self.folder.join(METRICS), adapter.clone()].into_iter().find(is_there);
+            let others = [self.folder.join(METRICS), finished.clone()].into_iter().find(is_there);
             if let Some(found) = earlier.or(others) {
                 let found = found.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 return Err(TrainError::EarlierRun { path: self.folder.clone(), found });
@@ -286,8 +294,8 @@ impl UnswagTrainer {
         }
         // Never in the base, and never where nothing can be written: seen now, not after hours.
         let base = self.trainer.model().base_path().to_owned();
-        let existing = if adapter.exists() { Existing::Replace } else { Existing::Refuse };
-        drop(Staging::begin(&adapter, &[&base], existing, self.disk.as_ref())?);
+        let existing = if finished.exists() { Existing::Replace } else { Existing::Refuse };
+        drop(Staging::begin(&finished, &[&base], existing, self.disk.as_ref())?);
         if let Some(validation) = &self.validation
             && validation.epoch_size()?.supervised_tokens == 0
         {
@@ -354,11 +362,22 @@ impl UnswagTrainer {
                 clock = Instant::now();
             }
         }
-        let adapter = self.folder.join(ADAPTER);
-        again(observer, || save_adapter(self.trainer.model(), &adapter, self.disk.as_ref()))?;
-        observer.saved(&adapter);
-        report.adapter = Some(adapter);
+        let (model, finished) = (self.trainer.model(), self.finished());
+        again(observer, || match model.lora() {
+            Some(_) => save_adapter(model, &finished, self.disk.as_ref()),
+            None => save_model(model, &finished, Existing::Replace, self.disk.as_ref()),
+        })?;
+        observer.saved(&finished);
+        match model.lora() {
+            Some(_) => report.adapter = Some(finished),
+            None => report.model = Some(finished),
+        }
         Ok(())
+    }
+
+    /// Where what is finished will stand.
+    fn finished(&self) -> PathBuf {
+        self.folder.join(if self.trainer.model().lora().is_some() { ADAPTER } else { MODEL })
     }
 
     /// A step, and whether the validation loss is due after it; `None` where the observer stopped it before it was done.

@@ -55,8 +55,12 @@ pub fn run(args: &args::Plan, output: &Output) -> Result<Done, Box<dyn Error>> {
         term::print(&format!("{page:#}\n"))?;
         return Ok(Done::Ok);
     }
+    let trained = match args.lora.full_finetuning {
+        true => "all of it trained".to_owned(),
+        false => format!("LoRA on {adapters} layers"),
+    };
     let mut page = format!(
-        "{}  {}, {} blocks, in {dtype}; LoRA on {adapters} layers, {} trainable parameters\n",
+        "{}  {}, {} blocks, in {dtype}; {trained}, {} trainable parameters\n",
         paint(BOLD, model.name()),
         model.graph.arch.model_type,
         program.blocks(),
@@ -122,12 +126,18 @@ fn program(
     let log = plugin_log(output);
     let open = model.record.as_ref().map(|record| open_recorded(&record.steps, &log)).transpose()?;
     let ops: Rc<dyn PluginOps> = Rc::new(open.unwrap_or_default());
-    let mut program = Program::with_plugins(&model.graph, Trainable::Nothing, ops)?;
+    let trainable = if lora.full_finetuning { Trainable::Everything } else { Trainable::Nothing };
+    let mut program = Program::with_plugins(&model.graph, trainable, ops)?;
     program.set_dtype(dtype);
+    if lora.full_finetuning {
+        return Ok((program, 0));
+    }
     let adapters = program.add_lora(&LoraSpec {
         r: lora.lora_r,
         alpha: lora.lora_alpha,
         rank_stabilized: lora.use_rslora,
+        dropout: lora.lora_dropout,
+        dora: lora.use_dora,
         targets: lora.lora_target_modules.clone(),
     })?;
     Ok((program, adapters.len()))

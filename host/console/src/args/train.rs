@@ -6,7 +6,7 @@ use clap::{ArgAction, Args, ValueEnum, ValueHint};
 
 use super::plan::size;
 
-/// Train a checkpoint: LoRA adapters on it, in PEFT's format.
+/// Train a checkpoint: LoRA adapters on it, in PEFT's format, or all of it.
 ///
 /// Training can be stopped at any moment and goes on where it stopped with `--resume-from-checkpoint auto`: Ctrl-C writes a
 /// checkpoint first, and after a kill or a power cut the last whole checkpoint is taken. What comes out is the same, bit for
@@ -19,7 +19,8 @@ Examples:
   unswag train ./SmolLM2-135M --data corpus.jsonl --text-field body --dry-run -o run     check everything, train nothing
   unswag train ./SmolLM2-135M --data plays/*.txt -o run --resume-from-checkpoint auto
 
-In the output folder: adapter/ (PEFT loads it), metrics.jsonl (one object per step), checkpoint-N/.
+In the output folder: adapter/ (PEFT loads it) or, with --full-finetuning, model/; metrics.jsonl (one object per step);
+checkpoint-N/.
 Exit status: 0 done; 2 could not be done; 130 stopped, with a checkpoint to go on from.")]
 pub struct Train {
     /// A .safetensors file, a folder with config.json and weights, or a hub cache snapshot.
@@ -130,6 +131,18 @@ pub struct Lora {
     /// Multiply by alpha / sqrt(r) instead (rsLoRA).
     #[arg(long)]
     pub use_rslora: bool,
+    /// Drop this share of the adapters' inputs in training.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    pub lora_dropout: f64,
+    /// Train the magnitude of each output's weights apart from their direction (DoRA).
+    #[arg(long)]
+    pub use_dora: bool,
+    /// Train every weight instead of adapters. What comes out is a whole model.
+    #[arg(
+        long,
+        conflicts_with_all = ["lora_r", "lora_alpha", "lora_target_modules", "use_rslora", "lora_dropout", "use_dora"]
+    )]
+    pub full_finetuning: bool,
 }
 
 #[derive(Clone, Debug, Args)]

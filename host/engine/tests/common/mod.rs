@@ -22,7 +22,7 @@ pub fn of_graph(graph: &Graph, lora: Option<u64>) -> Program {
     if let Some(r) = lora {
         let targets = vec!["all-linear".to_owned()];
         program
-            .add_lora(&LoraSpec { r, alpha: 16.0, rank_stabilized: false, targets })
+            .add_lora(&LoraSpec { r, alpha: 16.0, rank_stabilized: false, dropout: 0.0, dora: false, targets })
             .expect("there are linear layers");
     }
     program

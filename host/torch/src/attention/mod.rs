@@ -76,6 +76,14 @@ pub(crate) fn backward(
     pairs.try_for_each(|(to, from)| to.shallow_clone().f_copy_(from)).map_err(torch_error)
 }
 
+/// A sink is a score whose value is 0: p (0 - y dy), p = exp(sink - lse), summed over rows.
+pub(crate) fn sinks_backward([dy, y, lse, sinks]: [&Tensor; 4], spec: &AttentionSpec) -> Made<Tensor> {
+    let heads = [dy.size()[0], spec.heads as i64, spec.v_head_dim as i64];
+    let through = dy.f_to_kind(Kind::Float)?.f_mul(y)?.f_reshape(heads)?.f_sum_dim_intlist(2i64, false, Kind::Float)?;
+    let p = sinks.f_to_kind(Kind::Float)?.f_reshape([1, heads[1]])?.f_sub(lse)?.f_exp()?;
+    p.f_mul(&through)?.f_sum_dim_intlist(0i64, true, Kind::Float)?.f_neg()
+}
+
 fn composed(q: &Tensor, k: &Tensor, v: &Tensor, sinks: Option<&Tensor>, masked: &Masked<'_>) -> Made<(Tensor, Tensor)> {
     let shape = Shape::of(masked.spec);
     let (q, k, v) = (shape.queries(q, shape.d)?, shape.keys(k, shape.d)?, shape.keys(v, shape.dv)?);

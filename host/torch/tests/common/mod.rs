@@ -48,7 +48,14 @@ impl Model {
 
 /// On every linear layer but the head.
 pub fn lora(r: u64) -> LoraSpec {
-    LoraSpec { r, alpha: 2.0 * r as f64, rank_stabilized: false, targets: vec!["all-linear".into()] }
+    LoraSpec {
+        r,
+        alpha: 2.0 * r as f64,
+        rank_stabilized: false,
+        dropout: 0.0,
+        dora: false,
+        targets: vec!["all-linear".into()],
+    }
 }
 
 /// Within `tolerance` of the largest expected value, or of `floor` where that is more, element by element.
