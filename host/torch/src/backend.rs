@@ -14,7 +14,7 @@ use crate::{
     composed, cpu,
     memory::{Memory, Pool, Pooled},
     plugin,
-    tensor::{TorchTensor, dtype_of, kind_of, torch_error},
+    tensor::{TorchTensor, dtype_of, kind_of, torch_error, wide},
     threads,
 };
 
@@ -271,15 +271,17 @@ impl Backend for Torch {
     fn weight_norms(&self, (weight, view): (&TorchTensor, View), scale: f64, product: &TorchTensor) -> Made {
         let columns = i64::from(view == View::Transposed);
         let norms = || {
-            let sum = product.view.f_to_kind(Kind::Float)?.f_mul_scalar(scale)?.f_add_(&weight.view)?;
-            sum.f_mul(&sum)?.f_sum_dim_intlist(columns, false, Kind::Float)?.f_sqrt()?.f_unsqueeze(0)
+            let kind = wide(weight.view.kind());
+            let sum = product.view.f_to_kind(kind)?.f_mul_scalar(scale)?.f_add_(&weight.view)?;
+            sum.f_mul(&sum)?.f_sum_dim_intlist(columns, false, kind)?.f_sqrt()?.f_unsqueeze(0)
         };
         self.owned(norms())
     }
 
     fn ratio(&self, a: &TorchTensor, b: &TorchTensor) -> Made {
         let ratio = || {
-            let (a, b) = (a.view.f_to_kind(Kind::Float)?, b.view.f_to_kind(Kind::Float)?);
+            let kind = wide(b.view.kind());
+            let (a, b) = (a.view.f_to_kind(kind)?, b.view.f_to_kind(kind)?);
             a.f_div(&b)?.f_masked_fill(&b.f_eq(0)?, 0)
         };
         self.owned(ratio())
@@ -448,7 +450,7 @@ impl Backend for Torch {
     ) -> Made<(TorchTensor, TorchTensor)> {
         let rows = self.shape(q)[0];
         let y = self.fresh([rows, spec.heads * spec.v_head_dim], q.view.kind())?;
-        let lse = self.fresh([rows, spec.heads], Kind::Float)?;
+        let lse = self.fresh([rows, spec.heads], wide(q.view.kind()))?;
         let inputs = [q, k, v].map(TorchTensor::tensor);
         attention::forward(
             inputs,

@@ -5,6 +5,8 @@
 use tch::{Kind, TchError, Tensor};
 use unswag_engine::{Activation, IGNORED, LayerNorm, RmsNorm, RopeSpec};
 
+use crate::tensor::wide;
+
 type Made<T = Tensor> = Result<T, TchError>;
 
 pub(crate) fn act(x: &Tensor, of: Activation) -> Made {
@@ -36,12 +38,12 @@ pub(crate) fn act_backward(dy: &Tensor, x: &Tensor, of: Activation) -> Made {
 fn grouped(x: &Tensor, spec: &RmsNorm) -> Made {
     let (rows, columns) = x.size2()?;
     let group = spec.group.map_or(columns, |group| group as i64);
-    x.f_to_kind(Kind::Float)?.f_reshape([rows, columns / group, group])
+    x.f_to_kind(wide(x.kind()))?.f_reshape([rows, columns / group, group])
 }
 
 /// The factor in f32, and whether the product is taken in it (Gemma) or after rounding to the element type (Llama).
 fn factor(weight: &Tensor, spec: &RmsNorm) -> Made {
-    let weight = weight.f_to_kind(Kind::Float)?;
+    let weight = weight.f_to_kind(wide(weight.kind()))?;
     if spec.unit_offset { weight.f_add_scalar(1) } else { Ok(weight) }
 }
 
@@ -86,7 +88,7 @@ pub(crate) fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, spec: &RopeSpec, back
 
 /// Log-probabilities need no more than the log-sum-exp and the target's logit.
 fn losses(logits: &Tensor, targets: &Tensor) -> Result<(f64, Tensor, Tensor), TchError> {
-    let logits = logits.f_to_kind(Kind::Float)?;
+    let logits = logits.f_to_kind(wide(logits.kind()))?;
     let lse = logits.f_logsumexp(1, true)?;
     let counted = targets.f_ne(IGNORED)?;
     let index = targets.f_clamp_min(0)?.f_unsqueeze(1)?;
@@ -136,7 +138,7 @@ pub(crate) fn layer_norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, spe
     let flat = |x: &Tensor| x.f_reshape([columns]);
     let bias = bias.map(flat).transpose()?;
     let (y, mean, rstd) = x.f_native_layer_norm(columns, Some(flat(weight)?), bias, spec.eps)?;
-    Ok([y, mean.f_to_kind(Kind::Float)?, rstd.f_to_kind(Kind::Float)?])
+    Ok([y, mean.f_to_kind(wide(x.kind()))?, rstd.f_to_kind(wide(x.kind()))?])
 }
 
 /// dx, and dweight and dbias where they are wanted.
@@ -144,12 +146,12 @@ pub(crate) fn layer_norm_backward(
     [dy, x, weight, mean, rstd]: [&Tensor; 5],
     wants_dparams: bool,
 ) -> Made<(Tensor, Option<(Tensor, Tensor)>)> {
-    let wide = |x: &Tensor| x.f_to_kind(Kind::Float);
-    let dy = wide(dy)?;
-    let normal = wide(x)?.f_sub(mean)?.f_mul(rstd)?;
+    let widened = |x: &Tensor| x.f_to_kind(wide(x.kind()));
+    let dy = widened(dy)?;
+    let normal = widened(x)?.f_sub(mean)?.f_mul(rstd)?;
     let sum = |x: &Tensor| x.f_sum_dim_intlist(0i64, true, Kind::Float);
     let dparams = if wants_dparams { Some((sum(&dy.f_mul(&normal)?)?, sum(&dy)?)) } else { None };
-    let dnormal = dy.f_mul(&wide(weight)?)?;
+    let dnormal = dy.f_mul(&widened(weight)?)?;
     let average = |x: &Tensor| x.f_mean_dim(1i64, true, None::<Kind>);
     let along = average(&dnormal.f_mul(&normal)?)?;
     let dx = dnormal.f_sub(&average(&dnormal)?)?.f_sub(&normal.f_mul(&along)?)?.f_mul(rstd)?;
@@ -162,9 +164,9 @@ pub(crate) fn cross_entropy(logits: &Tensor, targets: &[i64], scale: f64) -> Mad
     let targets = Tensor::f_from_slice(targets)?.f_to_device(device)?;
     let (sum, mut log_p, index) = losses(logits, &targets)?;
     let mut gradient = log_p.f_exp_()?;
-    let minus = Tensor::f_full(index.size(), -1.0, (Kind::Float, device))?;
+    let minus = Tensor::f_full(index.size(), -1.0, (gradient.kind(), device))?;
     drop(gradient.f_scatter_add_(1, &index, &minus)?);
-    let factor = targets.f_ne(IGNORED)?.f_to_kind(Kind::Float)?.f_mul_scalar(scale)?.f_unsqueeze(1)?;
+    let factor = targets.f_ne(IGNORED)?.f_to_kind(gradient.kind())?.f_mul_scalar(scale)?.f_unsqueeze(1)?;
     // A row that does not count has no gradient, whatever its logits are.
     Ok((sum, gradient.f_mul(&factor)?.f_where_self(&factor.f_ne(0)?, &factor.f_zeros_like()?)?))
 }

@@ -70,6 +70,11 @@ pub(crate) fn kind_of(dtype: Dtype) -> Result<Kind, EngineError> {
     })
 }
 
+/// What sums over elements of this type are taken in.
+pub(crate) fn wide(kind: Kind) -> Kind {
+    if kind == Kind::Double { Kind::Double } else { Kind::Float }
+}
+
 pub(crate) fn dtype_of(kind: Kind) -> Dtype {
     match kind {
         Kind::Float => Dtype::F32,

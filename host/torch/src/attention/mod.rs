@@ -13,7 +13,10 @@ mod cpu;
 use tch::{Kind, TchError, Tensor};
 use unswag_engine::{AttentionSpec, EngineError};
 
-use crate::{memory::Pool, tensor::torch_error};
+use crate::{
+    memory::Pool,
+    tensor::{torch_error, wide},
+};
 
 type Made<T = Tensor> = Result<T, TchError>;
 
@@ -79,8 +82,9 @@ pub(crate) fn backward(
 /// A sink is a score whose value is 0: p (0 - y dy), p = exp(sink - lse), summed over rows.
 pub(crate) fn sinks_backward([dy, y, lse, sinks]: [&Tensor; 4], spec: &AttentionSpec) -> Made<Tensor> {
     let heads = [dy.size()[0], spec.heads as i64, spec.v_head_dim as i64];
-    let through = dy.f_to_kind(Kind::Float)?.f_mul(y)?.f_reshape(heads)?.f_sum_dim_intlist(2i64, false, Kind::Float)?;
-    let p = sinks.f_to_kind(Kind::Float)?.f_reshape([1, heads[1]])?.f_sub(lse)?.f_exp()?;
+    let kind = wide(dy.kind());
+    let through = dy.f_to_kind(kind)?.f_mul(y)?.f_reshape(heads)?.f_sum_dim_intlist(2i64, false, kind)?;
+    let p = sinks.f_to_kind(kind)?.f_reshape([1, heads[1]])?.f_sub(lse)?.f_exp()?;
     p.f_mul(&through)?.f_sum_dim_intlist(0i64, true, Kind::Float)?.f_neg()
 }
 
@@ -89,14 +93,14 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, sinks: Option<&Tensor>, masked: 
     let (q, k, v) = (shape.queries(q, shape.d)?, shape.keys(k, shape.d)?, shape.keys(v, shape.dv)?);
     let device = q.device();
     let y = Tensor::f_empty([shape.b, shape.t, shape.h, shape.g, shape.dv], (q.kind(), device))?;
-    let lse = Tensor::f_empty([shape.b, shape.t, shape.h, shape.g], (Kind::Float, device))?;
+    let lse = Tensor::f_empty([shape.b, shape.t, shape.h, shape.g], (wide(q.kind()), device))?;
     for range in shape.ranges(masked) {
         let keys = |x: &Tensor| x.f_narrow(1, range.first_key, range.keys);
         let queries = shape.part(&q, &range)?;
         let scores = shape.scores(&queries, &keys(&k)?, &range, masked)?.0;
         let mut sum = scores.f_logsumexp(-1i64, true)?;
         if let Some(sinks) = sinks {
-            let sinks = sinks.f_to_kind(Kind::Float)?.f_reshape([1, shape.h, shape.g, 1, 1])?;
+            let sinks = sinks.f_to_kind(wide(q.kind()))?.f_reshape([1, shape.h, shape.g, 1, 1])?;
             let whole = sum.f_reshape([shape.b, shape.h, shape.g, range.queries, 1])?;
             sum = whole.f_logaddexp(&sinks)?.f_reshape(sum.size())?;
         }
@@ -114,16 +118,16 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, sinks: Option<&Tensor>, masked: 
 fn composed_backward(dy: &Tensor, [q, k, v, y, lse]: [&Tensor; 5], masked: &Masked<'_>) -> Made<[Tensor; 3]> {
     let shape = Shape::of(masked.spec);
     let kind = q.kind();
-    let products = dy.f_to_kind(Kind::Float)?.f_mul(y)?;
+    let products = dy.f_to_kind(wide(kind))?.f_mul(y)?;
     let rows = shape.b * shape.t;
-    let delta = products.f_reshape([rows, shape.h * shape.g, shape.dv])?.f_sum_dim_intlist(2i64, false, Kind::Float)?;
+    let delta = products.f_reshape([rows, shape.h * shape.g, shape.dv])?.f_sum_dim_intlist(2i64, false, wide(kind))?;
     drop(products);
     let (delta, lse) = (shape.queries(&delta, 1)?, shape.queries(lse, 1)?);
     let (q, dy) = (shape.queries(q, shape.d)?, shape.queries(dy, shape.dv)?);
     let (k, v) = (shape.keys(k, shape.d)?, shape.keys(v, shape.dv)?);
     let device = q.device();
     let dq = Tensor::f_empty([shape.b, shape.t, shape.h, shape.g, shape.d], (kind, device))?;
-    let sums = |like: &Tensor| Tensor::f_zeros(like.size(), (Kind::Float, device));
+    let sums = |like: &Tensor| Tensor::f_zeros(like.size(), (wide(kind), device));
     let (dk, dv) = (sums(&k)?, sums(&v)?);
     for range in shape.ranges(masked) {
         let keys = |x: &Tensor| x.f_narrow(1, range.first_key, range.keys);
@@ -132,7 +136,7 @@ fn composed_backward(dy: &Tensor, [q, k, v, y, lse]: [&Tensor; 5], masked: &Mask
         let p = scores.f_sub_(&shape.part(&lse, &range)?)?.f_exp_()?;
         let narrow = p.f_to_kind(kind)?;
         drop(keys(&dv)?.f_add_(&narrow.f_transpose(1, 2)?.f_bmm(&dy)?)?);
-        let dp = dy.f_bmm(&keys(&v)?.f_transpose(1, 2)?)?.f_to_kind(Kind::Float)?;
+        let dp = dy.f_bmm(&keys(&v)?.f_transpose(1, 2)?)?.f_to_kind(wide(kind))?;
         let mut ds = dp.f_sub(&shape.part(&delta, &range)?)?.f_mul_(&p)?;
         if let Some(slope) = slope {
             drop(ds.f_mul_(&slope)?);
@@ -213,7 +217,7 @@ impl Shape {
     /// The scores in f32, \[b h, g queries, keys\], -inf where a query does not see a key; and the soft cap's slope.
     fn scores(&self, q: &Tensor, k: &Tensor, range: &Range, masked: &Masked<'_>) -> Made<(Tensor, Option<Tensor>)> {
         let spec = masked.spec;
-        let mut scores = q.f_bmm(&k.f_transpose(1, 2)?)?.f_to_kind(Kind::Float)?.f_mul_scalar_(spec.scale)?;
+        let mut scores = q.f_bmm(&k.f_transpose(1, 2)?)?.f_to_kind(wide(q.kind()))?.f_mul_scalar_(spec.scale)?;
         let mut slope = None;
         if let Some(cap) = spec.softcap {
             let capped = scores.f_div_scalar_(cap)?.f_tanh_()?;
