@@ -13,11 +13,16 @@ fn house() -> House {
     house.tiny(Family::Llama, "model");
     let text: String = (0..60).map(|line| format!("{line} men went to mow, went to mow a meadow.\n")).collect();
     fs::write(house.path("text.txt"), text).unwrap();
-    let train =
-        ["train", "model", "--data", "text.txt", "--block-size", "64", "--max-steps", "12", "--batch-size", "4"];
-    house.run(&[&train[..], &["--learning-rate", "2e-2", "-o", "run", "--report-to", "none"]].concat()).ok();
+    train(&house, "run", &[]);
     assert_eq!(names(&house.path("run")), ["adapter"]);
     house
+}
+
+fn train(house: &House, output: &str, more: &[&str]) {
+    let common =
+        ["train", "model", "--data", "text.txt", "--block-size", "64", "--max-steps", "12", "--batch-size", "4"];
+    let rest = ["--learning-rate", "2e-2", "-o", output, "--report-to", "none"];
+    house.run(&[&common[..], &rest, more].concat()).ok();
 }
 
 #[test]
@@ -29,23 +34,30 @@ fn an_adapter_lowers_the_loss_and_a_merge_keeps_it() {
     };
     let number =
         |page: &serde_json::Value, field: &str| page[field].as_f64().unwrap_or_else(|| panic!("{field}: {page}"));
-    let (plain, adapted) = (eval(&["model"]), eval(&["model", "--adapter", "run/adapter"]));
-    assert!(number(&adapted, "loss") < 0.9 * number(&plain, "loss"), "{plain} {adapted}");
-    for page in [&plain, &adapted] {
-        assert!((number(page, "loss").exp() / number(page, "perplexity") - 1.0).abs() < 1e-9);
-        // Each token of this tokenizer is a byte.
-        assert_eq!(page["tokens"], page["bytes"]);
-        assert!((number(page, "loss") / 2f64.ln() - number(page, "bits_per_byte")).abs() < 1e-9);
+    let plain = eval(&["model"]);
+    train(&house, "dora", &["--use-dora", "--use-rslora", "--lora-dropout", "0.05"]);
+    for (run, merged, tensors) in [("run", "merged", 2), ("dora", "merged-dora", 3)] {
+        let adapter = format!("{run}/adapter");
+        let config = fs::read_to_string(house.path(&adapter).join("adapter_config.json")).unwrap();
+        assert_eq!(config.contains("\"use_dora\": true"), tensors == 3, "{config}");
+        let adapted = eval(&["model", "--adapter", &adapter]);
+        assert!(number(&adapted, "loss") < 0.9 * number(&plain, "loss"), "{plain} {adapted}");
+        for page in [&plain, &adapted] {
+            assert!((number(page, "loss").exp() / number(page, "perplexity") - 1.0).abs() < 1e-9);
+            // Each token of this tokenizer is a byte.
+            assert_eq!(page["tokens"], page["bytes"]);
+            assert!((number(page, "loss") / 2f64.ln() - number(page, "bits_per_byte")).abs() < 1e-9);
+        }
+        let report = house.json(&["merge", "model", &adapter, "-o", merged]);
+        let modules = report["modules"].as_array().unwrap();
+        assert_eq!(modules.len(), 14);
+        assert!(modules.iter().all(|module| number(module, "delta_norm") > 0.0), "{report}");
+        // bf16 weights take less of the adapter than f32 ones would.
+        let found = eval(&[merged]);
+        let lost = (number(&found, "loss") - number(&adapted, "loss")).abs();
+        assert!(lost < 0.02 * (number(&plain, "loss") - number(&adapted, "loss")), "{found} {adapted}");
+        assert_eq!(names(&house.path(merged)), names(&house.path("model")));
     }
-    let report = house.json(&["merge", "model", "run/adapter", "-o", "merged"]);
-    let modules = report["modules"].as_array().unwrap();
-    assert_eq!(modules.len(), 14);
-    assert!(modules.iter().all(|module| number(module, "delta_norm") > 0.0), "{report}");
-    // bf16 weights take less of the adapter than f32 ones would.
-    let merged = eval(&["merged"]);
-    let lost = (number(&merged, "loss") - number(&adapted, "loss")).abs();
-    assert!(lost < 0.02 * (number(&plain, "loss") - number(&adapted, "loss")), "{merged} {adapted}");
-    assert_eq!(names(&house.path("merged")), names(&house.path("model")));
     let said = house.run(&["merge", "model", "run/adapter", "-o", "merged"]).code(2).to_owned();
     assert!(said.contains("already there"), "{said}");
     drop(base);

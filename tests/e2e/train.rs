@@ -69,6 +69,35 @@ fn the_loss_falls_and_the_adapter_is_written() {
 }
 
 #[test]
+fn all_of_a_model_is_trained_and_goes_on_from_a_checkpoint_to_the_same_bits() {
+    let house = house();
+    let common = ["train", "model", "--data", "text.txt", "--block-size", "48", "--learning-rate", "1e-2"];
+    let full = |output: &'static str, more: &[&'static str]| {
+        let rest = ["--full-finetuning", "--max-steps", "12", "--save-steps", "6", "-o", output];
+        [&common[..], &rest, more].concat()
+    };
+    let report = house.json(&full("full", &[]));
+    assert_eq!((&report["model"], &report["adapter"]), (&"full/model".into(), &Value::Null));
+    assert_eq!(report["peak_bytes"], report["planned_peak_bytes"]);
+    assert_eq!(names(&house.path("full")), ["checkpoint-12", "checkpoint-6", "metrics.jsonl", "model"]);
+    assert_eq!(names(&house.path("full/model")), names(&house.path("model")));
+    let loss = |model: &str| {
+        let page = house.json(&["eval", model, "--data", "text.txt", "--block-size", "48"]);
+        page["loss"].as_f64().unwrap()
+    };
+    let (before, after) = (loss("model"), loss("full/model"));
+    assert!(after < 0.9 * before, "{before}, then {after}");
+
+    house.run(&full("again", &["--resume-from-checkpoint", "full/checkpoint-6"])).ok();
+    let weights = |run: &str| fs::read(house.path(run).join("model/model.safetensors")).unwrap();
+    assert!(weights("again") == weights("full"), "the models differ");
+    let said = house.run(&full("other", &["--lora-r", "8"])).code(2).to_owned();
+    assert!(said.contains("--full-finetuning") && said.contains("cannot be used with"), "{said}");
+    let lora = train("full", &["--max-steps", "12", "--resume-from-checkpoint", "full/checkpoint-6"]);
+    assert!(house.run(&lora).code(2).contains("full_finetuning"));
+}
+
+#[test]
 fn a_dry_run_writes_nothing() {
     let house = house();
     let before = house.names();
