@@ -34,6 +34,8 @@ pub(crate) struct Ledger {
     by_account: RefCell<Vec<u64>>,
     at_peak: RefCell<Vec<u64>>,
     peak: Cell<u64>,
+    /// The most that was alive with what an operation took within its call.
+    working_peak: Cell<u64>,
     /// The segment that is the head: what is made there is its own.
     head: Cell<Option<usize>>,
     /// Where points are wanted.
@@ -51,6 +53,7 @@ impl Ledger {
         *self.points.borrow_mut() = Some(Vec::new());
         self.meter.reset_peak();
         self.peak.set(0);
+        self.working_peak.set(0);
         self.note_peak();
     }
 
@@ -68,6 +71,16 @@ impl Ledger {
         if let Some(points) = self.points.borrow_mut().as_mut() {
             points.push(Point { place, live_bytes: live, peak_bytes: live, work: Work::default() });
         }
+    }
+
+    /// An operation takes so much beside what is alive, and gives it back.
+    pub fn takes(&self, bytes: u64) {
+        self.working_peak.set(self.working_peak.get().max(self.meter.live() + bytes));
+    }
+
+    /// The most that was alive since the trace began, with what operations took within a call.
+    pub fn working_peak(&self) -> u64 {
+        self.working_peak.get().max(self.meter.peak())
     }
 
     pub fn work(&self, work: Work) {

@@ -32,6 +32,7 @@ mod segments;
 mod store;
 mod tape;
 mod trace;
+mod workspace;
 
 pub use backend::{
     Activation, AttentionSpec, Backend, CrossEntropy, Dropout, EmbeddingSpec, Gate, IGNORED, LayerNorm, RmsNorm,

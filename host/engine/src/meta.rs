@@ -8,6 +8,7 @@ use crate::{
     Activation, AttentionSpec, Backend, CrossEntropy, Dropout, EmbeddingSpec, EngineError, Gate, Held, LayerNorm,
     Meter, Place, PluginCall, PluginRun, RmsNorm, RopeSpec, View, Work,
     ledger::{Entry, Ledger},
+    workspace,
 };
 
 /// Counts what a real backend would allocate.
@@ -172,6 +173,10 @@ impl Backend for Meta {
         _b: (&MetaTensor, View),
     ) -> Made<()> {
         self.multiplies(y.shape[0], a.shape[usize::from(av == View::AsIs)], y.shape[1]);
+        // A sum in another type is added to when the product is there.
+        if y.dtype != a.dtype {
+            self.ledger.takes(y.shape[0] * y.shape[1] * a.dtype.bytes());
+        }
         Ok(())
     }
 
@@ -188,6 +193,7 @@ impl Backend for Meta {
     fn weight_norms(&self, (weight, view): (&MetaTensor, View), _scale: f64, product: &MetaTensor) -> Made {
         self.moves(weight, 1.0);
         self.moves(product, 1.0);
+        self.ledger.takes(2 * weight.shape[0] * weight.shape[1] * Dtype::F32.bytes());
         Ok(self.tensor([1, weight.shape[usize::from(view == View::AsIs)]], Dtype::F32))
     }
 
@@ -234,6 +240,7 @@ impl Backend for Meta {
         _spec: &EmbeddingSpec,
     ) -> Made<()> {
         self.moves(dy, 3.0);
+        self.ledger.takes(dy.shape[0] * dy.shape[1] * Dtype::F32.bytes());
         Ok(())
     }
 
@@ -299,7 +306,9 @@ impl Backend for Meta {
     ) -> Made<(MetaTensor, MetaTensor)> {
         self.attends(spec, spec.head_dim + spec.v_head_dim);
         let y = self.tensor([q.shape[0], spec.heads * spec.v_head_dim], q.dtype);
-        Ok((y, self.tensor([q.shape[0], spec.heads], Dtype::F32)))
+        let lse = self.tensor([q.shape[0], spec.heads], Dtype::F32);
+        self.ledger.takes(workspace::attention(spec, q.dtype));
+        Ok((y, lse))
     }
 
     fn attention_backward(
@@ -311,7 +320,9 @@ impl Backend for Meta {
     ) -> Made<[MetaTensor; 3]> {
         // The scores again, dv, dp, dq and dk.
         self.attends(spec, 3 * spec.head_dim + 2 * spec.v_head_dim);
-        Ok([self.like(q)?, self.like(k)?, self.like(v)?])
+        let made = [self.like(q)?, self.like(k)?, self.like(v)?];
+        self.ledger.takes(workspace::attention_backward(spec, q.dtype));
+        Ok(made)
     }
 
     fn attention_sinks_backward(
@@ -388,6 +399,7 @@ impl Backend for Meta {
         let saved: Vec<_> =
             if run.saves { call.saved_bytes().map(|bytes| self.bytes(bytes)).collect() } else { Vec::new() };
         saved.iter().for_each(|x| self.moves(x, 1.0));
+        self.ledger.takes(call.plan.scratch_bytes);
         Ok((outputs, saved))
     }
 
@@ -405,7 +417,9 @@ impl Backend for Meta {
             self.moves(&dx, 1.0);
             dx
         };
-        Ok(call.inputs().zip(wants).map(|(x, wanted)| wanted.then(|| dx(x))).collect())
+        let made = call.inputs().zip(wants).map(|(x, wanted)| wanted.then(|| dx(x))).collect();
+        self.ledger.takes(call.plan.scratch_bytes);
+        Ok(made)
     }
 
     fn plugin_rematerialize(&self, call: &PluginCall, saved: &[MetaTensor], _run: PluginRun) -> Made<Vec<MetaTensor>> {

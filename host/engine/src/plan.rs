@@ -142,6 +142,8 @@ pub struct Plan {
     pub parts: Parts,
     /// One for each block, in order.
     pub blocks: Vec<BlockPlan>,
+    /// What operations take within a call and give back, as far as it goes beyond the peak.
+    pub workspace_bytes: u64,
     /// The most bytes that lie in the store.
     pub offloaded_bytes: u64,
     pub forward: Work,
@@ -225,6 +227,7 @@ pub(crate) struct Measured {
     pub meta: Meta,
     pub points: Vec<Point>,
     pub peak_bytes: u64,
+    pub workspace_bytes: u64,
     pub offloaded_bytes: u64,
 }
 
@@ -267,7 +270,8 @@ pub(crate) fn measure(program: &Program, options: &PlanOptions, policies: &[Poli
     meta.ledger().trace(program.segments.len());
     program.step_with_store(&meta, &params, &batch, &step, &mut grads, &mut store)?;
     let (points, peak_bytes) = (meta.ledger().points(), meta.meter().peak());
-    Ok(Measured { points, peak_bytes, offloaded_bytes: store.meter().peak(), meta })
+    let workspace_bytes = meta.ledger().working_peak() - peak_bytes;
+    Ok(Measured { points, peak_bytes, workspace_bytes, offloaded_bytes: store.meter().peak(), meta })
 }
 
 impl Plan {
@@ -276,7 +280,8 @@ impl Plan {
     /// # Errors
     /// No token or more than [`MOST_TOKENS`], or what running the step says.
     pub fn new(program: &Program, options: &PlanOptions, policies: &[Policy]) -> Result<Self, EngineError> {
-        let Measured { meta, points, peak_bytes, offloaded_bytes } = measure(program, options, policies)?;
+        let Measured { meta, points, peak_bytes, workspace_bytes, offloaded_bytes } =
+            measure(program, options, policies)?;
         let at_peak = |account| meta.ledger().at_peak(account);
         let mut parts = Parts {
             frozen_parameters: at_peak(account::FROZEN),
@@ -315,6 +320,7 @@ impl Plan {
             peak_at,
             parts,
             blocks,
+            workspace_bytes,
             offloaded_bytes,
             forward,
             recompute,

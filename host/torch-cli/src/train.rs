@@ -11,7 +11,7 @@ use unswag_console::{
 };
 use unswag_train::{
     LoraConfig, Optim, Resume, RunReport, SchedulerType, TrainingArguments, Tuning, UnswagModel, UnswagTrainer, Warmup,
-    tensor_bytes,
+    growth_bytes, tensor_bytes,
 };
 
 use crate::{live::Live, model::open as open_model};
@@ -134,7 +134,8 @@ fn dry_run(
         let page = json!({
             "trainable_parameters": trainable,
             "planned_peak_bytes": tensor_bytes(&plan),
-            "planned_growth_bytes": plan.peak_bytes,
+            "planned_workspace_bytes": plan.workspace_bytes,
+            "planned_growth_bytes": growth_bytes(&plan),
             "dtype": dtype.name(),
             "epoch": size,
             "steps": steps,
@@ -145,7 +146,7 @@ fn dry_run(
     term::print(&format!(
         "would train {} parameters in {dtype}, {steps} steps\n\
          an epoch: {} rows, {} tokens, {} of them supervised; the longest row has {}\n\
-         a step of {} x {} tokens: at most {}, the optimizer's state among it\n",
+         a step of {} x {} tokens: at most {}, the optimizer's state and operations' workspace among it\n",
         term::count(trainable),
         term::thousands(size.rows),
         term::thousands(size.tokens),
@@ -153,7 +154,7 @@ fn dry_run(
         term::thousands(size.longest_row_tokens),
         plan.batch,
         plan.seq,
-        term::bytes(plan.peak_bytes),
+        term::bytes(growth_bytes(&plan)),
     ))?;
     Ok(Done::Ok)
 }
@@ -187,7 +188,9 @@ fn print(report: &RunReport, output: &Output) -> Result<(), Box<dyn Error>> {
     ));
     if let (Some(grew), Some(planned)) = (report.resident_growth_bytes, report.planned_growth_bytes) {
         let [grew, planned] = [grew, planned].map(term::bytes);
-        page.push_str(&format!("resident memory grew by {grew}; with optimizer state {planned} were planned\n"));
+        page.push_str(&format!(
+            "resident memory grew by {grew}; with optimizer state and workspace {planned} were planned\n"
+        ));
     }
     if report.skipped_steps > 0 {
         page.push_str(&format!("{} steps were not finite and skipped\n", report.skipped_steps));

@@ -36,7 +36,7 @@ pub use evaluate::{EvalReport, evaluate};
 pub use fidelity::{Exact, FidelityReport, GradientError, LayerFidelity, ModuleFidelity};
 pub use full::save_model;
 pub use generate::{Generated, Sampling, generate};
-pub use memory::tensor_bytes;
+pub use memory::{growth_bytes, tensor_bytes};
 pub use metrics::{METRICS, StepMetrics};
 pub use model::{TrainingModel, UnswagModel};
 pub use schedule::{Schedule, SchedulerType};

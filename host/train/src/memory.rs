@@ -13,7 +13,7 @@ pub(crate) struct Memory {
     pub store: Option<FileStore>,
     /// Bytes of tensors that a step was planned to take at most; `None` where the length of rows was not known.
     pub planned_bytes: Option<u64>,
-    /// The same with the optimizer's state.
+    /// The same with the optimizer's state, and what operations take within a call.
     pub planned_growth_bytes: Option<u64>,
 }
 
@@ -36,7 +36,7 @@ impl Memory {
         let folder = arguments.offload_folder.as_deref().filter(|_| plan.offloaded_bytes > 0);
         let store = folder.map(|folder| FileStore::new(model.torch(), folder)).transpose();
         let store = store.map_err(unswag_engine::EngineError::from)?;
-        let (planned_bytes, planned_growth_bytes) = (Some(tensor_bytes(&plan)), Some(plan.peak_bytes));
+        let (planned_bytes, planned_growth_bytes) = (Some(tensor_bytes(&plan)), Some(growth_bytes(&plan)));
         Ok(Memory { policies: plan.policies(), store, planned_bytes, planned_growth_bytes })
     }
 }
@@ -84,4 +84,9 @@ pub(crate) fn plan(
 /// What a step's tensors take, as it is measured: the optimizer's state is no tensor of the step's.
 pub fn tensor_bytes(plan: &Plan) -> u64 {
     plan.peak_bytes - plan.parts.optimizer
+}
+
+/// By how much a process should grow: tensors, the optimizer's state, and what operations take within a call.
+pub fn growth_bytes(plan: &Plan) -> u64 {
+    plan.peak_bytes + plan.workspace_bytes
 }

@@ -27,8 +27,6 @@ pub struct UnswagModel {
     /// Of the plugins whose ops the model has.
     ops: Rc<dyn PluginOps>,
     dtype: Dtype,
-    /// Bytes of this process that were in memory before a weight was read.
-    resident_before: Option<u64>,
 }
 
 impl UnswagModel {
@@ -45,8 +43,7 @@ impl UnswagModel {
         let ops: Rc<dyn PluginOps> = Rc::new(ops.unwrap_or_default());
         let mut dtypes = model.graph.params.values().map(|param| param.dtype);
         let dtype = dtypes.find(|dtype| dtype.is_float()).unwrap_or(Dtype::F32);
-        let resident_before = memory::resident().map(|[now, _]| now);
-        Ok(UnswagModel { model, ops, dtype, resident_before })
+        Ok(UnswagModel { model, ops, dtype })
     }
 
     /// Computes in this element type, whatever the file's.
@@ -184,6 +181,7 @@ impl UnswagModel {
         tuning: Tuning,
     ) -> Result<TrainingModel, TrainError> {
         let torch = Torch::cpu();
+        let resident_before = memory::resident().map(|[now, _]| now);
         let graph_params = self.model.graph.params.len();
         let mut hasher = blake3::Hasher::new();
         hasher.update(&serde_json::to_vec(&self.model.graph).expect("a graph is a document"));
@@ -215,7 +213,6 @@ impl UnswagModel {
             Tuning::Full => graph_masters(&self.model.graph, first),
         };
         let (dtype, base_digest) = (self.dtype, hasher.finalize().to_hex().to_string());
-        let resident_before = self.resident_before;
         let Model { path, graph, checkpoint, .. } = self.model;
         Ok(TrainingModel {
             dtype,
@@ -314,6 +311,7 @@ pub struct TrainingModel {
     checkpoint: Checkpoint,
     dtype: Dtype,
     base_digest: String,
+    /// Bytes of this process that were in memory before a weight was read.
     resident_before: Option<u64>,
 }
 
@@ -345,7 +343,7 @@ impl TrainingModel {
         &self.path
     }
 
-    /// By how much this process's resident memory grew at most since the model was opened. `None` where the system does not
+    /// By how much this process's resident memory grew at most since the first weight was read. `None` where the system does not
     /// say.
     pub fn resident_growth_bytes(&self) -> Option<u64> {
         let [_, most] = memory::resident()?;

@@ -91,10 +91,11 @@ pub fn run(args: &args::Plan, output: &Output) -> Result<Done, Box<dyn Error>> {
         term::bytes(budget),
         paint(BOLD, longest),
     ));
-    page.push_str(&paint(
-        DIM,
-        "tensors alone, to the byte; what an operation takes within one call, and the program itself, come on top",
-    ));
+    let workspace = format!(
+        "tensors alone, to the byte; operations take up to {} beside them within a call, and the program itself comes on top",
+        term::bytes(plan.workspace_bytes)
+    );
+    page.push_str(&paint(DIM, workspace));
     page.push('\n');
     term::print(&page)?;
     Ok(Done::Ok)
