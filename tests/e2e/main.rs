@@ -12,5 +12,6 @@ mod plan;
 mod plugins;
 mod promises;
 mod shared;
+mod tensorboard;
 mod train;
 mod tree;

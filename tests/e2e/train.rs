@@ -15,7 +15,7 @@ use unswag_tests::{Family, Run, smollm2_gguf, unswag, unswag_torch};
 use crate::house::{House, names};
 
 /// A house with a tiny model and a text of which every step reads another part.
-fn house() -> House {
+pub fn house() -> House {
     unswag_torch();
     let house = House::without_plugins();
     house.tiny(Family::Llama, "model");
@@ -25,12 +25,12 @@ fn house() -> House {
     house
 }
 
-fn train<'a>(output: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+pub fn train<'a>(output: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let common = ["train", "model", "--data", "text.txt", "--block-size", "48", "--learning-rate", "1e-2"];
     [&common[..], &["--lora-r", "4", "-o", output], more].concat()
 }
 
-fn metrics(folder: &Path) -> Vec<Value> {
+pub fn metrics(folder: &Path) -> Vec<Value> {
     let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
     text.lines().map(|line| serde_json::from_str(line).expect("each line is an object")).collect()
 }
@@ -108,12 +108,12 @@ fn a_dry_run_writes_nothing() {
     assert!(page["planned_peak_bytes"].as_u64().unwrap() > 0);
 }
 
-fn spawn(house: &House, args: &[&str]) -> Child {
+pub fn spawn(house: &House, args: &[&str]) -> Child {
     house.command(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 /// Waits until so many lines of metrics stand, or the process has ended.
-fn wait_for_lines(child: &mut Child, folder: &Path, lines: usize) {
+pub fn wait_for_lines(child: &mut Child, folder: &Path, lines: usize) {
     let start = Instant::now();
     let count = || fs::read_to_string(folder.join("metrics.jsonl")).map_or(0, |text| text.lines().count());
     while count() < lines && child.try_wait().unwrap().is_none() {

@@ -44,8 +44,12 @@ pub fn run(args: &Train, output: &Output) -> Result<Done, Box<dyn Error>> {
     if let Some(validation) = validation {
         trainer = trainer.with_validation(validation);
     }
-    if !args.saving.report_to.contains(&ReportTo::Jsonl) {
+    let reports_to = |to| args.saving.report_to.iter().any(|asked| [to, ReportTo::All].contains(asked));
+    if !reports_to(ReportTo::Jsonl) {
         trainer = trainer.without_metrics();
+    }
+    if reports_to(ReportTo::Tensorboard) {
+        trainer = trainer.with_tensorboard();
     }
     if let Some(from) = &args.saving.resume_from_checkpoint {
         let from = if from.as_os_str() == "auto" { Resume::Auto } else { Resume::From(from.clone()) };

@@ -4,7 +4,7 @@
 //! UnswagModel::from_pretrained(path) ──► for_training(LoraConfig) ──► UnswagTrainer::new(model, arguments, data, folder)
 //!                                                                          │ resume(…), train(observer)
 //!                                                                          ▼
-//!                                              folder: adapter/, metrics.jsonl, checkpoint-N/
+//!                                              folder: adapter/, metrics.jsonl, runs/, checkpoint-N/
 //! ```
 //!
 //! The base's weights are read once and never changed. Adapters are held in f32 and rounded to the base's element type for
@@ -25,6 +25,7 @@ mod metrics;
 mod model;
 mod optimizer;
 mod schedule;
+mod tensorboard;
 mod trainer;
 mod tuning;
 mod unswag_trainer;

@@ -18,6 +18,7 @@ use crate::{
     full::model_bytes,
     metrics::{METRICS, MetricsFile, StepMetrics},
     save_adapter, save_model,
+    tensorboard::EventFile,
 };
 
 /// The folders of what is finished, in the output folder: adapters, or a whole model.
@@ -107,6 +108,7 @@ pub struct UnswagTrainer {
     schedule: Schedule,
     rows_per_epoch: Option<u64>,
     writes_metrics: bool,
+    writes_events: bool,
     /// Whether what lies in the folder is of the run that goes on.
     goes_on: bool,
     last_saved: Option<(u64, PathBuf)>,
@@ -135,6 +137,7 @@ impl UnswagTrainer {
             schedule,
             rows_per_epoch,
             writes_metrics: true,
+            writes_events: false,
             goes_on: false,
             last_saved: None,
             warnings: Vec::new(),
@@ -157,6 +160,12 @@ impl UnswagTrainer {
     /// Writes no `metrics.jsonl`.
     pub fn without_metrics(mut self) -> Self {
         self.writes_metrics = false;
+        self
+    }
+
+    /// Writes TensorBoard's event files too, in a folder of this run's in `runs/`.
+    pub fn with_tensorboard(mut self) -> Self {
+        self.writes_events = true;
         self
     }
 
@@ -234,7 +243,7 @@ impl UnswagTrainer {
     /// The output folder is in use or holds an earlier run, the disk lacks the space, data with a fault, a step that fails, or
     /// a disk that refuses. What was learned until then is in a checkpoint, where one could be written.
     pub fn train(&mut self, observer: &mut dyn Observer) -> Result<RunReport, TrainError> {
-        let mut metrics = self.prepare()?;
+        let mut logs = self.prepare()?;
         let plan = self.plan();
         observer.started(&plan);
         for warning in self.warnings.drain(..) {
@@ -256,7 +265,7 @@ impl UnswagTrainer {
             resident_growth_bytes: None,
             planned_growth_bytes: self.trainer.planned_growth_bytes(),
         };
-        let result = self.run(metrics.as_mut(), &mut report, observer);
+        let result = self.run(&mut logs, &mut report, observer);
         if let Err(error) = &result
             && !error.is_disk_full()
         {
@@ -274,7 +283,7 @@ impl UnswagTrainer {
     }
 
     /// Makes the folder ready: locked, not another run's, and with room for what will be written.
-    fn prepare(&mut self) -> Result<Option<MetricsFile>, TrainError> {
+    fn prepare(&mut self) -> Result<Logs, TrainError> {
         let io = |path: &Path, action| {
             let path = path.to_owned();
             move |source| TrainError::Io { path, action, source }
@@ -308,7 +317,10 @@ impl UnswagTrainer {
             return Err(TrainError::DiskSpace { path: self.folder.clone(), needed, free });
         }
         let step = self.trainer.progress().step;
-        self.writes_metrics.then(|| MetricsFile::open(&self.folder, step)).transpose()
+        Ok(Logs {
+            metrics: self.writes_metrics.then(|| MetricsFile::open(&self.folder, step)).transpose()?,
+            events: self.writes_events.then(|| EventFile::create(&self.folder, self.goes_on, step)).transpose()?,
+        })
     }
 
     fn take_lock(&mut self) -> Result<(), TrainError> {
@@ -328,12 +340,7 @@ impl UnswagTrainer {
         Ok(())
     }
 
-    fn run(
-        &mut self,
-        mut metrics_file: Option<&mut MetricsFile>,
-        report: &mut RunReport,
-        observer: &mut dyn Observer,
-    ) -> Result<(), TrainError> {
+    fn run(&mut self, logs: &mut Logs, report: &mut RunReport, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let mut clock = Instant::now();
         while self.trainer.progress().step < self.schedule.total_steps {
             let before = self.data.position();
@@ -349,9 +356,7 @@ impl UnswagTrainer {
                 report.eval_loss = metrics.eval_loss;
                 clock = Instant::now();
             }
-            if let Some(file) = &mut metrics_file {
-                again(observer, || file.append(&metrics))?;
-            }
+            logs.append(&metrics, observer)?;
             observer.stepped(&metrics);
             if is_stopped {
                 return self.stop(report, observer);
@@ -454,6 +459,24 @@ impl UnswagTrainer {
             observer.warned(&error);
         }
         self.last_saved = Some((step, path));
+        Ok(())
+    }
+}
+
+/// Where each step's figures are written.
+struct Logs {
+    metrics: Option<MetricsFile>,
+    events: Option<EventFile>,
+}
+
+impl Logs {
+    fn append(&mut self, metrics: &StepMetrics, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        if let Some(file) = &mut self.metrics {
+            again(observer, || file.append(metrics))?;
+        }
+        if let Some(file) = &mut self.events {
+            again(observer, || file.append(metrics))?;
+        }
         Ok(())
     }
 }

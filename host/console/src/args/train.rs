@@ -20,7 +20,7 @@ Examples:
   unswag train ./SmolLM2-135M --data plays/*.txt -o run --resume-from-checkpoint auto
 
 In the output folder: adapter/ (PEFT loads it) or, with --full-finetuning, model/; metrics.jsonl (one object per step);
-checkpoint-N/.
+checkpoint-N/; and with --report-to jsonl,tensorboard what `tensorboard --logdir run` shows.
 Exit status: 0 done; 2 could not be done; 130 stopped, with a checkpoint to go on from.")]
 pub struct Train {
     /// A .safetensors file, a folder with config.json and weights, or a hub cache snapshot.
@@ -207,7 +207,7 @@ pub struct Saving {
     /// Print a line every N steps where there is no terminal for a progress bar, with the mean loss of those steps.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     pub logging_steps: u64,
-    /// Where each step's figures go: jsonl is metrics.jsonl, none is nowhere.
+    /// Where each step's figures go: metrics.jsonl, TensorBoard's event files in runs/, both, or nowhere.
     #[arg(long, value_enum, num_args = 1.., value_delimiter = ',', default_value = "jsonl", action = ArgAction::Set)]
     pub report_to: Vec<ReportTo>,
 }
@@ -250,5 +250,7 @@ pub enum Scheduler {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ReportTo {
     Jsonl,
+    Tensorboard,
+    All,
     None,
 }
