@@ -11,6 +11,7 @@ mod peers;
 mod plan;
 mod plugins;
 mod promises;
+mod recipes;
 mod shared;
 mod tensorboard;
 mod train;

@@ -9,6 +9,7 @@ pub mod merge;
 pub mod plan;
 pub mod plugin;
 pub mod preprocess;
+pub mod run;
 pub mod surgery;
 pub mod torch;
 pub mod undo;

@@ -41,6 +41,8 @@ fn run(cli: &Cli) -> Result<Done, Box<dyn Error>> {
         Command::Train(_) | Command::Fidelity(_) | Command::Eval(_) | Command::Generate(_) => {
             commands::torch::hand_over()
         }
+        Command::Run(args) => commands::run::run(args, output),
+        Command::Schema => commands::help::schema(),
         Command::Merge(args) => commands::merge::run(args, output),
         Command::Preprocess(args) => commands::preprocess::run(args, output),
         Command::Plugin(args) => commands::plugin::run(&args.command, output),

@@ -2,6 +2,7 @@
 
 mod fidelity;
 mod plan;
+mod recipe;
 mod run;
 mod train;
 
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 pub use fidelity::Fidelity;
 pub use plan::Plan;
+pub use recipe::Run;
 pub use run::{Eval, Generate, Merge, Preprocess};
 pub use train::{
     Data, Length, Lora, Optim, Optimizer, Precision, ReportTo, Saving, Scheduler, TooLong, Train, Validation,
@@ -35,6 +37,7 @@ Examples:
   unswag undo OUT                                         take the last step back
   unswag plan OUT --seq 8192 --memory-budget 2GiB         what training takes, and the fastest way that fits
   unswag train OUT --data plays/*.txt -o run              train LoRA adapters on it
+  unswag run RECIPE.yaml                                  surgery and training, as a file says
   unswag plugin new my-protocol                           start a plugin of your own
 
 Exit status: 0 done; 1 compared or checked, and it differs; 2 could not be done.";
@@ -69,6 +72,10 @@ pub enum Command {
     Import(Import),
     Plan(Box<Plan>),
     Train(Box<Train>),
+    Run(Run),
+    /// Print the JSON Schema of recipes, which `unswag run` follows.
+    #[command(after_help = "Example:\n  unswag schema > recipe.schema.json")]
+    Schema,
     Fidelity(Fidelity),
     Eval(Eval),
     Generate(Generate),

@@ -1,4 +1,4 @@
-//! What unswag's programs share: the arguments of every command, how things look on a terminal, and how a command ends.
+//! What unswag's programs share: the arguments of every command, recipes, how things look on a terminal, and how a command ends.
 //!
 //! `unswag` must start where libtorch is not installed, so what needs libtorch is in a program of its own. Both parse the same
 //! arguments, which are defined here once: help, completions and refusals are the same wherever libtorch is.
@@ -6,6 +6,7 @@
 
 pub mod args;
 pub mod data;
+pub mod recipe;
 pub mod term;
 
 use std::{error::Error, process::ExitCode};

@@ -57,6 +57,14 @@ boxed!(Spec: SpecError, Lock: LockError, File: FileError, Load: LoadError, Proto
 /// `allow_unlocked`.
 pub fn open_plugins(specs: &[String], allow_unlocked: bool, log: &Log) -> Result<Vec<Box<dyn Protocol>>, OpenError> {
     let specs: Vec<PluginSpec> = specs.iter().map(|spec| PluginSpec::parse(spec)).collect::<Result<_, _>>()?;
+    open_specs(&specs, allow_unlocked, log)
+}
+
+/// Opens every plugin in order, as [`open_plugins`].
+///
+/// # Errors
+/// As [`open_plugins`].
+pub fn open_specs(specs: &[PluginSpec], allow_unlocked: bool, log: &Log) -> Result<Vec<Box<dyn Protocol>>, OpenError> {
     let locks = Locks::read()?;
     let open = |spec: &PluginSpec| open(spec, &locks, allow_unlocked, log);
     specs.iter().map(open).collect()

@@ -20,6 +20,7 @@ use crate::{
     model::{Model, ModelError, read_record},
     operation::Operation,
     record::{self, Base, File, FileHash, How, Record, RecordError},
+    verify::{VerifyError, verify},
 };
 
 /// How to write.
@@ -135,13 +136,36 @@ fn existing(model: &Model, operation: &Operation<'_>, out: &Path, replace: bool)
     let Ok(Some(there)) = read_record(out) else {
         return Err(SurgeryError::NotOurs { path: out.to_owned() });
     };
-    let earlier = model.record.as_ref().map_or(&[][..], |record| record.steps.as_slice());
-    let same_steps = there.steps.iter().eq(earlier.iter().chain(&operation.steps));
-    let base = model.record.as_ref().map_or_else(|| base_path(model), |record| record.base.path.clone());
-    if replace || (same_steps && there.base.path == base) {
+    if replace || is_of(&there, model, operation) {
         return Ok(Existing::Replace);
     }
     Err(SurgeryError::AnotherResult { path: out.to_owned() })
+}
+
+/// Whether a record is of this operation on this base.
+fn is_of(there: &Record, model: &Model, operation: &Operation<'_>) -> bool {
+    let earlier = model.record.as_ref().map_or(&[][..], |record| record.steps.as_slice());
+    let same_steps = there.steps.iter().eq(earlier.iter().chain(&operation.steps));
+    let base = model.record.as_ref().map_or_else(|| base_path(model), |record| record.base.path.clone());
+    same_steps && there.base.path == base
+}
+
+/// Whether the folder at `out` already is what [`write()`] would make: the same operation, and every file of the base and of the
+/// output as it was then. Reads both whole.
+///
+/// # Errors
+/// A folder that cannot be listed, or the work was stopped.
+pub fn is_written(
+    model: &Model,
+    operation: &Operation<'_>,
+    out: &Path,
+    progress: &Progress<'_>,
+) -> Result<bool, VerifyError> {
+    let is_of = |record: &Record| is_of(record, model, operation);
+    if !read_record(out).ok().flatten().as_ref().is_some_and(is_of) {
+        return Ok(false);
+    }
+    Ok(verify(out, true, progress)?.is_sound())
 }
 
 fn base_path(model: &Model) -> String {

@@ -1,4 +1,4 @@
-//! `unswag completions` and `unswag man`: what clap knows, in other forms.
+//! `unswag completions`, `unswag man` and `unswag schema`: what clap knows, in other forms.
 
 use std::{error::Error, path::Path};
 
@@ -11,6 +11,12 @@ pub fn completions(shell: clap_complete::Shell) -> Result<Done, Box<dyn Error>> 
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "unswag", &mut script);
     term::print(&String::from_utf8_lossy(&script))?;
+    Ok(Done::Ok)
+}
+
+/// The JSON Schema of recipes.
+pub fn schema() -> Result<Done, Box<dyn Error>> {
+    term::print(&format!("{:#}\n", unswag_console::recipe::schema()))?;
     Ok(Done::Ok)
 }
 

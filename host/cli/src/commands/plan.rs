@@ -1,20 +1,22 @@
 //! `unswag plan`.
 
-use std::{error::Error, rc::Rc};
+use std::{env, error::Error, path::PathBuf, rc::Rc};
 
+use clap::CommandFactory;
 use serde_json::json;
-use unswag_abi::doc::Dtype;
+use unswag_abi::doc::{Dtype, Graph};
+use unswag_console::recipe::{Recipe, is_recipe};
 use unswag_engine::{
     Bar, EngineError, LoraSpec, OptimizerState, Pass, Plan, PlanOptions, PluginOps, Policy, Program, Rates, Survey,
     Trainable, longest_seq,
 };
 use unswag_loader::device::Machine;
-use unswag_surgery::{Model, open_recorded};
+use unswag_surgery::{Model, Operation, open_recorded, operate, record::Step};
 
 use crate::{
     Done,
-    args::{self, Optim, Output, Precision},
-    commands::plugin_log,
+    args::{self, Cli, Optim, Output, Precision},
+    commands::{plugin_log, run::protocols},
     term::{self, BOLD, DIM, NAME, Table, paint},
 };
 
@@ -22,10 +24,54 @@ use crate::{
 const LINES: usize = 24;
 const CELLS: usize = 40;
 
+/// What is planned: a graph, and the steps whose plugins have ops in it.
+pub struct Subject {
+    name: String,
+    root: PathBuf,
+    graph: Graph,
+    steps: Vec<Step>,
+}
+
+impl Subject {
+    fn of_model(model: &Model) -> Self {
+        let steps = model.record.iter().flat_map(|record| &record.steps).cloned().collect();
+        Subject { name: model.name(), root: model.checkpoint.root().to_owned(), graph: model.graph.clone(), steps }
+    }
+
+    /// The model as an operation would leave it.
+    pub fn after(model: &Model, operation: &Operation<'_>) -> Self {
+        let mut subject = Self::of_model(model);
+        subject.graph = operation.after.clone();
+        subject.steps.extend(operation.steps.iter().cloned());
+        subject
+    }
+}
+
 pub fn run(args: &args::Plan, output: &Output) -> Result<Done, Box<dyn Error>> {
+    if is_recipe(&args.model.path) {
+        return run_recipe(args, output);
+    }
     let model = Model::open(&args.model.path, args.model.config.as_deref())?;
-    let dtype = computed_in(&model, args.dtype);
-    let (program, adapters) = program(&model, args, dtype, output)?;
+    show(args, &Subject::of_model(&model), output)
+}
+
+/// Plans what a recipe trains. Its surgery is worked out and not done.
+fn run_recipe(args: &args::Plan, output: &Output) -> Result<Done, Box<dyn Error>> {
+    let recipe = Recipe::open(&args.model.path)?;
+    // What was typed takes the place of the recipe's, and a default does not: only clap knows which is which.
+    let typed = Cli::command().get_matches_from(env::args_os());
+    let args = recipe.plan_args(typed.subcommand_matches("plan"))?;
+    let model = Model::open(&args.model.path, args.model.config.as_deref())?;
+    let protocols = protocols(&recipe, output)?;
+    if protocols.is_empty() {
+        return show(&args, &Subject::of_model(&model), output);
+    }
+    show(&args, &Subject::after(&model, &operate(&model, &protocols)?), output)
+}
+
+pub fn show(args: &args::Plan, subject: &Subject, output: &Output) -> Result<Done, Box<dyn Error>> {
+    let dtype = computed_in(&subject.graph, args.dtype);
+    let (program, adapters) = program(subject, args, dtype, output)?;
     let options = options(args, &program, dtype);
     let survey = Survey::new(&program, &options)?;
     let plan = match args.memory_budget {
@@ -43,8 +89,8 @@ pub fn run(args: &args::Plan, output: &Output) -> Result<Done, Box<dyn Error>> {
     let trainable: u64 = trainable.map(|index| program.params()[index].shape.iter().product::<u64>()).sum();
     if output.json {
         let page = json!({
-            "model": model.checkpoint.root(),
-            "model_type": model.graph.arch.model_type,
+            "model": subject.root,
+            "model_type": subject.graph.arch.model_type,
             "dtype": dtype.name(),
             "trainable_parameters": trainable,
             "memory_budget": args.memory_budget,
@@ -61,8 +107,8 @@ pub fn run(args: &args::Plan, output: &Output) -> Result<Done, Box<dyn Error>> {
     };
     let mut page = format!(
         "{}  {}, {} blocks, in {dtype}; {trained}, {} trainable parameters\n",
-        paint(BOLD, model.name()),
-        model.graph.arch.model_type,
+        paint(BOLD, &subject.name),
+        subject.graph.arch.model_type,
         program.blocks(),
         term::count(trainable),
     );
@@ -101,8 +147,8 @@ pub fn run(args: &args::Plan, output: &Output) -> Result<Done, Box<dyn Error>> {
     Ok(Done::Ok)
 }
 
-fn computed_in(model: &Model, asked: Precision) -> Dtype {
-    let mut stored = model.graph.params.values().map(|param| param.dtype);
+fn computed_in(graph: &Graph, asked: Precision) -> Dtype {
+    let mut stored = graph.params.values().map(|param| param.dtype);
     match asked {
         Precision::Float32 => Dtype::F32,
         Precision::Bfloat16 => Dtype::Bf16,
@@ -115,7 +161,7 @@ fn computed_in(model: &Model, asked: Precision) -> Dtype {
 
 /// The model as it would be trained, and how many layers have an adapter.
 fn program(
-    model: &Model,
+    subject: &Subject,
     args: &args::Plan,
     dtype: Dtype,
     output: &Output,
@@ -125,10 +171,11 @@ fn program(
         return Err(format!("--lora-r: expected 1 to 65536, got {}", lora.lora_r).into());
     }
     let log = plugin_log(output);
-    let open = model.record.as_ref().map(|record| open_recorded(&record.steps, &log)).transpose()?;
+    // A plain model asks for no lock file.
+    let open = (!subject.steps.is_empty()).then(|| open_recorded(&subject.steps, &log)).transpose()?;
     let ops: Rc<dyn PluginOps> = Rc::new(open.unwrap_or_default());
     let trainable = if lora.full_finetuning { Trainable::Everything } else { Trainable::Nothing };
-    let mut program = Program::with_plugins(&model.graph, trainable, ops)?;
+    let mut program = Program::with_plugins(&subject.graph, trainable, ops)?;
     program.set_dtype(dtype);
     if lora.full_finetuning {
         return Ok((program, 0));

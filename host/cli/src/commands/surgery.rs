@@ -95,7 +95,7 @@ fn default_output(model: &Model, operation: &Operation<'_>) -> PathBuf {
 }
 
 /// What changed, for people: each step, the changes in short, the bytes saved for backward.
-fn report(operation: &Operation<'_>, changes: &GraphDiff, all: bool) -> String {
+pub fn report(operation: &Operation<'_>, changes: &GraphDiff, all: bool) -> String {
     let mut text = String::new();
     for (at, step) in operation.steps.iter().enumerate() {
         let chosen = operation.chosen_options(at);
@@ -204,7 +204,7 @@ fn change(before: f64, after: f64) -> String {
 }
 
 /// `wrote ./OUT: 8 files, 258.9 MiB; weights copied`.
-fn written(outcome: &Outcome) -> String {
+pub fn written(outcome: &Outcome) -> String {
     let files = &outcome.record.files;
     let bytes: u64 = files.iter().map(|file| file.bytes).sum();
     let weights: Vec<_> = files.iter().filter(|file| file.name.ends_with(".safetensors")).collect();

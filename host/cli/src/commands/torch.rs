@@ -43,26 +43,36 @@ enum Missing {
 
 /// Becomes `unswag-torch`, with this process's own arguments; comes back only where that fails.
 pub fn hand_over() -> Result<Done, Box<dyn Error>> {
+    hand_over_with(env::args_os().skip(1))
+}
+
+/// Becomes `unswag-torch` with these arguments; comes back only where that fails.
+pub fn hand_over_with(args: impl IntoIterator<Item = OsString>) -> Result<Done, Box<dyn Error>> {
+    let path = ready()?;
+    let error = command(&path).args(args).exec();
+    Err(Missing::Start { path, source: error }.into())
+}
+
+/// Whether there is something to hand over to: asked before work that would be for nothing.
+pub fn check() -> Result<(), Box<dyn Error>> {
+    ready()?;
+    Ok(())
+}
+
+/// The program, where it and its libraries are found.
+fn ready() -> Result<PathBuf, Missing> {
     let path = find()?;
-    let failed = |source| Missing::Start { path: path.clone(), source };
-    if let Some(library) = missing_library(&path).map_err(failed)? {
-        return Err(Missing::Library { path, library }.into());
+    match missing_library(&path) {
+        Ok(None) => Ok(path),
+        Ok(Some(library)) => Err(Missing::Library { path, library }),
+        Err(source) => Err(Missing::Start { path, source }),
     }
-    let error = command(&path).args(env::args_os().skip(1)).exec();
-    Err(failed(error).into())
 }
 
 /// What `unswag doctor` says of it.
 pub fn finding() -> Finding {
-    let found = find().and_then(|path| {
-        let missing = missing_library(&path).map_err(|source| Missing::Start { path: path.clone(), source })?;
-        match missing {
-            None => Ok(path),
-            Some(library) => Err(Missing::Library { path, library }),
-        }
-    });
     let item = PROGRAM;
-    match found {
+    match ready() {
         Ok(path) => {
             let means = "commands that compute (train, eval, generate, fidelity) can run".to_owned();
             Finding { item, present: true, found: format!("{} finds it", path.display()), means }

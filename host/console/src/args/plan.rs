@@ -9,13 +9,15 @@ use super::{Lora, Model, Optim, Precision};
 /// Work out what a training step takes, without running it: the peak and what makes it up, and the fastest way that fits.
 ///
 /// The step is gone through with tensors that have a size and no elements, so the bytes are those that training takes, not an
-/// estimate. What an operation takes within one call, and the program itself, come on top.
+/// estimate. What an operation takes within one call, and the program itself, come on top. Where MODEL is a recipe (`.yaml`), what
+/// it trains after its surgery is planned, and options given here take the place of the recipe's.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   unswag plan ./SmolLM2-135M
   unswag plan ./SmolLM2-135M --seq 8192 --memory-budget 1GiB       the fastest policy for each layer that fits
   unswag plan ./SmolLM2-135M --seq 2048 --gradient-checkpointing
+  unswag plan manifests/delhi-shakespeare.yaml --seq 4096
   unswag plan ./SmolLM2-135M --json | jq '.plan.parts'
 
 Exit status: 0 done; 2 could not be done, or nothing fits the budget.")]

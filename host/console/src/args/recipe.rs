@@ -1,0 +1,42 @@
+//! `unswag run`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
+
+use crate::recipe::Overrides;
+
+/// Do what a recipe says: surgery, then training.
+///
+/// A recipe is a YAML file with `model`, `surgery` (a list of `plugin` and `options`), `train` (the options of `unswag train`, with
+/// underscores) and `output`. Options of `unswag train` that are given here take the place of the recipe's. What surgery
+/// makes is in OUTPUT/patched; where it stands there already, and nothing changed since, it is used as it is.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  unswag run manifests/delhi-shakespeare.yaml
+  unswag run manifests/delhi-shakespeare.yaml --dry-run              check everything, write nothing
+  unswag run manifests/delhi-shakespeare.yaml --max-steps 5 -o try   a short one, elsewhere
+  unswag run manifests/delhi-shakespeare.yaml --resume-from-checkpoint auto
+  unswag plan manifests/delhi-shakespeare.yaml                       what its training takes
+
+`unswag schema` prints the JSON Schema of recipes.
+Exit status: as `unswag train`.")]
+pub struct Run {
+    #[arg(value_name = "RECIPE.yaml", value_hint = ValueHint::FilePath)]
+    pub recipe: PathBuf,
+    /// Another model than the recipe's.
+    #[arg(long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    pub model: Option<PathBuf>,
+    /// Another folder to write than the recipe's.
+    #[arg(long, short, visible_alias = "output-dir", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub output: Option<PathBuf>,
+    /// Say what would be done and what it takes, and write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Replace OUTPUT/patched if it is a result of other surgery.
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
