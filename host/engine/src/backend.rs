@@ -255,6 +255,16 @@ pub trait Backend {
         documents: Option<&[u32]>,
         spec: &AttentionSpec,
     ) -> Result<(Self::Tensor, Self::Tensor), EngineError>;
+    /// y of queries that are the last of a sequence whose first ones were computed before. q: fewer rows than k and v, which have
+    /// `spec.seq`; one sequence, one document.
+    fn attention_after(
+        &self,
+        q: &Self::Tensor,
+        k: &Self::Tensor,
+        v: &Self::Tensor,
+        sinks: Option<&Self::Tensor>,
+        spec: &AttentionSpec,
+    ) -> Result<Self::Tensor, EngineError>;
     /// dq, dk, dv. `saved`: q, k, v, y and the log-sum-exp.
     fn attention_backward(
         &self,

@@ -1,7 +1,7 @@
 //! The engine: what a graph computes, forward and backward, written once over [`Backend`].
 //!
 //! ```text
-//! Graph ──► Program::new ──► Program::forward   logits
+//! Graph ──► Program::new ──► Program::forward   logits; next_logits, with a Cache, those after a text that grows
 //!                            Program::step      loss and gradients, under a policy for each block
 //! ```
 //!
@@ -13,6 +13,7 @@
 
 mod backend;
 mod batch;
+mod cache;
 mod compile;
 mod error;
 mod ledger;
@@ -39,6 +40,7 @@ pub use backend::{
     RopeSpec, View,
 };
 pub use batch::Batch;
+pub use cache::Cache;
 pub use error::EngineError;
 pub use linear::dora_norms;
 pub use lora::{Adapter, LoraSpec};

@@ -311,6 +311,21 @@ impl Backend for Meta {
         Ok((y, lse))
     }
 
+    fn attention_after(
+        &self,
+        q: &MetaTensor,
+        _k: &MetaTensor,
+        _v: &MetaTensor,
+        _sinks: Option<&MetaTensor>,
+        spec: &AttentionSpec,
+    ) -> Made {
+        let seen = spec.window.map_or(spec.seq, |window| window.min(spec.seq));
+        let wide = spec.heads * (spec.head_dim + spec.v_head_dim);
+        let attention_flops = 2.0 * (q.shape[0] * seen) as f64 * wide as f64;
+        self.ledger.work(Work { attention_flops, ..Work::default() });
+        Ok(self.tensor([q.shape[0], spec.heads * spec.v_head_dim], q.dtype))
+    }
+
     fn attention_backward(
         &self,
         _dy: &MetaTensor,

@@ -6,6 +6,7 @@ use unswag_abi::doc::{Dtype, Graph};
 
 use crate::{
     Backend, EngineError, Held, PluginOps,
+    cache::goes_row_by_row,
     compile::{Compile, fault},
     ops::Op,
     segments::{Piece, Segment, segments},
@@ -64,6 +65,8 @@ pub struct Program {
     pub(crate) head: Range<usize>,
     pub(crate) head_input: usize,
     pub(crate) output: usize,
+    /// Whether rows meet in causal attention only.
+    pub(crate) row_by_row: bool,
     blocks: usize,
 }
 
@@ -124,6 +127,7 @@ impl Program {
         }
         let head = head_start..nodes.len();
         let segments = segments(&graph.nodes[..head_start], &nodes[..head_start], &last_use);
+        let row_by_row = goes_row_by_row(graph, &nodes);
         let mut program = Program {
             trainable: vec![trainable == Trainable::Everything; params.len()],
             segments,
@@ -137,6 +141,7 @@ impl Program {
             head,
             head_input,
             output,
+            row_by_row,
         };
         program.blocks = program.segments.iter().filter_map(|segment| segment.block).max().map_or(0, |last| last + 1);
         program.find_what_needs_gradients();

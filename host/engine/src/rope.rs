@@ -130,6 +130,15 @@ impl Rotary {
         table
     }
 
+    /// Whether texts of both lengths turn by the same frequencies.
+    pub fn is_same_at(&self, a: u64, b: u64) -> bool {
+        match &self.scaling {
+            Scaling::None | Scaling::Linear { .. } | Scaling::Fixed(_) => true,
+            Scaling::Dynamic { original, .. } => a == b || (a.max(b) as f64) <= *original,
+            Scaling::Long { original, .. } => (a as f64 > *original) == (b as f64 > *original),
+        }
+    }
+
     fn frequencies(&self, length: f64) -> Vec<f32> {
         match &self.scaling {
             Scaling::None => inverse_frequencies(self.dim, self.theta),

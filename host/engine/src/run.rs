@@ -77,7 +77,7 @@ impl<B: Backend> Run<'_, B> {
         }
     }
 
-    fn cx(&self, at: At, index: usize, saves: bool) -> Cx<'_, B> {
+    pub fn cx(&self, at: At, index: usize, saves: bool) -> Cx<'_, B> {
         Cx {
             backend: self.backend,
             params: self.params.tensors(),
@@ -163,7 +163,7 @@ impl<B: Backend> Run<'_, B> {
     }
 
     /// Hands a value over where this is its last use, so that the op may reuse its memory.
-    fn take_inputs(&self, node: &Node, index: usize, values: &mut Values<B::Tensor>) -> Vec<B::Tensor> {
+    pub fn take_inputs(&self, node: &Node, index: usize, values: &mut Values<B::Tensor>) -> Vec<B::Tensor> {
         let count = node.inputs.len();
         (0..count)
             .map(|at| {

@@ -462,6 +462,17 @@ impl Backend for Torch {
         Ok((y, lse))
     }
 
+    fn attention_after(
+        &self,
+        q: &TorchTensor,
+        k: &TorchTensor,
+        v: &TorchTensor,
+        sinks: Option<&TorchTensor>,
+        spec: &AttentionSpec,
+    ) -> Made {
+        self.owned(attention::after([q, k, v].map(TorchTensor::tensor), sinks.map(TorchTensor::tensor), spec))
+    }
+
     fn attention_backward(
         &self,
         dy: &TorchTensor,

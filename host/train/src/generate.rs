@@ -1,13 +1,11 @@
 //! Text, token by token: the logits of the last token, and a draw from them.
 //!
-//! Every token is computed from the whole text before it. There is no key-value cache yet, so the time of a token grows with
-//! what stands before it.
+//! Keys and values of what stands before are kept, so that each token is computed once.
 
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
 };
-use unswag_engine::Batch;
 
 use crate::{TrainError, TrainingModel};
 
@@ -61,11 +59,10 @@ pub fn generate(
         return wrong("top_p", "above 0 and at most 1", sampling.top_p.to_string());
     }
     let mut random = ChaCha8Rng::seed_from_u64(sampling.seed);
-    let mut ids = prompt.to_vec();
+    let (mut ids, mut cache) = (prompt.to_vec(), model.cache());
     let mut ended = false;
     while ids.len() - prompt.len() < max_new_tokens {
-        let batch = Batch::causal(1, ids.len() as u64, ids.clone());
-        let logits = model.last_logits(&batch)?;
+        let logits = model.next_logits(&ids, &mut cache)?;
         // 53 bits are what an f64 between 0 and 1 holds.
         let uniform = (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
         let Some(id) = draw(&logits, sampling, uniform) else {

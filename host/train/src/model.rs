@@ -14,7 +14,7 @@ use rand_chacha::{
 use unswag_abi::doc::{Dtype, Graph};
 use unswag_checkpoint::Checkpoint;
 use unswag_data::Batch;
-use unswag_engine::{Adapter, Backend, ParamInfo, Params, Plan, PluginOps, Program, Trainable, dora_norms};
+use unswag_engine::{Adapter, Backend, Cache, ParamInfo, Params, Plan, PluginOps, Program, Trainable, dora_norms};
 use unswag_loader::Log;
 use unswag_surgery::{Model, open_recorded};
 use unswag_torch::{Torch, TorchTensor};
@@ -381,11 +381,17 @@ impl TrainingModel {
         Ok(self.program.forward(&self.torch, &self.params, &for_engine(batch))?.to_f32()?)
     }
 
-    /// The logits of the last token, \[vocabulary\], in f32.
-    pub(crate) fn last_logits(&self, batch: &unswag_engine::Batch) -> Result<Vec<f32>, TrainError> {
-        let logits = self.program.forward(&self.torch, &self.params, batch)?;
-        let [rows, _] = self.torch.shape(&logits);
-        Ok(self.torch.rows(&logits, rows - 1, 1).to_f32()?)
+    /// Keeps nothing yet.
+    pub fn cache(&self) -> Cache<TorchTensor> {
+        Cache::new(&self.program)
+    }
+
+    /// The logits after the last of these tokens, \[vocabulary\], in f32. What the cache has of the text is not computed again.
+    ///
+    /// # Errors
+    /// No token, fewer than the cache has, or no memory.
+    pub fn next_logits(&self, input_ids: &[u32], cache: &mut Cache<TorchTensor>) -> Result<Vec<f32>, TrainError> {
+        Ok(self.program.next_logits(&self.torch, &self.params, input_ids, cache)?.to_f32()?)
     }
 
     /// # Errors

@@ -33,8 +33,6 @@ pub struct Eval {
 }
 
 /// Go on with a text, token by token as they come.
-///
-/// Each token is computed from the whole text before it: there is no key-value cache yet, and long texts take long.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -95,24 +95,53 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, sinks: Option<&Tensor>, masked: 
     let y = Tensor::f_empty([shape.b, shape.t, shape.h, shape.g, shape.dv], (q.kind(), device))?;
     let lse = Tensor::f_empty([shape.b, shape.t, shape.h, shape.g], (wide(q.kind()), device))?;
     for range in shape.ranges(masked) {
-        let keys = |x: &Tensor| x.f_narrow(1, range.first_key, range.keys);
-        let queries = shape.part(&q, &range)?;
-        let scores = shape.scores(&queries, &keys(&k)?, &range, masked)?.0;
-        let mut sum = scores.f_logsumexp(-1i64, true)?;
-        if let Some(sinks) = sinks {
-            let sinks = sinks.f_to_kind(wide(q.kind()))?.f_reshape([1, shape.h, shape.g, 1, 1])?;
-            let whole = sum.f_reshape([shape.b, shape.h, shape.g, range.queries, 1])?;
-            sum = whole.f_logaddexp(&sinks)?.f_reshape(sum.size())?;
-        }
-        let mut scores = scores;
-        let p = scores.f_sub_(&sum)?.f_exp_()?.f_to_kind(q.kind())?;
-        let part = p.f_bmm(&keys(&v)?)?;
+        let (part, sum) = attend(&shape, &shape.part(&q, &range)?, [&k, &v], sinks, &range, masked)?;
         shape.put(&y, &part, &range, shape.dv)?;
         let part = sum.f_reshape([shape.b, shape.h, shape.g, range.queries])?.f_permute([0, 3, 1, 2])?;
         lse.f_narrow(1, range.first_query, range.queries)?.f_copy_(&part)?;
     }
     let rows = shape.b * shape.t;
     Ok((y.f_reshape([rows, shape.h * shape.g * shape.dv])?, lse.f_reshape([rows, shape.h * shape.g])?))
+}
+
+/// A range's values, and the log-sum-exp of its scores.
+fn attend(
+    shape: &Shape,
+    queries: &Tensor,
+    [k, v]: [&Tensor; 2],
+    sinks: Option<&Tensor>,
+    range: &Range,
+    masked: &Masked<'_>,
+) -> Made<(Tensor, Tensor)> {
+    let keys = |x: &Tensor| x.f_narrow(1, range.first_key, range.keys);
+    let mut scores = shape.scores(queries, &keys(k)?, range, masked)?.0;
+    let mut sum = scores.f_logsumexp(-1i64, true)?;
+    if let Some(sinks) = sinks {
+        let sinks = sinks.f_to_kind(wide(queries.kind()))?.f_reshape([1, shape.h, shape.g, 1, 1])?;
+        let whole = sum.f_reshape([shape.b, shape.h, shape.g, range.queries, 1])?;
+        sum = whole.f_logaddexp(&sinks)?.f_reshape(sum.size())?;
+    }
+    let p = scores.f_sub_(&sum)?.f_exp_()?.f_to_kind(queries.kind())?;
+    Ok((p.f_bmm(&keys(v)?)?, sum))
+}
+
+/// y of queries that are the last of a sequence of `spec.seq` keys.
+pub(crate) fn after([q, k, v]: [&Tensor; 3], sinks: Option<&Tensor>, spec: &AttentionSpec) -> Made<Tensor> {
+    let (shape, masked) = (Shape::of(spec), Masked { spec, documents: None });
+    let new = Shape { t: q.size()[0], ..shape };
+    let past = shape.t - new.t;
+    let y = Tensor::f_empty([1, new.t, new.h, new.g, new.dv], (q.kind(), q.device()))?;
+    let (q, k, v) = (new.queries(q, new.d)?, shape.keys(k, shape.d)?, shape.keys(v, shape.dv)?);
+    for start in (0..new.t).step_by(AttentionSpec::BLOCK as usize) {
+        let queries = (new.t - start).min(AttentionSpec::BLOCK as i64);
+        let (first, last) = spec.keys((past + start) as u64, (past + start + queries) as u64);
+        let here = Range { first_query: start, queries, first_key: first as i64, keys: (last - first) as i64 };
+        let part = new.part(&q, &here)?;
+        let in_text = Range { first_query: past + start, ..here };
+        let part = attend(&shape, &part, [&k, &v], sinks, &in_text, &masked)?.0;
+        new.put(&y, &part, &here, new.dv)?;
+    }
+    y.f_reshape([new.t, new.h * new.g * new.dv])
 }
 
 fn composed_backward(dy: &Tensor, [q, k, v, y, lse]: [&Tensor; 5], masked: &Masked<'_>) -> Made<[Tensor; 3]> {
@@ -153,6 +182,7 @@ fn composed_backward(dy: &Tensor, [q, k, v, y, lse]: [&Tensor; 5], masked: &Mask
 }
 
 /// b sequences of t tokens; h heads of keys, g heads of queries to each; d elements of a query and a key, dv of a value.
+#[derive(Clone, Copy)]
 struct Shape {
     b: i64,
     t: i64,
@@ -162,6 +192,7 @@ struct Shape {
     dv: i64,
 }
 
+#[derive(Clone, Copy)]
 struct Range {
     first_query: i64,
     queries: i64,
