@@ -17,6 +17,6 @@ mod tensor;
 mod threads;
 
 pub use backend::Torch;
-pub use offload::{FileStore, OffloadError};
+pub use offload::FileStore;
 pub use tensor::TorchTensor;
 pub(crate) use tensor::torch_error;

@@ -3,6 +3,7 @@ use std::{io, path::PathBuf};
 use unswag_checkpoint::WriteError;
 use unswag_engine::EngineError;
 use unswag_kernels::KernelError;
+use unswag_pager::PagerError;
 use unswag_surgery::{ModelError, OpenError};
 
 /// Why a model could not be opened, trained or saved.
@@ -18,6 +19,8 @@ pub enum TrainError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    #[error(transparent)]
+    Pager(#[from] PagerError),
     #[error(transparent)]
     Write(#[from] WriteError),
     #[error(transparent)]
@@ -91,6 +94,7 @@ impl TrainError {
         match self {
             TrainError::Write(WriteError::DiskFull { .. } | WriteError::NoSpace { .. }) => true,
             TrainError::Io { source, .. } => is_full(source),
+            TrainError::Pager(error) => error.is_disk_full(),
             _ => false,
         }
     }

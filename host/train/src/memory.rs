@@ -34,8 +34,7 @@ impl Memory {
         };
         let plan = plan(model.program(), model.dtype(), arguments, row_tokens)?;
         let folder = arguments.offload_folder.as_deref().filter(|_| plan.offloaded_bytes > 0);
-        let store = folder.map(|folder| FileStore::new(model.torch(), folder)).transpose();
-        let store = store.map_err(unswag_engine::EngineError::from)?;
+        let store = folder.map(|folder| FileStore::new(model.torch(), folder)).transpose()?;
         let (planned_bytes, planned_growth_bytes) = (Some(tensor_bytes(&plan)), Some(growth_bytes(&plan)));
         Ok(Memory { policies: plan.policies(), store, planned_bytes, planned_growth_bytes })
     }
