@@ -44,4 +44,4 @@ pub use table::{TensorInfo, TensorTable};
 pub use text::{Quoted, human_bytes};
 pub use transfer::{How, Transferred};
 pub use write_error::WriteError;
-pub use writer::{Make, NewTensor, TensorData, pytorch_metadata};
+pub use writer::{Make, NewTensor, Sink, Stream, TensorData, pytorch_metadata};

@@ -41,10 +41,18 @@ pub enum TensorData<'a> {
     },
     /// Made when its turn comes, and freed after.
     Make(Make<'a>),
+    /// Made piece by piece when its turn comes: for tensors that are larger than memory should be.
+    Stream(Stream<'a>),
 }
 
 /// Makes a tensor's bytes.
 pub type Make<'a> = Box<dyn FnOnce() -> Result<Vec<u8>, Box<dyn StdError + Send + Sync>> + 'a>;
+
+/// Makes a tensor's bytes and hands them on in order. An error of the sink is to be passed on as it is.
+pub type Stream<'a> = Box<dyn FnOnce(&mut Sink<'_>) -> Result<(), Box<dyn StdError + Send + Sync>> + 'a>;
+
+/// Takes the next bytes.
+pub type Sink<'a> = dyn FnMut(&[u8]) -> Result<(), Box<dyn StdError + Send + Sync>> + 'a;
 
 /// What `transformers` and the `safetensors` crate write as `__metadata__` of a PyTorch model.
 pub fn pytorch_metadata() -> BTreeMap<String, String> {
@@ -145,7 +153,7 @@ impl Staging<'_> {
             let found_bytes = match &tensor.data {
                 TensorData::Bytes(data) => data.len() as u64,
                 TensorData::Range { range, .. } => range.end.saturating_sub(range.start),
-                TensorData::Make(_) => bytes,
+                TensorData::Make(_) | TensorData::Stream(_) => bytes,
             };
             check_size(&tensor.name, bytes, found_bytes)?;
             Ok(Planned { tensor, bytes })
@@ -187,6 +195,20 @@ impl Staging<'_> {
                         make().map_err(|source| WriteError::Produce { tensor: Quoted::new(&tensor.name), source })?;
                     check_size(&tensor.name, bytes, made.len() as u64)?;
                     write(&made, offset)?;
+                }
+                TensorData::Stream(stream) => {
+                    let mut written = 0;
+                    let streamed = stream(&mut |piece: &[u8]| {
+                        // What is too much is counted, and never written over the next tensor.
+                        let fits = written + piece.len() as u64 <= bytes;
+                        if fits {
+                            write(piece, offset + written)?;
+                        }
+                        written += piece.len() as u64;
+                        Ok(())
+                    });
+                    streamed.map_err(|source| streaming(&tensor.name, source))?;
+                    check_size(&tensor.name, bytes, written)?;
                 }
                 TensorData::Range { path, range } => {
                     let source = Source::open(&path)?;
@@ -258,6 +280,14 @@ impl Staging<'_> {
             }
             Err(fault) => Err(WriteError::Header { path: self.out().join(name), fault }),
         }
+    }
+}
+
+/// An error that came through a stream: the disk's own, or the maker's.
+fn streaming(tensor: &str, source: Box<dyn StdError + Send + Sync>) -> WriteError {
+    match source.downcast::<WriteError>() {
+        Ok(error) => *error,
+        Err(source) => WriteError::Produce { tensor: Quoted::new(tensor), source },
     }
 }
 

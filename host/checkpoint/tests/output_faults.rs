@@ -57,6 +57,12 @@ fn write_output(folder: &Path, version: u8, existing: Existing, disk: &dyn Disk)
             shape: vec![1000],
             data: TensorData::Make(Box::new(|| Ok(vec![9; 4000]))),
         },
+        NewTensor {
+            name: "streamed".to_owned(),
+            dtype: Dtype::U8,
+            shape: vec![4],
+            data: TensorData::Stream(Box::new(|sink| [[5, 6], [7, 8]].iter().try_for_each(|piece| sink(piece)))),
+        },
     ];
     staging.write_safetensors("new.safetensors", &pytorch_metadata(), tensors, &silent)?;
     staging.commit(Commit { durability: Durability::Everything, read_only: false }).map(drop)
@@ -74,6 +80,7 @@ fn version(folder: &Path) -> Option<u8> {
     assert_eq!(fs::read(out.join("model.safetensors")).ok(), fs::read(base.join("model.safetensors")).ok());
     let new = Checkpoint::open(out.join("new.safetensors")).expect("it opens");
     assert_eq!(new.data("made").expect("data"), [9; 4000]);
+    assert_eq!(new.data("streamed").expect("data"), [5, 6, 7, 8]);
     assert_eq!(new.data("range").expect("data"), fs::read(base.join("model.safetensors")).expect("read"));
     Some(fs::read(out.join("version")).expect("read")[0])
 }

@@ -7,7 +7,7 @@ use safetensors::tensor::{self, TensorView};
 use tempfile::TempDir;
 use unswag_abi::doc::Dtype;
 use unswag_checkpoint::{
-    Checkpoint, Commit, Existing, NewTensor, RealDisk, Staging, TensorData, TensorFault, WriteError, Written,
+    Checkpoint, Commit, Existing, NewTensor, RealDisk, Sink, Staging, TensorData, TensorFault, WriteError, Written,
     hash_file, pytorch_metadata, silent,
 };
 
@@ -179,4 +179,35 @@ fn a_tensor_that_cannot_be_made_stops_the_file() {
     assert_eq!(std::error::Error::source(&error).expect("a source").to_string(), "no convergence");
     let error = refused(vec![make(Ok(vec![0; 3]))]);
     assert!(matches!(error, WriteError::WrongSize { expected_bytes: 2, found_bytes: 3, .. }), "{error}");
+}
+
+fn streamed(pieces: &'static [&'static [u8]], error: Option<&'static str>) -> NewTensor<'static> {
+    let stream = move |sink: &mut Sink<'_>| {
+        pieces.iter().try_for_each(|piece| sink(piece))?;
+        error.map_or(Ok(()), |error| Err(error.into()))
+    };
+    NewTensor { name: "a".to_owned(), dtype: Dtype::U8, shape: vec![5], data: TensorData::Stream(Box::new(stream)) }
+}
+
+#[test]
+fn a_tensor_in_pieces_is_the_tensor_in_one() {
+    let write = |tensor| {
+        let (scratch, _) = staged(|staging| {
+            let tensors = vec![tensor, f32s("b", 7)];
+            staging.write_safetensors("m.safetensors", &pytorch_metadata(), tensors, &silent).expect("written")
+        });
+        fs::read(scratch.path().join("out/m.safetensors")).expect("read")
+    };
+    let whole = write(new("a", Dtype::U8, &[5], vec![1, 2, 3, 4, 5]));
+    assert_eq!(write(streamed(&[&[1, 2], &[], &[3], &[4, 5]], None)), whole);
+}
+
+#[test]
+fn pieces_that_are_too_few_too_many_or_fail_stop_the_file() {
+    let too_few = refused(vec![streamed(&[&[1, 2]], None)]);
+    assert!(matches!(too_few, WriteError::WrongSize { expected_bytes: 5, found_bytes: 2, .. }), "{too_few}");
+    let too_many = refused(vec![streamed(&[&[1, 2, 3, 4], &[5, 6], &[7]], None)]);
+    assert!(matches!(too_many, WriteError::WrongSize { expected_bytes: 5, found_bytes: 7, .. }), "{too_many}");
+    let failed = refused(vec![streamed(&[&[1, 2]], Some("no convergence"))]);
+    assert!(matches!(failed, WriteError::Produce { .. }), "{failed}");
 }
