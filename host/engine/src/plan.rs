@@ -107,6 +107,8 @@ pub struct OptimizerState {
     pub moments: u64,
     /// Blockwise in 8 bits; in f32 else.
     pub is_8bit: bool,
+    /// The most of it that is in memory, where it is paged.
+    pub budget_bytes: Option<u64>,
 }
 
 impl OptimizerState {
@@ -115,19 +117,31 @@ impl OptimizerState {
     /// Elements that share a scale of 4 bytes. Dettmers et al. 2022.
     const BLOCK: u64 = 256;
 
-    /// Bytes of the moments, and of the parameters' masters in f32.
+    /// Bytes in memory: of the moments, as far as they may be, and of the parameters' masters in f32.
     pub fn bytes(&self, program: &Program) -> u64 {
-        let trained = program.params().iter().enumerate().filter(|(index, _)| program.is_trainable(*index));
-        let bytes = trained.map(|(_, info)| {
-            let elements = info.shape[0] * info.shape[1];
-            let moment = match self.is_8bit && elements >= Self::LEAST_8BIT {
-                true => elements + 4 * elements.div_ceil(Self::BLOCK),
-                false => 4 * elements,
-            };
-            4 * elements + self.moments * moment
-        });
-        bytes.sum()
+        let masters: u64 = trained(program).map(|elements| 4 * elements).sum();
+        masters + self.moment_bytes(program).min(self.budget_bytes.unwrap_or(u64::MAX))
     }
+
+    /// Bytes of the moments that lie in a file: all of them, where they exceed the budget.
+    pub fn paged_bytes(&self, program: &Program) -> u64 {
+        let bytes = self.moment_bytes(program);
+        self.budget_bytes.map_or(0, |budget| if bytes > budget { bytes } else { 0 })
+    }
+
+    fn moment_bytes(&self, program: &Program) -> u64 {
+        let moment = |elements: u64| match self.is_8bit && elements >= Self::LEAST_8BIT {
+            true => elements + 4 * elements.div_ceil(Self::BLOCK),
+            false => 4 * elements,
+        };
+        trained(program).map(|elements| self.moments * moment(elements)).sum()
+    }
+}
+
+/// Elements of each parameter that is trained.
+fn trained(program: &Program) -> impl Iterator<Item = u64> {
+    let trained = program.params().iter().enumerate().filter(|(index, _)| program.is_trainable(*index));
+    trained.map(|(_, info)| info.shape[0] * info.shape[1])
 }
 
 /// What a step takes.

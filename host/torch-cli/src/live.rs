@@ -59,6 +59,9 @@ impl Observer for Live<'_> {
             plan.total_steps,
             term::bytes(plan.checkpoint_bytes)
         ));
+        if plan.paged_bytes > 0 {
+            self.line(&format!("the optimizer's state is in a file of {}", term::bytes(plan.paged_bytes)));
+        }
         if self.output.quiet || self.output.json || !io::stderr().is_terminal() {
             return;
         }

@@ -18,7 +18,7 @@ use crate::{live::Live, model::open as open_model};
 
 pub fn run(args: &Train, output: &Output) -> Result<Done, Box<dyn Error>> {
     let model = open_model(&args.model, args.dtype)?;
-    let arguments = arguments(args);
+    let arguments = arguments(args)?;
     arguments.check()?;
     let tuning = tuning(&args.lora, args.seed);
     let order = Order {
@@ -78,14 +78,23 @@ fn tuning(args: &Lora, seed: u64) -> Tuning {
     })
 }
 
-fn arguments(args: &Train) -> TrainingArguments {
+fn arguments(args: &Train) -> Result<TrainingArguments, String> {
     let (length, optimizer, saving) = (&args.length, &args.optimizer, &args.saving);
-    TrainingArguments {
+    let default = TrainingArguments::default();
+    if args.offload_folder.is_some() && args.memory_budget.is_none() && !optimizer.optim.is_paged() {
+        return Err("--offload-folder: nothing goes there without --memory-budget or a paged --optim".into());
+    }
+    let optim_memory_budget = optimizer.optim.memory_budget(args.optim_memory_budget)?;
+    Ok(TrainingArguments {
         optim: match optimizer.optim {
             OptimName::AdamwTorch => Optim::AdamwTorch,
             OptimName::Adamw8bit => Optim::Adamw8bit,
             OptimName::Lion32bit => Optim::Lion32bit,
             OptimName::Lion8bit => Optim::Lion8bit,
+            OptimName::PagedAdamw32bit => Optim::PagedAdamw32bit,
+            OptimName::PagedAdamw8bit => Optim::PagedAdamw8bit,
+            OptimName::PagedLion32bit => Optim::PagedLion32bit,
+            OptimName::PagedLion8bit => Optim::PagedLion8bit,
         },
         learning_rate: optimizer.learning_rate,
         lr_scheduler_type: match optimizer.lr_scheduler_type {
@@ -109,6 +118,7 @@ fn arguments(args: &Train) -> TrainingArguments {
         max_row_tokens: Some(args.data.block_size as u64),
         memory_budget: args.memory_budget,
         offload_folder: args.offload_folder.clone(),
+        optim_memory_budget: optim_memory_budget.unwrap_or(default.optim_memory_budget),
         seed: args.seed,
         max_steps: length.max_steps,
         num_train_epochs: length.num_epochs,
@@ -117,8 +127,8 @@ fn arguments(args: &Train) -> TrainingArguments {
         save_steps: saving.save_steps,
         save_total_limit: saving.save_total_limit,
         eval_steps: args.validation.eval_steps.unwrap_or(0),
-        ..TrainingArguments::default()
-    }
+        ..default
+    })
 }
 
 fn dry_run(

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Schedule, SchedulerType, TrainError};
+use crate::{Schedule, SchedulerType, TrainError, optimizer::Paged};
 
 /// Which optimizer, under transformers' names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,16 +22,34 @@ pub enum Optim {
     /// Lion with 8-bit state.
     #[serde(rename = "lion_8bit")]
     Lion8bit,
+    /// AdamW with f32 state, of which as much is in memory as [`TrainingArguments::optim_memory_budget`] says.
+    #[serde(rename = "paged_adamw_32bit", alias = "paged_adamw")]
+    PagedAdamw32bit,
+    /// AdamW with 8-bit state, likewise.
+    #[serde(rename = "paged_adamw_8bit")]
+    PagedAdamw8bit,
+    /// Lion with f32 state, likewise.
+    #[serde(rename = "paged_lion_32bit")]
+    PagedLion32bit,
+    /// Lion with 8-bit state, likewise.
+    #[serde(rename = "paged_lion_8bit")]
+    PagedLion8bit,
 }
 
 impl Optim {
     /// Whether the state is kept in 8 bits, for tensors that are large enough.
     pub fn is_8bit(self) -> bool {
-        matches!(self, Optim::Adamw8bit | Optim::Lion8bit)
+        matches!(self, Optim::Adamw8bit | Optim::Lion8bit | Optim::PagedAdamw8bit | Optim::PagedLion8bit)
     }
 
     pub fn is_lion(self) -> bool {
-        matches!(self, Optim::Lion32bit | Optim::Lion8bit)
+        matches!(self, Optim::Lion32bit | Optim::Lion8bit | Optim::PagedLion32bit | Optim::PagedLion8bit)
+    }
+
+    /// Whether state that is larger than its budget lies in a file. The numbers are those of the form that is not paged.
+    pub fn is_paged(self) -> bool {
+        use Optim::*;
+        matches!(self, PagedAdamw32bit | PagedAdamw8bit | PagedLion32bit | PagedLion8bit)
     }
 }
 
@@ -55,8 +73,11 @@ pub struct TrainingArguments {
     pub max_row_tokens: Option<u64>,
     /// Bytes that tensors and optimizer state may take: each block then keeps what makes the step fastest within it.
     pub memory_budget: Option<u64>,
-    /// A folder on a disk, for what blocks keep where the budget asks for it.
+    /// A folder on a disk, for what blocks keep where the budget asks for it, and for a paged optimizer's state; the latter goes
+    /// to the run's own folder where there is none.
     pub offload_folder: Option<PathBuf>,
+    /// Bytes of a paged optimizer's state that may be in memory at once. State that is no larger is not paged.
+    pub optim_memory_budget: u64,
     pub seed: u64,
     /// Optimizer steps; so many as `num_train_epochs` says where `None`.
     pub max_steps: Option<u64>,
@@ -100,6 +121,7 @@ impl Default for TrainingArguments {
             max_row_tokens: None,
             memory_budget: None,
             offload_folder: None,
+            optim_memory_budget: 256 << 20,
             seed: 42,
             max_steps: None,
             num_train_epochs: 3.0,
@@ -139,6 +161,13 @@ impl TrainingArguments {
                 what: "warmup_ratio",
                 expected: "0 to 1".into(),
                 got: ratio.to_string(),
+            });
+        }
+        if self.optim.is_paged() && self.optim_memory_budget < Paged::LEAST_BUDGET {
+            return Err(TrainError::Argument {
+                what: "optim_memory_budget",
+                expected: format!("at least {} bytes", Paged::LEAST_BUDGET),
+                got: self.optim_memory_budget.to_string(),
             });
         }
         let counts = [

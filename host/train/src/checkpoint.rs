@@ -11,6 +11,7 @@
 //! from, and settings that a run depends on must be those it was started with.
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     fs,
     io::Read,
@@ -21,15 +22,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 use unswag_abi::doc::Dtype;
 use unswag_checkpoint::{
-    Checkpoint, Commit, Disk, Existing, NewTensor, Staging, TensorData, Written, hash_file, pytorch_metadata,
-    regular_file, silent,
+    Checkpoint, Commit, Disk, Existing, NewTensor, Sink, Staging, TensorData, WriteError, Written, hash_file,
+    pytorch_metadata, regular_file, silent,
 };
 use unswag_data::Position;
 
 use crate::{
     Schedule, TrainError, Trainer,
-    adapter::{self, f32_tensor, write_adapter, write_masters},
-    optimizer::{MOMENTS, Moment},
+    adapter::{self, write_adapter, write_masters},
+    model::Master,
+    optimizer::{MOMENTS, Part, States},
     trainer::Progress,
 };
 
@@ -116,7 +118,7 @@ pub(crate) fn checkpoint_bytes(trainer: &Trainer) -> u64 {
 /// # Errors
 /// A weight or a state is not finite, or the disk refuses; then nothing has changed.
 pub(crate) fn save(
-    trainer: &Trainer,
+    trainer: &mut Trainer,
     position: &Position,
     settings: Map<String, Json>,
     folder: &Path,
@@ -129,8 +131,10 @@ pub(crate) fn save(
         Some(config) => write_adapter(&trainer.model, config, &mut staging)?,
         None => vec![write_masters(&trainer.model, MODEL, &mut staging)?],
     };
-    let optimizer = staging.write_safetensors(OPTIMIZER, &pytorch_metadata(), optimizer_tensors(trainer)?, &silent)?;
-    written.push(optimizer);
+    let states = RefCell::new(&mut trainer.states);
+    let tensors = optimizer_tensors(&trainer.model.masters, &states);
+    let optimizer = staging.write_safetensors(OPTIMIZER, &pytorch_metadata(), tensors, &silent);
+    written.push(optimizer.map_err(optimizer_error)?);
     let file = |written: &Written| {
         (written.name.clone(), FileState { bytes: written.bytes, blake3: written.hash.to_hex().to_string() })
     };
@@ -159,27 +163,42 @@ fn existing(path: &Path) -> Result<Existing, TrainError> {
     Ok(Existing::Replace)
 }
 
-fn optimizer_tensors(trainer: &Trainer) -> Result<Vec<NewTensor<'_>>, TrainError> {
-    let mut tensors = Vec::new();
-    for (master, state) in trainer.model.masters.iter().zip(&trainer.states) {
-        for (moment, name) in state.iter().zip(MOMENTS) {
-            let name = format!("{}.{name}", master.name);
-            let (Moment::F32(values) | Moment::Bits8 { absmax: values, .. }) = moment;
-            if !values.iter().all(|value| value.is_finite()) {
-                return Err(TrainError::BadWeight { name });
-            }
-            match moment {
-                Moment::F32(values) => tensors.push(f32_tensor(name, vec![values.len() as u64], values)),
-                Moment::Bits8 { codes, absmax } => {
-                    let data = TensorData::Bytes(codes.into());
-                    let shape = vec![codes.len() as u64];
-                    tensors.push(NewTensor { name: format!("{name}.codes"), dtype: Dtype::U8, shape, data });
-                    tensors.push(f32_tensor(format!("{name}.absmax"), vec![absmax.len() as u64], absmax));
+/// The optimizer's state, which need not be in memory: each tensor is handed on in pieces when its turn comes.
+fn optimizer_tensors<'a>(masters: &'a [Master], states: &'a RefCell<&mut States>) -> Vec<NewTensor<'a>> {
+    let tensor = |part: Part| {
+        let name = part_name(masters, &part);
+        let (dtype, shape) = (part.field.dtype(), vec![part.count as u64]);
+        let of = name.clone();
+        let stream = move |sink: &mut Sink<'_>| {
+            states.borrow_mut().read(&part, |bytes| {
+                if dtype == Dtype::F32 && !all_finite(bytes) {
+                    return Err(TrainError::BadWeight { name: of.clone() }.into());
                 }
-            }
-        }
+                sink(bytes)
+            })
+        };
+        NewTensor { name, dtype, shape, data: TensorData::Stream(Box::new(stream)) }
+    };
+    states.borrow().parts().into_iter().map(tensor).collect()
+}
+
+fn part_name(masters: &[Master], part: &Part) -> String {
+    format!("{}.{}{}", masters[part.tensor].name, MOMENTS[part.moment], part.field.suffix())
+}
+
+fn all_finite(f32s: &[u8]) -> bool {
+    f32s.as_chunks::<4>().0.iter().all(|bytes| f32::from_le_bytes(*bytes).is_finite())
+}
+
+/// What went wrong while state was handed on is told as itself.
+fn optimizer_error(error: WriteError) -> TrainError {
+    match error {
+        WriteError::Produce { tensor, source } => match source.downcast::<TrainError>() {
+            Ok(error) => *error,
+            Err(source) => WriteError::Produce { tensor, source }.into(),
+        },
+        error => error.into(),
     }
-    Ok(tensors)
 }
 
 /// The checkpoints of a folder, oldest first, whole or not.
@@ -256,12 +275,11 @@ pub(crate) fn open(path: &Path) -> Result<TrainerState, TrainError> {
     Ok(state)
 }
 
-/// Puts a trainer where the checkpoint was written.
+/// Whether a trainer can go on from a checkpoint.
 ///
 /// # Errors
-/// It was written with other settings, on another base or by another data set, or its tensors do not fit.
-pub(crate) fn restore(
-    trainer: &mut Trainer,
+/// It was written with other settings, on another base or by another data set.
+pub(crate) fn check(
     path: &Path,
     state: &TrainerState,
     settings: &Map<String, Json>,
@@ -288,21 +306,28 @@ pub(crate) fn restore(
             &json!(fingerprint),
         ));
     }
+    Ok(())
+}
+
+/// Puts a trainer where the checkpoint was written.
+///
+/// # Errors
+/// Its tensors do not fit, or a file cannot be read.
+pub(crate) fn restore(trainer: &mut Trainer, path: &Path, state: &TrainerState) -> Result<(), TrainError> {
     let weights = Tensors::open(path, if trainer.model.lora().is_some() { adapter::WEIGHTS } else { MODEL })?;
     let optimizer = Tensors::open(path, OPTIMIZER)?;
-    for (master, moments) in trainer.model.masters.iter_mut().zip(&mut trainer.states) {
-        weights.read_f32(&master.name, &mut master.values)?;
-        for (moment, name) in moments.iter_mut().zip(MOMENTS) {
-            let name = format!("{}.{name}", master.name);
-            match moment {
-                Moment::F32(values) => optimizer.read_f32(&name, values)?,
-                Moment::Bits8 { codes, absmax } => {
-                    *codes = optimizer.bytes(&format!("{name}.codes"), Dtype::U8, codes.len())?;
-                    optimizer.read_f32(&format!("{name}.absmax"), absmax)?;
-                }
-            }
-        }
+    let Trainer { model, states, .. } = trainer;
+    for part in states.parts() {
+        optimizer.find(&part_name(&model.masters, &part), part.field.dtype(), part.count)?;
     }
+    for master in &mut model.masters {
+        weights.read_f32(&master.name, &mut master.values)?;
+    }
+    states.fill(|part, at, bytes| {
+        let name = part_name(&model.masters, part);
+        let (file, begin) = optimizer.find(&name, part.field.dtype(), part.count)?;
+        Ok(optimizer.file.read_range(file, begin + at as u64, bytes)?)
+    })?;
     trainer.progress = state.progress;
     trainer.model.refresh()
 }
@@ -320,21 +345,24 @@ impl Tensors {
         Ok(Tensors { path, file })
     }
 
-    fn bytes(&self, name: &str, dtype: Dtype, elements: usize) -> Result<Vec<u8>, TrainError> {
+    /// The file that a tensor is in, and where it begins there.
+    fn find(&self, name: &str, dtype: Dtype, elements: usize) -> Result<(usize, u64), TrainError> {
         let tensor = self.file.tensor(name);
         let found = tensor.as_ref().map(|tensor| (tensor.dtype, tensor.shape.iter().product::<u64>()));
-        if found != Some((dtype, elements as u64)) {
-            let found = found.map_or("none".to_owned(), |(dtype, elements)| format!("{elements} of {dtype}"));
-            let why = format!("tensor {name}: expected {elements} elements of {dtype}, got {found}");
-            return Err(TrainError::NotACheckpoint { path: self.path.clone(), why });
+        match &tensor {
+            Some(tensor) if found == Some((dtype, elements as u64)) => Ok((tensor.file, tensor.range.start)),
+            _ => {
+                let found = found.map_or("none".to_owned(), |(dtype, elements)| format!("{elements} of {dtype}"));
+                let why = format!("tensor {name}: expected {elements} elements of {dtype}, got {found}");
+                Err(TrainError::NotACheckpoint { path: self.path.clone(), why })
+            }
         }
-        let mut bytes = Vec::new();
-        self.file.read(name, &mut bytes)?;
-        Ok(bytes)
     }
 
     fn read_f32(&self, name: &str, values: &mut [f32]) -> Result<(), TrainError> {
-        let bytes = self.bytes(name, Dtype::F32, values.len())?;
+        let (file, begin) = self.find(name, Dtype::F32, values.len())?;
+        let mut bytes = vec![0; 4 * values.len()];
+        self.file.read_range(file, begin, &mut bytes)?;
         for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
             *value = f32::from_le_bytes(*bytes);
         }

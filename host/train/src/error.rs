@@ -74,10 +74,9 @@ pub enum TrainError {
     #[error("no row of the data has a token that a loss is taken on; look at it with `unswag preprocess --debug`")]
     NothingSupervised,
     #[error(
-        "{}: the checkpoints of this run will take {needed} and {free} are free; free some space, or set save_total_limit",
-        path.display()
+        "{}: {what} will take {needed} and {free} are free; {next}", path.display()
     )]
-    DiskSpace { path: PathBuf, needed: String, free: String },
+    DiskSpace { path: PathBuf, what: &'static str, needed: String, free: String, next: &'static str },
 }
 
 impl From<unswag_adapter::AdapterError> for TrainError {

@@ -62,8 +62,12 @@ pub(crate) fn plan(
     arguments: &TrainingArguments,
     row_tokens: u64,
 ) -> Result<Plan, TrainError> {
-    let moments = if arguments.optim.is_lion() { 1 } else { 2 };
-    let state = OptimizerState { moments, is_8bit: arguments.optim.is_8bit() };
+    let optim = arguments.optim;
+    let state = OptimizerState {
+        moments: if optim.is_lion() { 1 } else { 2 },
+        is_8bit: optim.is_8bit(),
+        budget_bytes: optim.is_paged().then_some(arguments.optim_memory_budget),
+    };
     let policies = if arguments.offload_folder.is_some() { &Policy::ALL[..] } else { &Policy::IN_MEMORY[..] };
     let options = PlanOptions {
         batch: arguments.per_device_train_batch_size,

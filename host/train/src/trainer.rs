@@ -12,7 +12,7 @@ use crate::{
     TrainError, TrainingArguments, TrainingModel,
     batch::for_engine,
     memory::Memory,
-    optimizer::{self, State},
+    optimizer::{States, Trained, Update},
 };
 
 /// What one optimizer step did.
@@ -46,8 +46,8 @@ pub struct Progress {
 pub struct Trainer {
     pub(crate) model: TrainingModel,
     pub(crate) arguments: TrainingArguments,
-    /// One for each master.
-    pub(crate) states: Vec<State>,
+    /// Of the masters, in their order.
+    pub(crate) states: States,
     memory: Memory,
     pub(crate) progress: Progress,
     /// Whether an update failed in the middle, so that the masters are of no step.
@@ -55,11 +55,16 @@ pub struct Trainer {
 }
 
 impl Trainer {
+    /// A paged optimizer's state goes to the arguments' `offload_folder`, which must be there.
+    ///
     /// # Errors
     /// A setting that cannot be.
     pub fn new(model: TrainingModel, arguments: TrainingArguments) -> Result<Self, TrainError> {
         arguments.check()?;
-        let states = optimizer::first_states(arguments.optim, model.masters.iter().map(|master| master.values.len()));
+        let mut states = States::new(&arguments, model.masters.iter().map(|master| master.values.len()));
+        if let (States::Paged(paged), Some(folder)) = (&mut states, &arguments.offload_folder) {
+            paged.set_folder(folder);
+        }
         let memory = Memory::of(&model, &arguments)?;
         Ok(Trainer { model, arguments, states, memory, progress: Progress::default(), damaged: false })
     }
@@ -93,7 +98,7 @@ impl Trainer {
 
     /// Bytes of the optimizer's state.
     pub fn state_bytes(&self) -> u64 {
-        self.states.iter().flatten().map(optimizer::Moment::bytes).sum()
+        self.states.bytes()
     }
 
     /// One optimizer step over the gradients of all `batches`, at this learning rate. The loss is the mean over the tokens of
@@ -176,11 +181,12 @@ impl Trainer {
         };
         let step = OptimizerStep { number: self.progress.updates + 1, learning_rate, grad_scale: clip as f32 };
         let exec = Exec::new(std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
-        for (master, state) in self.model.masters.iter_mut().zip(&mut self.states) {
+        let update = Update { arguments: &self.arguments, exec, step };
+        for (tensor, master) in self.model.masters.iter_mut().enumerate() {
             // As in torch: what no gradient reached is left as it is.
             let Some(grad) = grads.get(master.param) else { continue };
-            let (arguments, values) = (&self.arguments, &mut master.values);
-            grad.with_f32(|grad| optimizer::update(arguments, exec, step, master.decays, values, grad, state))??;
+            let (states, decays, params) = (&mut self.states, master.decays, &mut master.values);
+            grad.with_f32(|grads| states.step(tensor, &update, Trained { params, grads, decays }))??;
         }
         self.model.refresh()
     }

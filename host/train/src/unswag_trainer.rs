@@ -5,6 +5,7 @@
 
 use std::{
     fs::{self, File},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -17,6 +18,7 @@ use crate::{
     evaluate::evaluate,
     full::model_bytes,
     metrics::{METRICS, MetricsFile, StepMetrics},
+    optimizer::States,
     save_adapter, save_model,
     tensorboard::EventFile,
 };
@@ -47,6 +49,8 @@ pub struct RunPlan {
     pub planned_peak_bytes: Option<u64>,
     /// The most that checkpoints and what is finished take on the disk at once.
     pub disk_bytes: u64,
+    /// Bytes of the file that the optimizer's state lies in where it is paged. It is gone when the run ends.
+    pub paged_bytes: u64,
 }
 
 /// How a run ended.
@@ -128,8 +132,14 @@ impl UnswagTrainer {
         folder: &Path,
     ) -> Result<Self, TrainError> {
         let (schedule, rows_per_epoch) = plan_steps(&arguments, data.as_ref())?;
+        let mut trainer = Trainer::new(model, arguments)?;
+        if let States::Paged(paged) = &mut trainer.states
+            && paged.folder().is_none()
+        {
+            paged.set_folder(folder);
+        }
         Ok(UnswagTrainer {
-            trainer: Trainer::new(model, arguments)?,
+            trainer,
             data,
             validation: None,
             folder: folder.to_owned(),
@@ -192,6 +202,10 @@ impl UnswagTrainer {
                 Some(_) => checkpoint_bytes,
                 None => model_bytes(self.trainer.model()),
             }),
+            paged_bytes: match &self.trainer.states {
+                States::Paged(paged) => paged.file_bytes(),
+                States::Resident(_) => 0,
+            },
         }
     }
 
@@ -219,7 +233,9 @@ impl UnswagTrainer {
         };
         let settings = checkpoint::settings(&self.trainer, &self.schedule);
         let fingerprint = self.data.position().fingerprint;
-        checkpoint::restore(&mut self.trainer, &path, &state, &settings, &fingerprint)?;
+        checkpoint::check(&path, &state, &settings, &fingerprint)?;
+        self.make_folder_of_state()?;
+        checkpoint::restore(&mut self.trainer, &path, &state)?;
         self.data.seek(&state.position)?;
         // A checkpoint of elsewhere begins a run of its own here.
         self.goes_on = is_same(path.parent(), &self.folder);
@@ -310,17 +326,62 @@ impl UnswagTrainer {
         {
             return Err(TrainError::NothingSupervised);
         }
-        let needed = self.plan().disk_bytes;
-        let free = self.disk.free_bytes(&self.folder).map_err(io(&self.folder, "ask for free space"))?;
-        if free < needed {
-            let [needed, free] = [needed, free].map(human_bytes);
-            return Err(TrainError::DiskSpace { path: self.folder.clone(), needed, free });
+        self.check_space()?;
+        if let States::Paged(paged) = &mut self.trainer.states {
+            paged.open()?;
         }
         let step = self.trainer.progress().step;
         Ok(Logs {
             metrics: self.writes_metrics.then(|| MetricsFile::open(&self.folder, step)).transpose()?,
             events: self.writes_events.then(|| EventFile::create(&self.folder, self.goes_on, step)).transpose()?,
         })
+    }
+
+    /// Whether there is room for all that will be written. Paged state takes its own as soon as its file is made.
+    fn check_space(&self) -> Result<(), TrainError> {
+        let fits = |path: &Path, needed: u64, what, next| {
+            let failed = |source| TrainError::Io { path: path.to_owned(), action: "ask for free space", source };
+            let free = self.disk.free_bytes(path).map_err(failed)?;
+            if free >= needed {
+                return Ok(());
+            }
+            let [needed, free] = [needed, free].map(human_bytes);
+            Err(TrainError::DiskSpace { path: path.to_owned(), what, needed, free, next })
+        };
+        let checkpoints = "the checkpoints of this run";
+        let fewer = "free some space, or set save_total_limit";
+        let plan = self.plan();
+        let state = match &self.trainer.states {
+            States::Paged(paged) if !paged.is_open() => paged.folder(),
+            _ => None,
+        };
+        match state {
+            None => fits(&self.folder, plan.disk_bytes, checkpoints, fewer),
+            Some(folder) if is_one_disk(folder, &self.folder) => {
+                let needed = plan.disk_bytes.saturating_add(plan.paged_bytes);
+                fits(&self.folder, needed, "the checkpoints of this run and its optimizer's paged state", fewer)
+            }
+            Some(folder) => {
+                fits(
+                    folder,
+                    plan.paged_bytes,
+                    "the optimizer's paged state",
+                    "free some space, or name another folder",
+                )?;
+                fits(&self.folder, plan.disk_bytes, checkpoints, fewer)
+            }
+        }
+    }
+
+    /// Before its file can be made.
+    fn make_folder_of_state(&self) -> Result<(), TrainError> {
+        match &self.trainer.states {
+            States::Paged(paged) if paged.folder() == Some(&self.folder) => {
+                let failed = |source| TrainError::Io { path: self.folder.clone(), action: "make this folder", source };
+                fs::create_dir_all(&self.folder).map_err(failed)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn take_lock(&mut self) -> Result<(), TrainError> {
@@ -450,7 +511,7 @@ impl UnswagTrainer {
         }
         let settings = checkpoint::settings(&self.trainer, &self.schedule);
         let position = self.data.position();
-        let (trainer, folder, disk) = (&self.trainer, &self.folder, self.disk.as_ref());
+        let (trainer, folder, disk) = (&mut self.trainer, &self.folder, self.disk.as_ref());
         let path = again(observer, || checkpoint::save(trainer, &position, settings.clone(), folder, disk))?;
         observer.saved(&path);
         if let Some(limit) = self.trainer.arguments().save_total_limit
@@ -543,6 +604,12 @@ fn is_same(a: Option<&Path>, b: &Path) -> bool {
     // The parent of a plain name is the empty path.
     let a = a.map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
     a.is_some_and(|a| matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b))
+}
+
+/// Whether both folders' free space is the same. What cannot be asked is taken for another disk.
+fn is_one_disk(a: &Path, b: &Path) -> bool {
+    let disk = |path: &Path| path.metadata().ok().map(|found| found.dev());
+    disk(a).is_some() && disk(a) == disk(b)
 }
 
 /// Removes what a killed run left of checkpoints in the making. The folder is locked, so no living run owns any of it.

@@ -15,7 +15,7 @@ use unswag_surgery::{Model, Operation, open_recorded, operate, record::Step};
 
 use crate::{
     Done,
-    args::{self, Cli, Optim, Output, Precision},
+    args::{self, Cli, Output, Precision},
     commands::{plugin_log, run::protocols},
     term::{self, BOLD, DIM, NAME, Table, paint},
 };
@@ -72,7 +72,9 @@ fn run_recipe(args: &args::Plan, output: &Output) -> Result<Done, Box<dyn Error>
 pub fn show(args: &args::Plan, subject: &Subject, output: &Output) -> Result<Done, Box<dyn Error>> {
     let dtype = computed_in(&subject.graph, args.dtype);
     let (program, adapters) = program(subject, args, dtype, output)?;
-    let options = options(args, &program, dtype);
+    let state = optimizer_state(args)?;
+    let options = options(args, &program, dtype, state);
+    let paged_bytes = state.paged_bytes(&program);
     let survey = Survey::new(&program, &options)?;
     let plan = match args.memory_budget {
         Some(budget) => Plan::within(&program, &options, budget).map_err(|error| told(error, args, &survey))?,
@@ -95,6 +97,7 @@ pub fn show(args: &args::Plan, subject: &Subject, output: &Output) -> Result<Don
             "trainable_parameters": trainable,
             "memory_budget": args.memory_budget,
             "plan": plan,
+            "paged_optimizer_bytes": paged_bytes,
             "longest_seq": {"memory_bytes": budget, "seq": longest},
             "policies": alike.iter().map(Alike::json).collect::<Vec<_>>(),
         });
@@ -124,6 +127,9 @@ pub fn show(args: &args::Plan, subject: &Subject, output: &Output) -> Result<Don
     page.push_str(&format!("\n{} {}\n", paint(DIM, "policy:"), chosen(&plan)));
     if plan.offloaded_bytes > 0 {
         page.push_str(&format!("{} {} in a file\n", paint(DIM, "offloaded:"), term::bytes(plan.offloaded_bytes)));
+    }
+    if paged_bytes > 0 {
+        page.push_str(&format!("{} {} in a file\n", paint(DIM, "optimizer:"), term::bytes(paged_bytes)));
     }
     page.push_str(&format!("\n{}\n{}", paint(DIM, "bytes alive over the step"), chart(&plan.bars)));
     page.push_str(&format!("\n{}", alternatives(&alike)));
@@ -191,13 +197,13 @@ fn program(
     Ok((program, adapters.len()))
 }
 
-fn options(args: &args::Plan, program: &Program, dtype: Dtype) -> PlanOptions {
-    let state = match args.optim {
-        Optim::AdamwTorch => OptimizerState { moments: 2, is_8bit: false },
-        Optim::Adamw8bit => OptimizerState { moments: 2, is_8bit: true },
-        Optim::Lion32bit => OptimizerState { moments: 1, is_8bit: false },
-        Optim::Lion8bit => OptimizerState { moments: 1, is_8bit: true },
-    };
+fn optimizer_state(args: &args::Plan) -> Result<OptimizerState, String> {
+    let budget_bytes = args.optim.memory_budget(args.optim_memory_budget)?;
+    let moments = if args.optim.is_lion() { 1 } else { 2 };
+    Ok(OptimizerState { moments, is_8bit: args.optim.is_8bit(), budget_bytes })
+}
+
+fn options(args: &args::Plan, program: &Program, dtype: Dtype, state: OptimizerState) -> PlanOptions {
     let policies = if args.offload_folder.is_some() { Policy::ALL.to_vec() } else { Policy::IN_MEMORY.to_vec() };
     PlanOptions {
         batch: args.batch,

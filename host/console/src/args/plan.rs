@@ -49,6 +49,9 @@ pub struct Plan {
     /// Let layers write what they keep into a file in this folder until their backward is due. A plan writes nothing.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, requires = "memory_budget", help_heading = "Memory")]
     pub offload_folder: Option<PathBuf>,
+    /// The most of a paged --optim's state that is in memory at once. [default: 256MiB]
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Memory")]
+    pub optim_memory_budget: Option<u64>,
 }
 
 /// Bytes as people write them: `2GiB`, `1.5 GB`, `800M` (of 1024), `123456`.

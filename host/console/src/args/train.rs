@@ -53,9 +53,13 @@ pub struct Train {
     /// Choose what each layer keeps so that tensors take no more than this, and the step is as fast as it can be then.
     #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with = "gradient_checkpointing", help_heading = "Memory")]
     pub memory_budget: Option<u64>,
-    /// Let layers write what they keep into a file in this folder until their backward is due, where the budget asks for it.
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, requires = "memory_budget", help_heading = "Memory")]
+    /// Let layers write what they keep into a file in this folder until their backward is due, where the budget asks for it. A
+    /// paged --optim has its file here too; without it, in the output folder.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Memory")]
     pub offload_folder: Option<PathBuf>,
+    /// The most of a paged --optim's state that is in memory at once. [default: 256MiB]
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Memory")]
+    pub optim_memory_budget: Option<u64>,
     /// Open everything, say what would be done and what it takes, and train nothing.
     #[arg(long)]
     pub dry_run: bool,
@@ -234,6 +238,51 @@ pub enum Optim {
     /// Lion with 8-bit state.
     #[value(name = "lion_8bit")]
     Lion8bit,
+    /// adamw_torch; state beyond --optim-memory-budget lies in a file.
+    #[value(name = "paged_adamw_32bit", alias = "paged_adamw")]
+    PagedAdamw32bit,
+    /// adamw_8bit, likewise.
+    #[value(name = "paged_adamw_8bit")]
+    PagedAdamw8bit,
+    /// lion_32bit, likewise.
+    #[value(name = "paged_lion_32bit")]
+    PagedLion32bit,
+    /// lion_8bit, likewise.
+    #[value(name = "paged_lion_8bit")]
+    PagedLion8bit,
+}
+
+/// Of a paged optimizer's state in memory, where nothing else is asked for.
+const OPTIM_MEMORY_BUDGET: u64 = 256 << 20;
+
+impl Optim {
+    pub fn is_lion(self) -> bool {
+        use Optim::*;
+        matches!(self, Lion32bit | Lion8bit | PagedLion32bit | PagedLion8bit)
+    }
+
+    pub fn is_8bit(self) -> bool {
+        use Optim::*;
+        matches!(self, Adamw8bit | Lion8bit | PagedAdamw8bit | PagedLion8bit)
+    }
+
+    pub fn is_paged(self) -> bool {
+        use Optim::*;
+        matches!(self, PagedAdamw32bit | PagedAdamw8bit | PagedLion32bit | PagedLion8bit)
+    }
+
+    /// The most of its state that is in memory; `None` where it is not paged.
+    ///
+    /// # Errors
+    /// A budget for an optimizer that has none.
+    pub fn memory_budget(self, asked: Option<u64>) -> Result<Option<u64>, String> {
+        match asked {
+            Some(_) if !self.is_paged() => {
+                Err("--optim-memory-budget: only a paged --optim has one, such as paged_adamw_8bit".into())
+            }
+            asked => Ok(self.is_paged().then(|| asked.unwrap_or(OPTIM_MEMORY_BUDGET))),
+        }
+    }
 }
 
 /// Transformers' names.
