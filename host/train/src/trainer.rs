@@ -3,6 +3,8 @@
 //! A step is a function of the masters, the optimizer's state, the step's number and its batches: nothing else is carried from
 //! one to the next, and that is what a checkpoint holds.
 
+use std::path::Path;
+
 use unswag_data::Batch;
 use unswag_engine::{Grads, IGNORED, Step};
 use unswag_kernels::{Exec, optim::Step as OptimizerStep};
@@ -60,11 +62,17 @@ impl Trainer {
     /// # Errors
     /// A setting that cannot be.
     pub fn new(model: TrainingModel, arguments: TrainingArguments) -> Result<Self, TrainError> {
+        Trainer::in_folder(model, arguments, None)
+    }
+
+    /// The same, with a folder for paged state where the arguments name none. It need not be there yet.
+    pub(crate) fn in_folder(
+        model: TrainingModel,
+        arguments: TrainingArguments,
+        folder: Option<&Path>,
+    ) -> Result<Self, TrainError> {
         arguments.check()?;
-        let mut states = States::new(&arguments, model.masters.iter().map(|master| master.values.len()));
-        if let (States::Paged(paged), Some(folder)) = (&mut states, &arguments.offload_folder) {
-            paged.set_folder(folder);
-        }
+        let states = States::new(&arguments, folder, model.masters.iter().map(|master| master.values.len()))?;
         let memory = Memory::of(&model, &arguments)?;
         Ok(Trainer { model, arguments, states, memory, progress: Progress::default(), damaged: false })
     }

@@ -132,14 +132,8 @@ impl UnswagTrainer {
         folder: &Path,
     ) -> Result<Self, TrainError> {
         let (schedule, rows_per_epoch) = plan_steps(&arguments, data.as_ref())?;
-        let mut trainer = Trainer::new(model, arguments)?;
-        if let States::Paged(paged) = &mut trainer.states
-            && paged.folder().is_none()
-        {
-            paged.set_folder(folder);
-        }
         Ok(UnswagTrainer {
-            trainer,
+            trainer: Trainer::in_folder(model, arguments, Some(folder))?,
             data,
             validation: None,
             folder: folder.to_owned(),
@@ -352,7 +346,7 @@ impl UnswagTrainer {
         let fewer = "free some space, or set save_total_limit";
         let plan = self.plan();
         let state = match &self.trainer.states {
-            States::Paged(paged) if !paged.is_open() => paged.folder(),
+            States::Paged(paged) if !paged.is_open() => Some(paged.folder()),
             _ => None,
         };
         match state {
@@ -376,7 +370,7 @@ impl UnswagTrainer {
     /// Before its file can be made.
     fn make_folder_of_state(&self) -> Result<(), TrainError> {
         match &self.trainer.states {
-            States::Paged(paged) if paged.folder() == Some(&self.folder) => {
+            States::Paged(paged) if paged.folder() == self.folder => {
                 let failed = |source| TrainError::Io { path: self.folder.clone(), action: "make this folder", source };
                 fs::create_dir_all(&self.folder).map_err(failed)
             }

@@ -3,74 +3,15 @@
 #[path = "../../checkpoint/tests/common/faulty_disk.rs"]
 mod faulty_disk;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+mod common;
 
+use std::{fs, path::Path};
+
+use common::{House, arguments, assert_same, left};
 use faulty_disk::{Fault, FaultyDisk};
 use rustix::io::Errno;
-use tempfile::TempDir;
 use unswag_checkpoint::{Disk, RealDisk};
-use unswag_data::{StreamingContextDataLoader, TextOptions, Tokenizer};
-use unswag_tests::{Family, Tiny};
-use unswag_train::{
-    LoraConfig, Observer, Optim, Resume, RunReport, SchedulerType, TrainError, TrainingArguments, UnswagModel,
-    UnswagTrainer, Warmup,
-};
-
-struct House {
-    temp: TempDir,
-}
-
-impl House {
-    fn new() -> Self {
-        // Tests run beside each other; threads that wait for each other on a busy machine would take most of the time.
-        tch::set_num_threads(1);
-        let temp = TempDir::new().expect("a folder");
-        Tiny::new(Family::Llama).write(&temp.path().join("model"));
-        let text: String = (0..54).map(|line| format!("{line} green bottles hanging on the wall\n")).collect();
-        fs::write(temp.path().join("text.txt"), text).expect("written");
-        House { temp }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.temp.path().join(name)
-    }
-
-    fn trainer(&self, folder: &str, arguments: TrainingArguments) -> UnswagTrainer {
-        let tokenizer = Tokenizer::load(&self.path("model")).expect("a tokenizer");
-        let options = TextOptions {
-            block_size: 32,
-            overlap: 4,
-            shuffle_seed: Some(3),
-            shuffle_window: 5,
-            ..TextOptions::default()
-        };
-        let files = [self.path("text.txt").to_str().expect("UTF-8").to_owned()];
-        let data = StreamingContextDataLoader::open(&files, tokenizer.into(), &options).expect("text");
-        let model = UnswagModel::from_pretrained(&self.path("model")).expect("a model");
-        // Large enough that some adapters have 8-bit state and some have not.
-        let model = model.for_training(LoraConfig { r: 32, ..LoraConfig::default() }).expect("adapters");
-        UnswagTrainer::new(model, arguments, Box::new(data), &self.path(folder)).expect("a trainer")
-    }
-}
-
-/// More than an epoch, accumulated, with a warm-up and a decay.
-fn arguments(optim: Optim) -> TrainingArguments {
-    TrainingArguments {
-        optim,
-        learning_rate: 3e-3,
-        lr_scheduler_type: SchedulerType::Cosine,
-        warmup: Warmup::Steps(2),
-        weight_decay: 0.1,
-        num_train_epochs: 1.2,
-        per_device_train_batch_size: 3,
-        gradient_accumulation_steps: 4,
-        save_steps: 2,
-        ..TrainingArguments::default()
-    }
-}
+use unswag_train::{Observer, Optim, Resume, RunReport, TrainError, TrainingArguments};
 
 /// Stops the run when it is asked for the n-th time, and notes what it heard.
 #[derive(Default)]
@@ -99,46 +40,6 @@ impl Observer for Stopper {
     }
 }
 
-/// Every byte of what a run left, but for the times in its metrics.
-fn left(folder: &Path) -> Vec<(String, Vec<u8>)> {
-    let mut files = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(at) = folders.pop() {
-        for entry in fs::read_dir(&at).expect("a folder").flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let bytes = fs::read(&path).expect("readable");
-            let name = path.strip_prefix(folder).expect("inside").display().to_string();
-            let bytes = if name == "metrics.jsonl" { without_times(&bytes) } else { bytes };
-            files.push((name, bytes));
-        }
-    }
-    files.sort();
-    files
-}
-
-fn without_times(lines: &[u8]) -> Vec<u8> {
-    let line = |line: &[u8]| {
-        let mut line: serde_json::Value = serde_json::from_slice(line).expect("JSON");
-        line.as_object_mut().expect("an object").remove("tokens_per_s");
-        format!("{line}\n").into_bytes()
-    };
-    lines.split(|byte| *byte == b'\n').filter(|text| !text.is_empty()).flat_map(line).collect()
-}
-
-#[track_caller]
-fn assert_same(a: &Path, b: &Path, what: &str) {
-    let (a, b) = (left(a), left(b));
-    let names = |files: &[(String, Vec<u8>)]| files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-    assert_eq!(names(&a), names(&b), "{what}");
-    for ((name, a), (_, b)) in a.iter().zip(&b) {
-        assert!(a == b, "{what}: {name} differs");
-    }
-}
-
 fn end(house: &House, folder: &str, arguments: TrainingArguments, observer: &mut dyn Observer) -> RunReport {
     let mut trainer = house.trainer(folder, arguments);
     trainer.resume(&Resume::Auto).expect("sound");
@@ -148,7 +49,8 @@ fn end(house: &House, folder: &str, arguments: TrainingArguments, observer: &mut
 #[test]
 fn stopped_at_any_batch_a_run_comes_to_the_same_bits() {
     let house = House::new();
-    for optim in [Optim::AdamwTorch, Optim::Adamw8bit, Optim::Lion32bit, Optim::Lion8bit] {
+    use Optim::*;
+    for optim in [AdamwTorch, Adamw8bit, Lion32bit, Lion8bit, PagedAdamw32bit, PagedAdamw8bit, PagedLion8bit] {
         let whole = format!("whole {optim:?}");
         let report = end(&house, &whole, arguments(optim), &mut ());
         assert!(report.steps > 4, "{} steps", report.steps);
@@ -266,6 +168,19 @@ fn too_little_space_is_said_before_the_first_step_and_a_limit_makes_it_enough() 
     assert_eq!(fs::read_dir(house.path("run")).expect("made").count(), 0);
     let few = TrainingArguments { save_total_limit: Some(1), ..many };
     house.trainer("run", few).with_disk(Box::new(Free(free))).train(&mut ()).expect("enough");
+}
+
+#[test]
+fn too_little_space_for_paged_state_is_said_before_the_first_step() {
+    let house = House::new();
+    let trainer = || house.trainer("run", arguments(Optim::PagedAdamw8bit));
+    let plan = trainer().plan();
+    assert!(plan.paged_bytes > common::BUDGET, "{plan:?}");
+    let needed = plan.disk_bytes + plan.paged_bytes;
+    let error = trainer().with_disk(Box::new(Free(needed - 1))).train(&mut ()).expect_err("no space").to_string();
+    assert!(error.contains("the checkpoints of this run and its optimizer's paged state will take"), "{error}");
+    assert_eq!(fs::read_dir(house.path("run")).expect("made").count(), 0);
+    trainer().with_disk(Box::new(Free(needed))).train(&mut ()).expect("enough");
 }
 
 #[test]

@@ -21,7 +21,8 @@ const PAGES_OF_A_BUDGET: u64 = 16;
 pub(crate) struct Paged {
     layout: Layout,
     budget_bytes: u64,
-    folder: Option<PathBuf>,
+    /// Where its file goes.
+    folder: PathBuf,
     /// Made when state is first used: before that, nothing is written.
     pager: Option<Pager>,
 }
@@ -30,23 +31,19 @@ impl Paged {
     /// The least budget there can be.
     pub const LEAST_BUDGET: u64 = PAGES_OF_A_BUDGET * LEAST_PAGE_BYTES;
 
-    pub(super) fn new(kept: Vec<Kept>, budget_bytes: u64) -> Self {
+    pub(super) fn new(kept: Vec<Kept>, budget_bytes: u64, folder: &Path) -> Self {
         let page_bytes = (budget_bytes / PAGES_OF_A_BUDGET).clamp(LEAST_PAGE_BYTES, MOST_PAGE_BYTES);
         let page_bytes = page_bytes / LEAST_PAGE_BYTES * LEAST_PAGE_BYTES;
-        Paged { layout: Layout::new(kept, page_bytes as usize), budget_bytes, folder: None, pager: None }
+        let layout = Layout::new(kept, page_bytes as usize);
+        Paged { layout, budget_bytes, folder: folder.to_owned(), pager: None }
     }
 
     pub fn file_bytes(&self) -> u64 {
         self.layout.file_bytes()
     }
 
-    /// Where its file goes. It matters until the file is there.
-    pub fn set_folder(&mut self, folder: &Path) {
-        self.folder = Some(folder.to_owned());
-    }
-
-    pub fn folder(&self) -> Option<&Path> {
-        self.folder.as_deref()
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     pub fn is_open(&self) -> bool {
@@ -56,20 +53,13 @@ impl Paged {
     /// Makes the file, where it is not there yet.
     ///
     /// # Errors
-    /// No folder was named, or it cannot be used, or its disk has too little room.
+    /// The folder cannot be used, or its disk has too little room.
     pub fn open(&mut self) -> Result<(), TrainError> {
         if self.pager.is_some() {
             return Ok(());
         }
-        let Some(folder) = &self.folder else {
-            return Err(TrainError::Argument {
-                what: "offload_folder",
-                expected: "a folder on a disk, which a paged optimizer's state goes to".into(),
-                got: "none".into(),
-            });
-        };
         let Layout { pages, page_bytes, .. } = self.layout;
-        let backing = FileBacking::new(folder, pages, page_bytes)?;
+        let backing = FileBacking::new(&self.folder, pages, page_bytes)?;
         let budget = usize::try_from(self.budget_bytes).unwrap_or(usize::MAX);
         self.pager = Some(Pager::new(pages, page_bytes, budget, Box::new(backing))?);
         Ok(())

@@ -1,5 +1,7 @@
 //! The state of all tensors, wherever it lies.
 
+use std::path::Path;
+
 use super::{Paged, Part, Update, layout::Kept};
 use crate::{TrainError, TrainingArguments};
 
@@ -17,7 +19,7 @@ pub(crate) struct Trained<'a> {
 pub(crate) enum States {
     /// One stretch for each tensor, all of it.
     Resident(Vec<(Kept, Words)>),
-    Paged(Paged),
+    Paged(Box<Paged>),
 }
 
 /// Bytes that may be read as f32.
@@ -38,15 +40,31 @@ impl Words {
 }
 
 impl States {
-    /// Before the first step, of tensors of these sizes. What fits the budget is not paged, whatever the optimizer's name.
-    pub fn new(arguments: &TrainingArguments, elements: impl Iterator<Item = usize>) -> Self {
+    /// Before the first step, of tensors of these sizes. What fits the budget is not paged, whatever the optimizer's name; what
+    /// does not goes to `folder`, where the arguments name none.
+    ///
+    /// # Errors
+    /// It is to be paged, and there is no folder.
+    pub fn new(
+        arguments: &TrainingArguments,
+        folder: Option<&Path>,
+        elements: impl Iterator<Item = usize>,
+    ) -> Result<Self, TrainError> {
         let kept: Vec<Kept> = elements.map(|elements| Kept::of(arguments.optim, elements)).collect();
         let bytes: usize = kept.iter().map(|kept| kept.bytes(kept.elements)).sum();
         if arguments.optim.is_paged() && bytes as u64 > arguments.optim_memory_budget {
-            return States::Paged(Paged::new(kept, arguments.optim_memory_budget));
+            let Some(folder) = arguments.offload_folder.as_deref().or(folder) else {
+                return Err(TrainError::Argument {
+                    what: "offload_folder",
+                    expected: "a folder on a disk, which a paged optimizer's state goes to".into(),
+                    got: "none".into(),
+                });
+            };
+            let paged = Paged::new(kept, arguments.optim_memory_budget, folder);
+            return Ok(States::Paged(Box::new(paged)));
         }
         let states = kept.into_iter().map(|kept| (kept, Words::zeros(kept.bytes(kept.elements))));
-        States::Resident(states.collect())
+        Ok(States::Resident(states.collect()))
     }
 
     fn kept(&self) -> Vec<Kept> {
