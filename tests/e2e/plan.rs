@@ -39,6 +39,17 @@ fn the_parts_add_up_to_the_peak_and_a_budget_is_kept() {
     let (whole, eight) = (moments("adamw_torch"), moments("adamw_8bit"));
     // Those of fewer than 4,096 elements stay as they are.
     assert!(10 * eight < 6 * whole, "{eight} bytes of moments in 8 bits, {whole} in f32");
+    // Of a paged optimizer's moments only what is in memory counts; the masters in f32 are not paged.
+    let paged = |budget: &str| {
+        let args =
+            ["plan", "model", "--seq", "300", "--lora-r", "64", "--optim", "paged_adamw", "--optim-memory-budget"];
+        let page = house.json(&[&args[..], &[budget]].concat());
+        let bytes = page["plan"]["parts"]["optimizer"].as_u64().unwrap();
+        (bytes, page["paged_optimizer_bytes"].as_u64().unwrap())
+    };
+    let state = whole / 3 * 2;
+    assert_eq!(paged("1GiB"), (whole, 0));
+    assert_eq!(paged("64KiB"), (whole - state + (64 << 10), state));
     let page = house.run(&["plan", "model", "--seq", "300", "--gradient-checkpointing"]);
     for said in ["blocks 0..1 recompute", "frozen parameters", "longest sequence", "a step of 1 x 300 tokens", "█"] {
         assert!(page.ok().contains(said), "{said}: {}", page.stdout);

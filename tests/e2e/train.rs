@@ -142,9 +142,28 @@ const LONG: &[&str] = &[
 
 #[test]
 fn after_kill_9_a_run_goes_on_to_the_same_bits() {
+    goes_on_after_kill_9(LONG);
+}
+
+#[test]
+fn after_kill_9_a_run_with_paged_state_goes_on_to_the_same_bits() {
+    let folder = disk();
+    let folder = folder.path().to_str().unwrap();
+    let paged = ["paged_adamw", "--optim-memory-budget", "64KiB", "--offload-folder", folder];
+    let at = LONG.iter().position(|word| *word == "adamw_8bit").unwrap();
+    goes_on_after_kill_9(&[&LONG[..at], &paged, &LONG[at + 1..]].concat());
+    assert_eq!(fs::read_dir(folder).unwrap().count(), 0, "nothing is left behind");
+}
+
+/// A folder on a disk: temporary folders may be in memory, where nothing would be gained.
+fn disk() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+fn goes_on_after_kill_9(long: &[&str]) {
     let house = house();
-    house.run(&train("whole", LONG)).ok();
-    let resume = [LONG, &["--resume-from-checkpoint", "auto"]].concat();
+    house.run(&train("whole", long)).ok();
+    let resume = [long, &["--resume-from-checkpoint", "auto"]].concat();
     let killed = house.path("killed");
     let mut kills = 0;
     for lines in [1, 4, 7, 11, 16] {
@@ -346,8 +365,7 @@ fn a_step_takes_the_planned_bytes_and_a_budget_is_kept() {
 fn what_is_offloaded_is_learned_from_all_the_same() {
     let house = house();
     house.run(&["import", smollm2_gguf().to_str().unwrap(), "-o", "smollm2"]).ok();
-    // On a disk: temporary folders may be in memory, where nothing would be gained.
-    let folder = tempfile::tempdir_in(unswag_tests::workspace_root().join("target")).unwrap();
+    let folder = disk();
     let folder = folder.path().to_str().unwrap();
     let lora = ["--lora-r", "1", "--max-steps", "2", "-o"];
     let common = [&["train", "smollm2", "--data", "text.txt", "--block-size", "512"][..], &lora].concat();
@@ -371,4 +389,74 @@ fn what_is_offloaded_is_learned_from_all_the_same() {
     let close = kept.iter().zip(&offloaded).all(|(a, b)| (a - b).abs() < 1e-3 * a);
     assert!(close && offloaded[0] == kept[0], "{kept:?} kept, {offloaded:?} offloaded");
     assert_eq!(fs::read_dir(folder).unwrap().count(), 0, "nothing is left behind");
+}
+
+/// Adapters of a rank that makes them far larger than the model.
+const LARGE: [&str; 13] = [
+    "train",
+    "model",
+    "--data",
+    "text.txt",
+    "--block-size",
+    "48",
+    "--lora-r",
+    "4096",
+    "--max-steps",
+    "4",
+    "--save-steps",
+    "2",
+    "-o",
+];
+
+#[test]
+fn paged_state_larger_than_its_budget_trains_to_the_same_bits_within_it() {
+    const BUDGET: u64 = 2 << 20;
+    let (house, folder, budget) = (house(), disk(), BUDGET.to_string());
+    let report = |name: &'static str, more: &[&str]| {
+        let report = house.json(&[&LARGE[..], &[name, "--optim"], more].concat());
+        let bytes = |field: &str| report[field].as_u64().unwrap_or_else(|| panic!("{field} of {report}"));
+        (bytes("resident_growth_bytes"), bytes("planned_growth_bytes"))
+    };
+    let paging = ["--optim-memory-budget", &budget, "--offload-folder", folder.path().to_str().unwrap()];
+    for (plain, paged) in [("adamw_torch", "paged_adamw_32bit"), ("adamw_8bit", "paged_adamw_8bit")] {
+        let (grew, planned) = report(plain, &[plain]);
+        let (paged_grew, paged_planned) = report(paged, &[&[paged], &paging[..]].concat());
+        let state = planned - paged_planned + BUDGET;
+        assert!(state > 8 * BUDGET, "{paged}: a state of {state} bytes is not far larger than its budget");
+        // All but the budget is gone from memory, while checkpoints are written too. A tenth: what the C library keeps varies.
+        let fell = grew.saturating_sub(paged_grew);
+        assert!(fell >= (state - BUDGET) * 9 / 10, "{paged}: {grew} bytes, then {paged_grew}, of a state of {state}");
+        let file = |run: &str, name: &str| fs::read(house.path(run).join(name)).unwrap();
+        for name in ["checkpoint-4/optimizer.safetensors", "adapter/adapter_model.safetensors"] {
+            assert!(file(plain, name) == file(paged, name), "{paged}: {name} differs");
+        }
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left behind");
+}
+
+#[test]
+fn without_room_for_paged_state_nothing_is_trained() {
+    let (house, folder) = (house(), disk());
+    let folder = folder.path().to_str().unwrap();
+    let args =
+        ["--optim", "paged_adamw", "--optim-memory-budget", "64KiB", "--offload-folder", folder, "--max-steps", "3"];
+    // No file may have more than 8 KiB (sixteen blocks of 512 bytes): the state has no room, and the disk has.
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' XFSZ; ulimit -f 16; exec \"$0\" \"$@\""]).arg(unswag()).args(train("run", &args));
+    let said = command.current_dir(house.path("")).outcome().code(2).to_owned();
+    assert!(said.contains("cannot reserve") && said.contains(folder), "{said}");
+    assert_eq!(names(&house.path("run")), Vec::<String>::new());
+}
+
+#[test]
+fn paging_that_would_be_ignored_is_refused() {
+    let house = house();
+    let said = house.run(&train("run", &["--optim", "adamw_8bit", "--optim-memory-budget", "1MiB"])).code(2).to_owned();
+    assert!(said.contains("--optim-memory-budget") && said.contains("paged"), "{said}");
+    let said = house.run(&train("run", &["--offload-folder", "."])).code(2).to_owned();
+    assert!(said.contains("--offload-folder") && said.contains("--memory-budget"), "{said}");
+    let said =
+        house.run(&train("run", &["--optim", "paged_adamw", "--optim-memory-budget", "1KiB"])).code(2).to_owned();
+    assert!(said.contains("optim_memory_budget: expected at least 65536 bytes, got 1024"), "{said}");
+    assert!(!house.path("run").exists());
 }
