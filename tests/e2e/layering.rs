@@ -72,6 +72,8 @@ const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
     ("unswag-loader", &["unswag-raw-plugin"]),
     // The engine is held against transformers on checkpoints.
     ("unswag-torch", &["unswag-checkpoint", "unswag-graph"]),
+    // Its bench steps an optimizer whose state it holds.
+    ("unswag-pager", &["unswag-kernels"]),
     // Runs are stopped on tiny checkpoints.
     ("unswag-train", &["unswag-tests"]),
     // Its patches are held against the host's own rules.
