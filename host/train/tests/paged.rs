@@ -5,7 +5,7 @@ mod common;
 use std::{fs, path::Path};
 
 use common::{BUDGET, House, arguments, left};
-use unswag_train::{Optim, Resume, TrainError, Trainer, TrainingArguments};
+use unswag_train::{Optim, Resume, TrainError, Trainer, TrainingArguments, Tuning, UnswagModel};
 
 const PAIRS: [(Optim, Optim); 4] = [
     (Optim::PagedAdamw32bit, Optim::AdamwTorch),
@@ -48,6 +48,26 @@ fn paged_state_comes_to_the_bits_of_state_in_memory() {
         }
         fs::remove_dir_all(house.path("plain")).expect("removed");
     }
+}
+
+/// Tensors of 64 elements beside some of thousands, and all of them trained.
+#[test]
+fn a_whole_model_is_trained_with_paged_state_to_the_same_bits() {
+    let house = House::new();
+    let run = |folder: &str, optim| {
+        let model = UnswagModel::from_pretrained(&house.path("model")).expect("a model");
+        let model = model.for_training(Tuning::Full).expect("weights");
+        let mut trainer = house.trainer_of(model, folder, arguments(optim));
+        trainer.train(&mut ()).expect("trained");
+        (numbers(&house.path(folder)), trainer.plan().paged_bytes)
+    };
+    let (expected, plain_bytes) = run("plain", Optim::Adamw8bit);
+    let (found, paged_bytes) = run("paged", Optim::PagedAdamw8bit);
+    assert!(plain_bytes == 0 && paged_bytes > 2 * BUDGET, "{paged_bytes}");
+    for ((name, found), (other, expected)) in found.iter().zip(&expected) {
+        assert!(name == other && found == expected, "{name} differs from {other}");
+    }
+    assert_eq!(found.len(), expected.len());
 }
 
 #[test]

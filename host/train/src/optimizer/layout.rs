@@ -8,7 +8,7 @@
 //! ```
 //!
 //! It begins at a multiple of 256 of the tensor's elements, so that no block lies in two of them. Small tensors share a page,
-//! large ones take several; a step goes over the pages once, in order.
+//! large ones take several; a step that goes over the tensors in order goes over the pages once.
 
 use std::ops::Range;
 

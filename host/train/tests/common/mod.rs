@@ -41,6 +41,10 @@ impl House {
     }
 
     pub fn trainer(&self, folder: &str, arguments: TrainingArguments) -> UnswagTrainer {
+        self.trainer_of(self.model(), folder, arguments)
+    }
+
+    pub fn trainer_of(&self, model: TrainingModel, folder: &str, arguments: TrainingArguments) -> UnswagTrainer {
         let tokenizer = Tokenizer::load(&self.path("model")).expect("a tokenizer");
         let options = TextOptions {
             block_size: 32,
@@ -51,7 +55,7 @@ impl House {
         };
         let files = [self.path("text.txt").to_str().expect("UTF-8").to_owned()];
         let data = StreamingContextDataLoader::open(&files, tokenizer.into(), &options).expect("text");
-        UnswagTrainer::new(self.model(), arguments, Box::new(data), &self.path(folder)).expect("a trainer")
+        UnswagTrainer::new(model, arguments, Box::new(data), &self.path(folder)).expect("a trainer")
     }
 }
 
