@@ -251,6 +251,7 @@ fn sound() -> Vec<String> {
         more("  memory_budget: 2GiB"),
         more("  memory_budget: 4000000000"),
         more("  report_to: [jsonl, tensorboard]\n  lora_alpha: 16"),
+        more("  optim: paged_adamw_8bit\n  optim_memory_budget: 1MiB\n  offload_folder: ."),
         more("  packing: false\n  overlap: 3"),
         more("  optim: lion_8bit\n  batch_size: 2\n  no_shuffle: true"),
         changed("[text.txt]", "text.txt"),

@@ -81,9 +81,7 @@ fn tuning(args: &Lora, seed: u64) -> Tuning {
 fn arguments(args: &Train) -> Result<TrainingArguments, String> {
     let (length, optimizer, saving) = (&args.length, &args.optimizer, &args.saving);
     let default = TrainingArguments::default();
-    if args.offload_folder.is_some() && args.memory_budget.is_none() && !optimizer.optim.is_paged() {
-        return Err("--offload-folder: nothing goes there without --memory-budget or a paged --optim".into());
-    }
+    optimizer.optim.check_offload_folder(args.offload_folder.as_deref(), args.memory_budget)?;
     let optim_memory_budget = optimizer.optim.memory_budget(args.optim_memory_budget)?;
     Ok(TrainingArguments {
         optim: match optimizer.optim {

@@ -198,6 +198,7 @@ fn program(
 }
 
 fn optimizer_state(args: &args::Plan) -> Result<OptimizerState, String> {
+    args.optim.check_offload_folder(args.offload_folder.as_deref(), args.memory_budget)?;
     let budget_bytes = args.optim.memory_budget(args.optim_memory_budget)?;
     let moments = if args.optim.is_lion() { 1 } else { 2 };
     Ok(OptimizerState { moments, is_8bit: args.optim.is_8bit(), budget_bytes })

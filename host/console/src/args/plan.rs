@@ -47,7 +47,7 @@ pub struct Plan {
     #[arg(long, help_heading = "Memory")]
     pub gradient_checkpointing: bool,
     /// Let layers write what they keep into a file in this folder until their backward is due. A plan writes nothing.
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, requires = "memory_budget", help_heading = "Memory")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Memory")]
     pub offload_folder: Option<PathBuf>,
     /// The most of a paged --optim's state that is in memory at once. [default: 256MiB]
     #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Memory")]

@@ -1,6 +1,6 @@
 //! `unswag train`: transformers' and PEFT's names and defaults, wherever they have one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, ValueEnum, ValueHint};
 
@@ -269,6 +269,17 @@ impl Optim {
     pub fn is_paged(self) -> bool {
         use Optim::*;
         matches!(self, PagedAdamw32bit | PagedAdamw8bit | PagedLion32bit | PagedLion8bit)
+    }
+
+    /// # Errors
+    /// A folder that nothing would go to.
+    pub fn check_offload_folder(self, folder: Option<&Path>, memory_budget: Option<u64>) -> Result<(), String> {
+        match folder {
+            Some(_) if memory_budget.is_none() && !self.is_paged() => {
+                Err("--offload-folder: nothing goes there without --memory-budget or a paged --optim".into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The most of its state that is in memory; `None` where it is not paged.
