@@ -114,6 +114,39 @@ pub fn dequantize<T: Float>(exec: Exec, packed: &[u8], absmax: &[f32], y: &mut [
     })
 }
 
+/// Scales as [`quantize_absmax`] leaves them. codes: \[[`blocks`]\(n)\]; nested: \[[`blockwise::blocks`] of that\].
+#[derive(Clone, Copy, Debug)]
+pub struct DoubleAbsmax<'a> {
+    pub codes: &'a [u8],
+    pub nested: &'a [f32],
+    pub offset: f32,
+}
+
+/// What [`dequantize_absmax`] and then [`dequantize`] give, without all scales in f32 ever being there: a task's own 256 are one
+/// block of the 8-bit codes.
+///
+/// # Errors
+/// As [`quantize`].
+pub fn dequantize_double<T: Float>(
+    exec: Exec,
+    packed: &[u8],
+    absmax: DoubleAbsmax<'_>,
+    y: &mut [T],
+) -> Result<(), KernelError> {
+    const OP: &str = "quant.nf4.dequantize_double";
+    const { assert!(CHUNK / BLOCK == super::BLOCK) };
+    length(OP, "packed", packed_bytes(y.len()), packed.len())?;
+    length(OP, "codes", blocks(y.len()), absmax.codes.len())?;
+    length(OP, "nested", blockwise::blocks(absmax.codes.len()), absmax.nested.len())?;
+    let (levels, chunks) = (levels(), y.len().div_ceil(CHUNK));
+    let scales = absmax.codes.chunks(super::BLOCK).zip(absmax.nested);
+    let work = T::floats_mut(y).chunks(CHUNK).zip(packed.chunks(CHUNK / 2)).zip(scales);
+    exec.for_each(chunks, work, |((y, packed), (codes, nested))| {
+        let absmax = DoubleAbsmax { codes, nested: std::slice::from_ref(nested), offset: absmax.offset };
+        half::bf16::launch(exec.isa, DequantizeDouble { levels, packed, absmax, y });
+    })
+}
+
 /// Double quantisation: the scales less their mean as 8-bit codes of the signed map, in blocks of [`super::BLOCK`]. absmax: \[b\];
 /// codes: \[b\]; nested: \[[`blockwise::blocks`]\(b)\]. Returns the mean, which [`dequantize_absmax`] needs.
 ///
@@ -212,5 +245,29 @@ impl Body for Dequantize<'_> {
             }
             self.y.write(s, at * BLOCK, &block);
         }
+    }
+}
+
+/// One chunk, whose scales are one block.
+struct DequantizeDouble<'a> {
+    levels: &'a [f32; 16],
+    packed: &'a [u8],
+    absmax: DoubleAbsmax<'a>,
+    y: FloatsMut<'a>,
+}
+
+impl Body for DequantizeDouble<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut absmax = [0.0; super::BLOCK];
+        let DoubleAbsmax { codes, nested, offset } = self.absmax;
+        blockwise::decode(s, DynamicMap::signed(), codes, nested[0], &mut absmax);
+        if offset != 0.0 {
+            for scale in &mut absmax {
+                *scale += offset;
+            }
+        }
+        let absmax = &absmax[..codes.len()];
+        Dequantize { levels: self.levels, packed: self.packed, absmax, y: self.y }.run(s);
     }
 }

@@ -207,6 +207,35 @@ fn double_quantisation_gives_the_reference_bits() {
     }
 }
 
+fn doubly_quantised_weights_agree<T: Float>() {
+    // Around one task's elements too: 256 scales are one block of the 8-bit codes.
+    for n in SIZES.into_iter().chain([16_383, 16_384, 16_385, 5 * 16_384 + 3]) {
+        let x = data::<T>(7, n);
+        // The offset is a mean, so that one scale that is no number would make all of them none.
+        let x: Vec<T> = x.into_iter().map(|x| if x.to_f32().is_finite() { x } else { T::ZERO }).collect();
+        let (mut packed, mut absmax) = (vec![0; nf4::packed_bytes(n)], vec![0.0; nf4::blocks(n)]);
+        nf4::quantize(Exec::new(1), &x, &mut packed, &mut absmax).unwrap();
+        let (mut codes, mut nested) = (vec![0; absmax.len()], vec![0.0; blockwise::blocks(absmax.len())]);
+        let offset = nf4::quantize_absmax(Exec::new(1), &absmax, &mut codes, &mut nested).unwrap();
+        reference::dequantize(DynamicMap::signed(), offset, &codes, &nested, &mut absmax);
+        let mut y = vec![T::ZERO; n];
+        reference::dequantize_nf4(&packed, &absmax, &mut y);
+        for exec in execs() {
+            let mut got = x.clone();
+            let absmax = nf4::DoubleAbsmax { codes: &codes, nested: &nested, offset };
+            nf4::dequantize_double(exec, &packed, absmax, &mut got).unwrap();
+            same(&got, &y).unwrap_or_else(|e| panic!("{} x {n}, {exec:?}: {e}", T::NAME));
+        }
+    }
+}
+
+#[test]
+fn doubly_quantised_weights_give_the_reference_bits() {
+    doubly_quantised_weights_agree::<f32>();
+    doubly_quantised_weights_agree::<bf16>();
+    doubly_quantised_weights_agree::<f16>();
+}
+
 #[test]
 fn nothing_that_is_not_a_number_becomes_one() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
@@ -243,6 +272,10 @@ fn wrong_lengths_are_refused_before_anything_is_written() {
     assert!(nf4::quantize(Exec::new(1), &x, &mut packed, &mut [0.0; 5]).is_err());
     assert!(nf4::dequantize(Exec::new(1), &[0; 150], &[0.0; 4], &mut [0.0f32; 300]).is_err());
     assert!(nf4::quantize_absmax(Exec::new(1), &x, &mut codes, &mut absmax).is_err());
+    let double = |codes, nested| nf4::DoubleAbsmax { codes, nested, offset: 0.0 };
+    for absmax in [double(&[0; 4][..], &[0.0][..]), double(&[0; 5], &[]), double(&[0; 5], &[0.0; 2])] {
+        assert!(nf4::dequantize_double(Exec::new(1), &[0; 150], absmax, &mut [0.0f32; 300]).is_err());
+    }
 }
 
 proptest! {
