@@ -143,6 +143,10 @@ pub trait Backend {
     fn zeros(&self, shape: [u64; 2], dtype: Dtype) -> Result<Self::Tensor, EngineError>;
     fn cast(&self, x: &Self::Tensor, dtype: Dtype) -> Result<Self::Tensor, EngineError>;
 
+    /// x's elements, each in x's dtype: x itself where it is plain. A quantised tensor may be given to this, [`Backend::shape`] and
+    /// [`Backend::dtype`] alone.
+    fn dequantize(&self, x: &Self::Tensor) -> Result<Self::Tensor, EngineError>;
+
     /// Rows `start..start + count`, sharing memory.
     fn rows(&self, x: &Self::Tensor, start: u64, count: u64) -> Self::Tensor;
     /// Columns `start..start + count`, copied.

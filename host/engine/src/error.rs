@@ -12,6 +12,12 @@ pub enum EngineError {
     #[error("LoRA: no linear layer matches {targets}; the model has {known}")]
     NoTarget { targets: String, known: String },
     #[error(
+        "4-bit: {name} is to be trained, and a quantised weight has no gradient; train adapters on it, or load it plain"
+    )]
+    TrainsQuantized { name: String },
+    #[error("4-bit: the model has no linear layer but its head, so that there is nothing to quantise; load it plain")]
+    NothingToQuantize,
+    #[error(
         "a step of {batch} x {seq} tokens does not fit {}: the least that it takes is {} ({least_bytes} bytes); \
          give it that, or fewer tokens",
         mib(*budget_bytes), mib(*least_bytes)

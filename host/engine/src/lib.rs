@@ -26,6 +26,7 @@ mod plan;
 mod plugin;
 mod policy;
 mod program;
+mod quant;
 mod rope;
 mod run;
 mod search;
@@ -50,6 +51,7 @@ pub use plan::{Bar, BlockPlan, MOST_TOKENS, OptimizerState, Parts, PeakAt, Plan,
 pub use plugin::{Buffer, BufferMut, PluginCall, PluginKernel, PluginLaunch, PluginOps, PluginRun};
 pub use policy::Policy;
 pub use program::{Grads, ParamInfo, Params, Program, Trainable};
+pub use quant::{Nf4, Storage};
 pub use search::{Survey, longest_seq};
 pub use store::{MetaStore, NoStore, Store};
 pub use tape::Step;

@@ -47,7 +47,7 @@ impl Linear {
         let magnitude = self.adapter.filter(|adapter| adapter.magnitude.is_some());
         let mut outputs = Vec::new();
         if cx.outputs || magnitude.is_some() {
-            let mut y = b.matmul(&x, View::AsIs, &cx.params[self.weight], self.weight_view)?;
+            let mut y = b.matmul(&x, View::AsIs, &cx.plain_weight(self.weight)?, self.weight_view)?;
             if let (Some(adapter), Some(down)) = (self.adapter, &down) {
                 let up = (&cx.params[adapter.b], View::Transposed);
                 b.matmul_add(&y, adapter.scale, (down, View::AsIs), up)?;
@@ -114,7 +114,7 @@ impl Linear {
             return Ok(None);
         }
         let back = if self.weight_view == View::Transposed { View::AsIs } else { View::Transposed };
-        let mut dx = b.matmul(&dy, View::AsIs, &cx.params[self.weight], back)?;
+        let mut dx = b.matmul(&dy, View::AsIs, &cx.plain_weight(self.weight)?, back)?;
         drop(dy);
         if let Some((ddown, adapter)) = ddown {
             let a = &cx.params[adapter.a];
@@ -194,5 +194,5 @@ pub fn dora_norms<B: Backend>(
         View::Transposed => b.matmul(up, View::AsIs, down, View::AsIs)?,
         View::AsIs => b.matmul(down, View::Transposed, up, View::Transposed)?,
     };
-    b.weight_norms(weight, scale, &product)
+    b.weight_norms((&b.dequantize(weight.0)?, weight.1), scale, &product)
 }

@@ -2,7 +2,7 @@
 
 use unswag_abi::doc::Dtype;
 
-use crate::{EngineError, Program, View, linear::LinearAdapter, ops::Op, program::ParamInfo};
+use crate::{EngineError, Program, Storage, View, linear::LinearAdapter, ops::Op, program::ParamInfo};
 
 /// Hu et al. 2021; `rank_stabilized` is rsLoRA, Kalajdzievski 2023; `dora` is DoRA, Liu et al. 2024.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,7 +87,7 @@ impl Program {
             };
             let mut add = |end: &str, shape, dtype| {
                 let name = format!("{module}.{end}");
-                self.params.push(ParamInfo { name, shape, dtype });
+                self.params.push(ParamInfo { name, shape, dtype, storage: Storage::Plain });
                 self.trainable.push(true);
                 self.params.len() - 1
             };

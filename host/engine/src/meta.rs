@@ -6,7 +6,7 @@ use unswag_abi::doc::Dtype;
 
 use crate::{
     Activation, AttentionSpec, Backend, CrossEntropy, Dropout, EmbeddingSpec, EngineError, Gate, Held, LayerNorm,
-    Meter, Place, PluginCall, PluginRun, RmsNorm, RopeSpec, View, Work,
+    Meter, ParamInfo, Place, PluginCall, PluginRun, RmsNorm, RopeSpec, Storage, View, Work,
     ledger::{Entry, Ledger},
     workspace,
 };
@@ -23,6 +23,7 @@ pub struct Meta {
 pub struct MetaTensor {
     shape: [u64; 2],
     dtype: Dtype,
+    is_quantized: bool,
     memory: Rc<Entry>,
 }
 
@@ -40,16 +41,33 @@ impl Meta {
         self.tensors.get()
     }
 
-    /// A tensor that is there already (a parameter): it counts.
+    /// A tensor that is there already: it counts.
     pub fn tensor(&self, shape: [u64; 2], dtype: Dtype) -> MetaTensor {
         self.tensors.set(self.tensors.get() + 1);
         let bytes = shape[0] * shape[1] * dtype.bytes();
-        MetaTensor { shape, dtype, memory: Rc::new(self.ledger.charge(bytes)) }
+        MetaTensor { shape, dtype, is_quantized: false, memory: Rc::new(self.ledger.charge(bytes)) }
+    }
+
+    /// The same of a parameter, however it is stored.
+    pub fn param(&self, info: &ParamInfo) -> MetaTensor {
+        self.tensors.set(self.tensors.get() + 1);
+        let is_quantized = info.storage != Storage::Plain;
+        MetaTensor {
+            shape: info.shape,
+            dtype: info.dtype,
+            is_quantized,
+            memory: Rc::new(self.ledger.charge(info.bytes())),
+        }
     }
 
     /// So many bytes, whatever is in them.
     pub(crate) fn bytes(&self, bytes: u64) -> MetaTensor {
-        MetaTensor { shape: [1, bytes], dtype: Dtype::U8, memory: Rc::new(self.ledger.charge(bytes)) }
+        MetaTensor {
+            shape: [1, bytes],
+            dtype: Dtype::U8,
+            is_quantized: false,
+            memory: Rc::new(self.ledger.charge(bytes)),
+        }
     }
 
     pub(crate) fn ledger(&self) -> &Ledger {
@@ -135,6 +153,15 @@ impl Backend for Meta {
     fn cast(&self, x: &MetaTensor, dtype: Dtype) -> Made {
         self.moves(x, 2.0);
         Ok(self.tensor(x.shape, dtype))
+    }
+
+    fn dequantize(&self, x: &MetaTensor) -> Made {
+        if !x.is_quantized {
+            return Ok(x.clone());
+        }
+        // Four bits are read and an element is written.
+        self.moves(x, 1.0 + 0.5 / x.dtype.bytes() as f64);
+        self.like(x)
     }
 
     fn rows(&self, x: &MetaTensor, _start: u64, count: u64) -> MetaTensor {

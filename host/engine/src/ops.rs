@@ -352,6 +352,11 @@ impl Op {
 }
 
 impl<B: Backend> Cx<'_, B> {
+    /// A linear layer's weight for a product. Where it is stored quantised its elements are there as long as this handle is.
+    pub fn plain_weight(&self, weight: usize) -> Result<B::Tensor, EngineError> {
+        self.backend.dequantize(&self.params[weight])
+    }
+
     fn ids(&self, ids: Ids) -> &[u32] {
         match ids {
             Ids::Input => &self.batch.input_ids,

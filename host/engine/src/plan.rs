@@ -257,7 +257,7 @@ pub(crate) fn measure(program: &Program, options: &PlanOptions, policies: &[Poli
     }
     let meta = Meta::new();
     let params = Params::load(program, |index, info| {
-        let param = meta.tensor(info.shape, info.dtype);
+        let param = meta.param(info);
         let is_trainable = program.is_trainable(index);
         meta.holds(&param, if is_trainable { Held::TrainableParameter } else { Held::FrozenParameter });
         Ok::<_, EngineError>(param)

@@ -5,7 +5,7 @@ use std::{collections::HashMap, ops::Range, rc::Rc};
 use unswag_abi::doc::{Dtype, Graph};
 
 use crate::{
-    Backend, EngineError, Held, PluginOps,
+    Backend, EngineError, Held, PluginOps, Storage,
     cache::goes_row_by_row,
     compile::{Compile, fault},
     ops::Op,
@@ -18,7 +18,9 @@ pub struct ParamInfo {
     /// The tensor's name in the checkpoint, or the adapter's.
     pub name: String,
     pub shape: [u64; 2],
+    /// Of the elements, as products take them.
     pub dtype: Dtype,
+    pub storage: Storage,
 }
 
 #[derive(Debug)]
@@ -95,7 +97,7 @@ impl Program {
             .map(|(name, param)| {
                 let columns = param.shape.last().copied().unwrap_or(1);
                 let rows = param.shape.iter().rev().skip(1).product();
-                ParamInfo { name: name.clone(), shape: [rows, columns], dtype: param.dtype }
+                ParamInfo { name: name.clone(), shape: [rows, columns], dtype: param.dtype, storage: Storage::Plain }
             })
             .collect();
         let mut compile = Compile { graph, ops, values: HashMap::new() };
