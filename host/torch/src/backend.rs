@@ -87,7 +87,7 @@ impl Torch {
     }
 
     /// A tensor whose elements are still to be written, in memory that is used again.
-    fn fresh(&self, shape: [u64; 2], kind: Kind) -> Made {
+    pub(crate) fn fresh(&self, shape: [u64; 2], kind: Kind) -> Made {
         let bytes = shape[0] * shape[1] * dtype_of(kind).bytes();
         let (tensor, block) = match self.device {
             Device::Cpu => {
@@ -98,7 +98,15 @@ impl Torch {
             device => (Tensor::f_empty(sizes(shape), (kind, device)).map_err(torch_error)?, None),
         };
         let memory = Memory { _block: block, _charge: self.meter.charge(bytes) };
-        Ok(TorchTensor { view: Rc::new(tensor), memory: Rc::new(memory) })
+        Ok(TorchTensor { view: Rc::new(tensor), memory: Rc::new(memory), quantized: None })
+    }
+
+    /// One row of bytes, copied.
+    pub(crate) fn bytes_from(&self, bytes: &[u8]) -> Made {
+        let tensor = self.fresh([1, bytes.len() as u64], Kind::Uint8)?;
+        let copy = || tensor.view.shallow_clone().f_copy_(&Tensor::f_from_slice(bytes)?);
+        copy().map_err(torch_error)?;
+        Ok(tensor)
     }
 
     fn like(&self, x: &TorchTensor) -> Made {
@@ -117,7 +125,7 @@ impl Torch {
     }
 
     /// Whether the kernels work on these: they are on the CPU, and of one element type that there are kernels for.
-    fn is_served(&self, tensors: &[&TorchTensor]) -> bool {
+    pub(crate) fn is_served(&self, tensors: &[&TorchTensor]) -> bool {
         self.has_kernels
             && cpu::is_served(&tensors[0].view)
             && tensors.iter().all(|x| x.view.kind() == tensors[0].view.kind())
@@ -128,7 +136,7 @@ impl Torch {
         let tensor = tensor.map_err(torch_error)?;
         let bytes = tensor.numel() as u64 * dtype_of(tensor.kind()).bytes();
         let memory = Memory { _block: None, _charge: self.meter.charge(bytes) };
-        Ok(TorchTensor { view: Rc::new(tensor), memory: Rc::new(memory) })
+        Ok(TorchTensor { view: Rc::new(tensor), memory: Rc::new(memory), quantized: None })
     }
 
     /// Changes x in its own memory where nobody else holds it, else makes another.
@@ -167,12 +175,15 @@ impl Backend for Torch {
     type Tensor = TorchTensor;
 
     fn shape(&self, x: &TorchTensor) -> [u64; 2] {
+        if let Some(of) = &x.quantized {
+            return of.shape();
+        }
         let (rows, columns) = x.view.size2().expect("every tensor here has two dimensions");
         [rows as u64, columns as u64]
     }
 
     fn dtype(&self, x: &TorchTensor) -> Dtype {
-        dtype_of(x.view.kind())
+        x.quantized.as_ref().map_or_else(|| dtype_of(x.view.kind()), |of| of.dtype())
     }
 
     fn is_unique(&self, x: &TorchTensor) -> bool {
@@ -205,9 +216,16 @@ impl Backend for Torch {
         Ok(y)
     }
 
+    fn dequantize(&self, x: &TorchTensor) -> Made {
+        match &x.quantized {
+            Some(of) => self.elements_of(x, of),
+            None => Ok(x.clone()),
+        }
+    }
+
     fn rows(&self, x: &TorchTensor, start: u64, count: u64) -> TorchTensor {
         let view = x.view.narrow(0, start as i64, count as i64);
-        TorchTensor { view: Rc::new(view), memory: x.memory.clone() }
+        TorchTensor { view: Rc::new(view), memory: x.memory.clone(), quantized: None }
     }
 
     fn columns(&self, x: &TorchTensor, start: u64, count: u64) -> Made {

@@ -11,6 +11,7 @@ mod backend;
 mod composed;
 mod cpu;
 mod memory;
+mod nf4;
 mod offload;
 mod plugin;
 mod tensor;

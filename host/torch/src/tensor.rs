@@ -6,17 +6,20 @@ use tch::{Kind, Tensor};
 use unswag_abi::doc::Dtype;
 use unswag_engine::EngineError;
 
-use crate::{cpu, memory::Memory};
+use crate::{cpu, memory::Memory, nf4::Quantized};
 
 /// A shared handle. Rows of a tensor hold the memory of the whole.
 #[derive(Clone)]
 pub struct TorchTensor {
     pub(crate) view: Rc<Tensor>,
     pub(crate) memory: Rc<Memory>,
+    /// What its bytes stand for, where it is quantised.
+    pub(crate) quantized: Option<Rc<Quantized>>,
 }
 
 impl TorchTensor {
-    /// libtorch's own handle, of two dimensions. What is written through it is seen by every handle.
+    /// libtorch's own handle, of two dimensions. What is written through it is seen by every handle. Of a quantised tensor: one
+    /// row of bytes.
     pub(crate) fn tensor(&self) -> &Tensor {
         &self.view
     }
@@ -24,8 +27,11 @@ impl TorchTensor {
     /// All elements, rounded to f32, in order.
     ///
     /// # Errors
-    /// What libtorch says.
+    /// It is quantised, or what libtorch says.
     pub fn to_f32(&self) -> Result<Vec<f32>, EngineError> {
+        if self.quantized.is_some() {
+            return Err(EngineError::Backend("expected elements, got a quantised tensor; dequantize it first".into()));
+        }
         let flat = self.view.f_to_kind(Kind::Float).and_then(|x| x.f_contiguous()).map_err(torch_error)?;
         let mut values = vec![0f32; flat.numel()];
         let count = values.len();

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use common::{Model, assert_close};
 use safetensors::SafeTensors;
-use unswag_engine::{Backend, Batch, Grads, Meta, MetaStore, Params, Policy, Program, Step, Store, Trainable};
+use unswag_engine::{
+    Backend, Batch, Grads, Meta, MetaStore, Nf4, Params, Policy, Program, Step, Storage, Store, Trainable,
+};
 use unswag_torch::{FileStore, Torch};
 
 /// What transformers said of one case.
@@ -137,8 +139,16 @@ fn meta_counts_the_bytes_that_a_step_takes() {
     for (case, path) in &cases {
         let batch = Expected::read(&folder.join(format!("{case}.safetensors"))).batch();
         let model = Model::open(path);
-        for trainable in [Trainable::Everything, Trainable::Nothing] {
+        for (trainable, nf4) in [
+            (Trainable::Everything, None),
+            (Trainable::Nothing, None),
+            (Trainable::Nothing, Some(Nf4 { double_quant: false })),
+            (Trainable::Nothing, Some(Nf4 { double_quant: true })),
+        ] {
             let mut program = Program::new(&model.graph, trainable).expect("it ran before");
+            if let Some(nf4) = nf4 {
+                program.quantize_linears(nf4).expect("there are linear layers");
+            }
             if trainable == Trainable::Nothing {
                 program.add_lora(&common::lora(4)).expect("there are linear layers");
             }
@@ -149,11 +159,13 @@ fn meta_counts_the_bytes_that_a_step_takes() {
                     let (mut file, mut counted) = (file_store(&torch), MetaStore::new(&meta));
                     let params = model.params(&torch, &program);
                     let real = counts(&torch, torch.meter(), &mut file, &program, &params, &batch, &step);
+                    let quantized = program.params().iter().filter(|info| info.storage != Storage::Plain).count();
+                    assert_eq!(quantized > 0, nf4.is_some(), "{case}");
                     drop(params);
-                    let params = Params::load(&program, |_, info| Ok::<_, ()>(meta.tensor(info.shape, info.dtype)));
+                    let params = Params::load(&program, |_, info| Ok::<_, ()>(meta.param(info)));
                     let params = params.expect("sizes");
                     let planned = counts(&meta, meta.meter(), &mut counted, &program, &params, &batch, &step);
-                    assert_eq!(planned, real, "{case}, {trainable:?}, {policy:?}: live and peak bytes");
+                    assert_eq!(planned, real, "{case}, {trainable:?}, {nf4:?}, {policy:?}: live and peak bytes");
                     assert!(real.1 > real.0, "{case}: nothing was made");
                     let stored = [file.meter(), counted.meter()].map(|meter| (meter.live(), meter.peak()));
                     assert_eq!(stored[0], stored[1], "{case}, {trainable:?}, {policy:?}: offloaded bytes");

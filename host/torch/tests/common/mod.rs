@@ -7,7 +7,7 @@ use std::{
 };
 
 use unswag_checkpoint::Checkpoint;
-use unswag_engine::{Backend, LoraSpec, Params, Program};
+use unswag_engine::{Backend, LoraSpec, Params, Program, Storage};
 use unswag_graph::builders::{self, TensorInfo};
 use unswag_torch::{Torch, TorchTensor};
 
@@ -40,7 +40,11 @@ impl Model {
             let bytes = self.checkpoint.data(&info.name).unwrap_or_else(|error| panic!("{error}"));
             let stored = self.graph.params[&info.name].dtype;
             let tensor = torch.tensor_from_bytes(info.shape, stored, bytes)?;
-            if stored == info.dtype { Ok(tensor) } else { torch.cast(&tensor, info.dtype) }
+            match info.storage {
+                Storage::Nf4(nf4) => torch.quantize(&tensor, info.dtype, nf4),
+                Storage::Plain if stored == info.dtype => Ok(tensor),
+                Storage::Plain => torch.cast(&tensor, info.dtype),
+            }
         };
         Params::load(program, load).unwrap_or_else(|error| panic!("{error}"))
     }
