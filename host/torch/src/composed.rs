@@ -34,11 +34,11 @@ pub(crate) fn act_backward(dy: &Tensor, x: &Tensor, of: Activation) -> Made {
     }
 }
 
-/// values\[codes\] absmax, a scale for each `block` elements. codes: one row.
+/// values\[codes\] absmax, a scale for each `block` codes.
 pub(crate) fn scaled_blocks(codes: &Tensor, absmax: &Tensor, values: &[f32], block: i64) -> Made {
     let (elements, values) = (codes.numel() as i64, Tensor::f_from_slice(values)?.f_to_device(codes.device())?);
-    let scales = absmax.f_reshape([-1])?.f_repeat_interleave_self_int(block, 0, None)?.f_narrow(0, 0, elements)?;
-    values.f_index_select(0, &codes.f_reshape([-1])?.f_to_kind(Kind::Int)?)?.f_mul(&scales)?.f_reshape([1, elements])
+    let scales = absmax.f_repeat_interleave_self_int(block, 0, None)?.f_narrow(0, 0, elements)?;
+    values.f_index_select(0, &codes.f_to_kind(Kind::Int)?)?.f_mul(&scales)
 }
 
 /// x as \[rows, groups, group\] in f32.

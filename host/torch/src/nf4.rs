@@ -64,10 +64,11 @@ impl Quantized {
     fn parts(&self, bytes: &Tensor) -> Result<[Tensor; 3], TchError> {
         let layout = self.layout();
         let [floats, scales, packed] = [4 * layout.floats, layout.bytes, layout.packed].map(|bytes| bytes as i64);
+        let bytes = bytes.f_view([floats + scales + packed])?;
         Ok([
-            bytes.f_narrow(1, 0, floats)?.f_view_dtype(Kind::Float)?,
-            bytes.f_narrow(1, floats, scales)?,
-            bytes.f_narrow(1, floats + scales, packed)?,
+            bytes.f_narrow(0, 0, floats)?.f_view_dtype(Kind::Float)?,
+            bytes.f_narrow(0, floats, scales)?,
+            bytes.f_narrow(0, floats + scales, packed)?,
         ])
     }
 
@@ -102,15 +103,15 @@ impl Quantized {
         let absmax = match self.nf4.double_quant {
             false => floats,
             true => {
-                let nested = floats.size()[1] - 1;
-                let (nested, offset) = (floats.f_narrow(1, 0, nested)?, floats.f_narrow(1, nested, 1)?);
+                let nested = floats.numel() as i64 - 1;
+                let (nested, offset) = (floats.f_narrow(0, 0, nested)?, floats.f_narrow(0, nested, 1)?);
                 composed::scaled_blocks(&scales, &nested, DynamicMap::signed().values(), BLOCK as i64)?
                     .f_add(&offset)?
             }
         };
         let [rows, columns] = self.shape.map(|size| size as i64);
-        let codes = Tensor::f_stack(&[packed.f_bitwise_right_shift_tensor_scalar(4)?, packed.f_bitwise_and(15)?], 2)?;
-        let codes = codes.f_reshape([1, -1])?.f_narrow(1, 0, rows * columns)?;
+        let codes = Tensor::f_stack(&[packed.f_bitwise_right_shift_tensor_scalar(4)?, packed.f_bitwise_and(15)?], 1)?;
+        let codes = codes.f_flatten(0, 1)?.f_narrow(0, 0, rows * columns)?;
         composed::scaled_blocks(&codes, &absmax, nf4::levels(), nf4::BLOCK as i64)?.f_reshape([rows, columns])
     }
 }
