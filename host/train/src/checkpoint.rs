@@ -93,6 +93,10 @@ pub(crate) fn settings(trainer: &Trainer, schedule: &Schedule) -> Map<String, Js
             settings["lora_target_modules"] = json!(model.target_modules());
         }
     }
+    if let Some(nf4) = model.nf4() {
+        settings["load_in_4bit"] = json!("nf4");
+        settings["bnb_4bit_use_double_quant"] = json!(nf4.double_quant);
+    }
     // Tiles sum in another order, and where there are some depends on it.
     if let Some(budget) = arguments.memory_budget {
         settings["memory_budget"] = json!(budget);

@@ -17,6 +17,8 @@ pub enum TrainError {
     Plugin(#[from] OpenError),
     #[error(transparent)]
     Engine(#[from] EngineError),
+    #[error("{name}")]
+    Weight { name: String, source: EngineError },
     #[error(transparent)]
     Kernel(#[from] KernelError),
     #[error(transparent)]

@@ -16,7 +16,7 @@ use unswag_abi::doc::Graph;
 use unswag_data::Batch;
 use unswag_engine::{Grads, PluginOps, Program, Step, Trainable};
 
-use crate::{LoraConfig, TrainError, TrainingModel, UnswagModel, batch::for_engine};
+use crate::{LoraConfig, TrainError, TrainingModel, UnswagModel, batch::for_engine, model::program};
 
 /// The most that an element of B is: a hundredth of what an adapter learns in some hundred steps at common rates.
 const B_BOUND: f32 = 1e-3;
@@ -115,8 +115,7 @@ impl<'a> Exact<'a> {
     /// # Errors
     /// A rewrite that makes other weights, or what a plugin says.
     pub fn compare(&self, graph: &Graph, ops: Rc<dyn PluginOps>) -> Result<FidelityReport, TrainError> {
-        let mut program = Program::with_plugins(graph, Trainable::Nothing, ops)?;
-        program.set_dtype(self.model.dtype());
+        let mut program = program(graph, ops, Trainable::Nothing, self.model.dtype(), self.model.nf4())?;
         program.add_lora(&self.model.lora().ok_or(TrainError::NoAdapters)?.spec()?)?;
         let (ours, theirs) = (self.model.program().params(), program.params());
         if let Some((had, has)) = ours.iter().zip(theirs).find(|(had, has)| had != has) {

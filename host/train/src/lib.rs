@@ -43,5 +43,5 @@ pub use model::{TrainingModel, UnswagModel};
 pub use schedule::{Schedule, SchedulerType};
 pub use trainer::{Progress, StepReport, Trainer};
 pub use tuning::Tuning;
-pub use unswag_engine::Plan;
+pub use unswag_engine::{Nf4, Plan};
 pub use unswag_trainer::{Observer, Resume, RunPlan, RunReport, UnswagTrainer};

@@ -14,7 +14,9 @@ use rand_chacha::{
 use unswag_abi::doc::{Dtype, Graph};
 use unswag_checkpoint::Checkpoint;
 use unswag_data::Batch;
-use unswag_engine::{Adapter, Backend, Cache, ParamInfo, Params, Plan, PluginOps, Program, Trainable, dora_norms};
+use unswag_engine::{
+    Adapter, Backend, Cache, Nf4, ParamInfo, Params, Plan, PluginOps, Program, Storage, Trainable, dora_norms,
+};
 use unswag_loader::Log;
 use unswag_surgery::{Model, open_recorded};
 use unswag_torch::{Torch, TorchTensor};
@@ -27,6 +29,7 @@ pub struct UnswagModel {
     /// Of the plugins whose ops the model has.
     ops: Rc<dyn PluginOps>,
     dtype: Dtype,
+    nf4: Option<Nf4>,
 }
 
 impl UnswagModel {
@@ -43,12 +46,19 @@ impl UnswagModel {
         let ops: Rc<dyn PluginOps> = Rc::new(ops.unwrap_or_default());
         let mut dtypes = model.graph.params.values().map(|param| param.dtype);
         let dtype = dtypes.find(|dtype| dtype.is_float()).unwrap_or(Dtype::F32);
-        Ok(UnswagModel { model, ops, dtype })
+        Ok(UnswagModel { model, ops, dtype, nf4: None })
     }
 
     /// Computes in this element type, whatever the file's.
     pub fn with_dtype(mut self, dtype: Dtype) -> Self {
         self.dtype = dtype;
+        self
+    }
+
+    /// Holds the weights of linear layers in four bits (QLoRA), as transformers' `load_in_4bit` with `nf4` does: all but the head.
+    /// Products take their elements in [`UnswagModel::dtype`].
+    pub fn with_4bit(mut self, nf4: Nf4) -> Self {
+        self.nf4 = Some(nf4);
         self
     }
 
@@ -82,8 +92,7 @@ impl UnswagModel {
     /// The adapter is unsound or does not fit, a file cannot be read, or no memory.
     pub fn for_inference(self, adapter: Option<&Path>) -> Result<TrainingModel, TrainError> {
         let Some(path) = adapter else {
-            let mut program = Program::with_plugins(&self.model.graph, Trainable::Nothing, self.ops.clone())?;
-            program.set_dtype(self.dtype);
+            let program = self.program(Trainable::Nothing)?;
             return self.load(program, Vec::new(), BTreeMap::new(), LoraConfig::default().into());
         };
         let saved = unswag_adapter::Adapter::open(path)?;
@@ -153,9 +162,12 @@ impl UnswagModel {
         &self.model
     }
 
+    fn program(&self, trainable: Trainable) -> Result<Program, TrainError> {
+        program(&self.model.graph, self.ops.clone(), trainable, self.dtype, self.nf4)
+    }
+
     fn with_adapters(&self, config: &LoraConfig) -> Result<(Program, Vec<Adapter>), TrainError> {
-        let mut program = Program::with_plugins(&self.model.graph, Trainable::Nothing, self.ops.clone())?;
-        program.set_dtype(self.dtype);
+        let mut program = self.program(Trainable::Nothing)?;
         let adapters = program.add_lora(&config.spec()?)?;
         Ok((program, adapters))
     }
@@ -163,11 +175,7 @@ impl UnswagModel {
     fn tuned(&self, tuning: &Tuning) -> Result<(Program, Vec<Adapter>), TrainError> {
         match tuning {
             Tuning::Lora(config) => self.with_adapters(config),
-            Tuning::Full => {
-                let mut program = Program::with_plugins(&self.model.graph, Trainable::Everything, self.ops.clone())?;
-                program.set_dtype(self.dtype);
-                Ok((program, Vec::new()))
-            }
+            Tuning::Full => Ok((self.program(Trainable::Everything)?, Vec::new())),
         }
     }
 
@@ -197,7 +205,7 @@ impl UnswagModel {
             if program.is_trainable(index) {
                 first.insert(index, stored.to_f32()?);
             }
-            Ok(if torch.dtype(&stored) == info.dtype { stored } else { torch.cast(&stored, info.dtype)? })
+            held(&torch, info, stored)
         })?;
         if let Tuning::Lora(config) = &tuning {
             for adapter in &adapters {
@@ -212,10 +220,11 @@ impl UnswagModel {
             Tuning::Lora(_) => adapter_masters(&program, &adapters, first),
             Tuning::Full => graph_masters(&self.model.graph, first),
         };
-        let (dtype, base_digest) = (self.dtype, hasher.finalize().to_hex().to_string());
+        let (dtype, nf4, base_digest) = (self.dtype, self.nf4, hasher.finalize().to_hex().to_string());
         let Model { path, graph, checkpoint, .. } = self.model;
         Ok(TrainingModel {
             dtype,
+            nf4,
             path,
             graph,
             checkpoint,
@@ -242,6 +251,35 @@ impl UnswagModel {
         hasher.update(format!("{} {stored} {:?}\n", info.name, info.shape).as_bytes()).update(buffer);
         Ok(torch.tensor_from_bytes(info.shape, stored, buffer)?)
     }
+}
+
+/// A weight as the program holds it.
+fn held(torch: &Torch, info: &ParamInfo, read: TorchTensor) -> Result<TorchTensor, TrainError> {
+    match info.storage {
+        // From the elements as the file has them: the codes do not depend on what is computed in.
+        Storage::Nf4(nf4) => {
+            let named = |source| TrainError::Weight { name: info.name.clone(), source };
+            torch.quantize(&read, info.dtype, nf4).map_err(named)
+        }
+        Storage::Plain if torch.dtype(&read) == info.dtype => Ok(read),
+        Storage::Plain => Ok(torch.cast(&read, info.dtype)?),
+    }
+}
+
+/// The graph's program, its weights stored as they are asked for.
+pub(crate) fn program(
+    graph: &Graph,
+    ops: Rc<dyn PluginOps>,
+    trainable: Trainable,
+    dtype: Dtype,
+    nf4: Option<Nf4>,
+) -> Result<Program, TrainError> {
+    let mut program = Program::with_plugins(graph, trainable, ops)?;
+    program.set_dtype(dtype);
+    if let Some(nf4) = nf4 {
+        program.quantize_linears(nf4)?;
+    }
+    Ok(program)
 }
 
 /// In the order of the files: each adapter's tensors after the other's.
@@ -310,6 +348,7 @@ pub struct TrainingModel {
     tuning: Tuning,
     checkpoint: Checkpoint,
     dtype: Dtype,
+    nf4: Option<Nf4>,
     base_digest: String,
     /// Bytes of this process that were in memory before a weight was read.
     resident_before: Option<u64>,
@@ -337,6 +376,11 @@ impl TrainingModel {
     /// The element type that steps compute in.
     pub fn dtype(&self) -> Dtype {
         self.dtype
+    }
+
+    /// How the weights of linear layers are held, where not as they are.
+    pub fn nf4(&self) -> Option<Nf4> {
+        self.nf4
     }
 
     pub fn base_path(&self) -> &Path {

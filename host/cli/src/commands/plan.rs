@@ -7,8 +7,8 @@ use serde_json::json;
 use unswag_abi::doc::{Dtype, Graph};
 use unswag_console::recipe::{Recipe, is_recipe};
 use unswag_engine::{
-    Bar, EngineError, LoraSpec, OptimizerState, Pass, Plan, PlanOptions, PluginOps, Policy, Program, Rates, Survey,
-    Trainable, longest_seq,
+    Bar, EngineError, LoraSpec, Nf4, OptimizerState, Pass, Plan, PlanOptions, PluginOps, Policy, Program, Rates,
+    Survey, Trainable, longest_seq,
 };
 use unswag_loader::device::Machine;
 use unswag_surgery::{Model, Operation, open_recorded, operate, record::Step};
@@ -183,6 +183,9 @@ fn program(
     let trainable = if lora.full_finetuning { Trainable::Everything } else { Trainable::Nothing };
     let mut program = Program::with_plugins(&subject.graph, trainable, ops)?;
     program.set_dtype(dtype);
+    if let Some(double_quant) = args.quantization.double_quant() {
+        program.quantize_linears(Nf4 { double_quant })?;
+    }
     if lora.full_finetuning {
         return Ok((program, 0));
     }

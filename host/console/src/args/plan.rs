@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
-use super::{Lora, Model, Optim, Precision};
+use super::{Lora, Model, Optim, Precision, Quantization};
 
 /// Work out what a training step takes, without running it: the peak and what makes it up, and the fastest way that fits.
 ///
@@ -18,6 +18,7 @@ Examples:
   unswag plan ./SmolLM2-135M --seq 8192 --memory-budget 1GiB       the fastest policy for each layer that fits
   unswag plan ./SmolLM2-135M --seq 2048 --gradient-checkpointing
   unswag plan manifests/delhi-shakespeare.yaml --seq 4096
+  unswag plan ./SmolLM2-135M --seq 2048 --load-in-4bit
   unswag plan ./SmolLM2-135M --json | jq '.plan.parts'
 
 Exit status: 0 done; 2 could not be done, or nothing fits the budget.")]
@@ -40,6 +41,8 @@ pub struct Plan {
     /// The element type that is computed in; `auto` is the checkpoint's, but float32 for a float16 one.
     #[arg(long, value_enum, default_value_t = Precision::Auto, help_heading = "Memory")]
     pub dtype: Precision,
+    #[command(flatten)]
+    pub quantization: Quantization,
     /// Choose what each layer keeps so that tensors take no more than this, and the step is as fast as it can be then.
     #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with = "gradient_checkpointing", help_heading = "Memory")]
     pub memory_budget: Option<u64>,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
-use super::{Data, Precision};
+use super::{Data, Precision, Quantization};
 
 /// Measure a model on data: loss, perplexity and bits per byte.
 ///
@@ -30,6 +30,8 @@ pub struct Eval {
     /// The element type that is computed in; `auto` is the checkpoint's, but float32 for a float16 one.
     #[arg(long, value_enum, default_value_t = Precision::Auto)]
     pub dtype: Precision,
+    #[command(flatten)]
+    pub quantization: Quantization,
 }
 
 /// Go on with a text, token by token as they come.
@@ -70,6 +72,8 @@ pub struct Generate {
     /// The element type that is computed in; `auto` is the checkpoint's, but float32 for a float16 one.
     #[arg(long, value_enum, default_value_t = Precision::Auto)]
     pub dtype: Precision,
+    #[command(flatten)]
+    pub quantization: Quantization,
 }
 
 /// Merge a LoRA adapter into a checkpoint's weights.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, ValueEnum, ValueHint};
 
-use super::plan::size;
+use super::{Quantization, plan::size};
 
 /// Train a checkpoint: LoRA adapters on it, in PEFT's format, or all of it.
 ///
@@ -16,6 +16,7 @@ use super::plan::size;
 Examples:
   unswag train ./SmolLM2-135M --data plays/*.txt --block-size 512 --max-steps 100 --lora-r 16 --lora-alpha 32 -o run
   unswag train ./SmolLM2-135M --data chat.jsonl --chat --num-epochs 2 --learning-rate 2e-4 -o run
+  unswag train ./SmolLM2-135M --data plays/*.txt --load-in-4bit --bnb-4bit-use-double-quant -o run     QLoRA
   unswag train ./SmolLM2-135M --data corpus.jsonl --text-field body --dry-run -o run     check everything, train nothing
   unswag train ./SmolLM2-135M --data plays/*.txt -o run --resume-from-checkpoint auto
 
@@ -47,6 +48,8 @@ pub struct Train {
     /// The element type that is computed in; `auto` is the checkpoint's, but float32 for a float16 one.
     #[arg(long, value_enum, default_value_t = Precision::Auto, help_heading = "Memory")]
     pub dtype: Precision,
+    #[command(flatten)]
+    pub quantization: Quantization,
     /// Keep only what comes into each layer, and compute the rest again: less memory, more time, the same result.
     #[arg(long, help_heading = "Memory")]
     pub gradient_checkpointing: bool,
