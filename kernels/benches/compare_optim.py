@@ -25,7 +25,8 @@ from bitsandbytes import functional as F
 ELEMENTS = 1 << 24
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-NAMES = ["copy", "adamw", "lion", "adamw_8bit", "lion_8bit", "quantize_8bit", "dequantize_8bit", "quantize_nf4", "dequantize_nf4"]
+NAMES = ["copy", "adamw", "lion", "adamw_8bit", "lion_8bit", "quantize_8bit", "dequantize_8bit", "quantize_nf4", "dequantize_nf4",
+         "dequantize_nf4_double"]
 
 
 def timed(run, repeats):
@@ -70,6 +71,8 @@ def peers(dtype):
     packed, state4 = F.quantize_4bit(p, blocksize=64, quant_type="nf4")
     rows["quantize_nf4"] = ("bitsandbytes", timed(lambda: F.quantize_4bit(p, blocksize=64, quant_type="nf4"), 3))
     rows["dequantize_nf4"] = ("bitsandbytes", timed(lambda: F.dequantize_4bit(packed, state4), 3))
+    packed, double = F.quantize_4bit(p, blocksize=64, quant_type="nf4", compress_statistics=True)
+    rows["dequantize_nf4_double"] = ("bitsandbytes", timed(lambda: F.dequantize_4bit(packed, double), 3))
     return rows
 
 

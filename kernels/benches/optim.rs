@@ -128,6 +128,15 @@ fn quantisers<T: Float>(c: &mut Criterion) {
     time(c, "dequantize_nf4", T::NAME, bits4, || {
         nf4::dequantize(exec(), &packed, &absmax, &mut y).expect("sizes fit");
     });
+    let (mut codes, mut nested) = (vec![0u8; absmax.len()], vec![0.0f32; blockwise::blocks(absmax.len())]);
+    let offset = nf4::quantize_absmax(exec(), &absmax, &mut codes, &mut nested).expect("sizes fit");
+    let double = nf4::DoubleAbsmax { codes: &codes, nested: &nested, offset };
+    y.fill(T::ZERO);
+    nf4::dequantize_double(exec(), &packed, double, &mut y).expect("sizes fit");
+    assert!(near(&y, 0.6) && !near(&y, 0.05), "four bits come back, with scales of eight");
+    time(c, "dequantize_nf4_double", T::NAME, element + 0.5 + 1.0 / 64.0, || {
+        nf4::dequantize_double(exec(), &packed, double, &mut y).expect("sizes fit");
+    });
 }
 
 fn all(c: &mut Criterion) {
