@@ -11,6 +11,7 @@ mod peers;
 mod plan;
 mod plugins;
 mod promises;
+mod quantized;
 mod recipes;
 mod shared;
 mod tensorboard;
