@@ -21,7 +21,7 @@ fn house() -> House {
 
 fn train<'a>(output: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let common = ["train", "model", "--data", "text.txt", "--block-size", "48", "--learning-rate", "1e-2"];
-    [&common[..], &["--lora-r", "4", "--max-steps", "30", "-o", output], more].concat()
+    [&common[..], &["--max-steps", "30", "-o", output], more].concat()
 }
 
 fn losses(folder: &Path) -> Vec<f64> {
@@ -87,4 +87,5 @@ fn what_four_bits_cannot_be_is_refused() {
     };
     refused(&["--bnb-4bit-use-double-quant"], "--load-in-4bit");
     refused(&["--load-in-4bit", "--bnb-4bit-quant-type", "fp4"], "nf4");
+    refused(&["--load-in-4bit", "--full-finetuning"], "cannot be used with");
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, rc::Rc};
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use unswag_abi::doc::Dtype;
 use unswag_engine::EngineError;
 
@@ -41,6 +41,15 @@ impl TorchTensor {
 }
 
 impl TorchTensor {
+    /// The bytes as they lie in memory: of a quantised tensor its scales, then its codes.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, EngineError> {
+        let host = self.view.f_to_device(Device::Cpu).and_then(|x| x.f_contiguous()).map_err(torch_error)?;
+        Ok(cpu::read_bytes(&host)?.to_vec())
+    }
+
     /// Hands the elements of a dense f32 tensor on the CPU over as they lie; of another, a copy of them in f32. `read` must not
     /// compute with tensors.
     ///

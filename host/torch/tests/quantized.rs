@@ -5,7 +5,7 @@ mod common;
 
 use common::Model;
 use unswag_abi::doc::Dtype;
-use unswag_engine::{Backend, Batch, Grads, Nf4, Params, Policy, Program, Step, Storage, Trainable};
+use unswag_engine::{Backend, Batch, Grads, LoraSpec, Meta, Nf4, Params, Policy, Program, Step, Storage, Trainable};
 use unswag_torch::{Torch, TorchTensor};
 
 const BOTH: [Nf4; 2] = [Nf4 { double_quant: false }, Nf4 { double_quant: true }];
@@ -23,22 +23,41 @@ fn cases() -> Vec<(String, Model)> {
         .collect()
 }
 
-fn program(model: &Model, dtype: Dtype, nf4: Option<Nf4>) -> Program {
+fn program(model: &Model, dtype: Dtype, nf4: Option<Nf4>, dora: bool) -> Program {
     let mut program = Program::new(&model.graph, Trainable::Nothing).expect("the engine runs it");
     program.set_dtype(dtype);
     if let Some(nf4) = nf4 {
         program.quantize_linears(nf4).expect("there are linear layers");
     }
-    program.add_lora(&common::lora(3)).expect("there are linear layers");
+    program.add_lora(&LoraSpec { dora, ..common::lora(3) }).expect("there are linear layers");
     program
+}
+
+fn run<B: Backend>(
+    backend: &B,
+    program: &Program,
+    params: &Params<B::Tensor>,
+    policy: Policy,
+) -> (f64, Grads<B::Tensor>) {
+    let batch = Batch::causal(2, 7, (1..15).collect());
+    let step = Step { policies: vec![policy; program.blocks()], loss_rows: 3, tile_rows: 4, ..Step::default() };
+    let mut grads = Grads::new(program);
+    let loss = program.step(backend, params, &batch, &step, &mut grads).expect("a step");
+    (loss, grads)
+}
+
+/// The most bytes that are alive in a step, counted on sizes.
+fn planned_bytes(program: &Program, policy: Policy) -> u64 {
+    let meta = Meta::new();
+    let params = Params::load(program, |_, info| Ok::<_, ()>(meta.param(info))).expect("sizes");
+    run(&meta, program, &params, policy);
+    meta.meter().peak()
 }
 
 /// The bits of the loss and of every gradient.
 fn step(torch: &Torch, program: &Program, params: &Params<TorchTensor>, policy: Policy) -> (u64, Vec<Vec<u32>>) {
-    let batch = Batch::causal(2, 7, (1..15).collect());
-    let step = Step { policies: vec![policy; program.blocks()], loss_rows: 3, tile_rows: 4, ..Step::default() };
-    let mut grads = Grads::new(program);
-    let loss = program.step(torch, params, &batch, &step, &mut grads).expect("a step");
+    torch.meter().reset_peak();
+    let (loss, grads) = run(torch, program, params, policy);
     let bits = |grad: &TorchTensor| grad.to_f32().expect("readable").into_iter().map(f32::to_bits).collect();
     (loss.to_bits(), (0..program.params().len()).filter_map(|index| grads.get(index)).map(bits).collect())
 }
@@ -50,10 +69,13 @@ fn a_step_on_quantised_weights_has_the_bits_of_one_on_their_dequantised_elements
         for (dtype, torch) in
             [(Dtype::F32, Torch::cpu()), (Dtype::F32, Torch::plain_cpu()), (Dtype::Bf16, Torch::cpu())]
         {
-            let (quantised, plain) = (program(model, dtype, Some(nf4)), program(model, dtype, None));
+            // DoRA asks for the weight's elements twice: for the product, and for their length.
+            let dora = index % 4 >= 2;
+            let (quantised, plain) = (program(model, dtype, Some(nf4), dora), program(model, dtype, None, dora));
             let params = model.params(&torch, &quantised);
-            let dense = Params::load(&plain, |index, _| torch.dequantize(&params.tensors()[index])).expect("elements");
             let found = step(&torch, &quantised, &params, policy);
+            assert_eq!(torch.meter().peak(), planned_bytes(&quantised, policy), "{case}, {dtype}, {nf4:?}, {policy:?}");
+            let dense = Params::load(&plain, |index, _| torch.dequantize(&params.tensors()[index])).expect("elements");
             assert!(found == step(&torch, &plain, &dense, policy), "{case}, {dtype}, {nf4:?}, {policy:?}");
             assert!(found.1.iter().flatten().any(|bits| *bits << 1 != 0), "{case}: no gradient");
             // What the checkpoint holds is something else.
@@ -101,7 +123,7 @@ fn a_weight_that_is_not_finite_is_refused_by_its_place() {
 #[test]
 fn embeddings_heads_norms_and_biases_stay_plain() {
     for (case, model) in cases() {
-        let program = program(&model, Dtype::F32, Some(BOTH[0]));
+        let program = program(&model, Dtype::F32, Some(BOTH[0]), false);
         let is_linear = |name: &str| {
             let node =
                 model.graph.nodes.iter().find(|node| node.params.get("weight").is_some_and(|weight| weight == name));

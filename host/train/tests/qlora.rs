@@ -88,15 +88,13 @@ fn compare_weights(file: &[u8], nf4: Nf4) {
         let shape = [info.shape[0], info.shape[1]];
         let plain = torch.tensor_from_bytes(shape, info.dtype, base.data(&name).expect("bytes")).expect("a tensor");
         let ours = torch.quantize(&plain, Dtype::F32, nf4).expect("finite");
-        let mut bytes = vec![0u8; ours.tensor().numel()];
-        let count = bytes.len();
-        ours.tensor().copy_data(&mut bytes, count);
+        let bytes = ours.to_bytes().expect("bytes");
         let (packed, absmax) = (part("packed"), part("absmax"));
         assert!(bytes.ends_with(packed.data()), "{name}: codes");
         let elements = torch.dequantize(&ours).expect("elements").to_f32().expect("plain");
         if nf4.double_quant {
             // bitsandbytes' quantiser of scales misses the nearest of 256 codes now and then on the CPU; ours does not.
-            let scales = &bytes[..count - packed.data().len()];
+            let scales = &bytes[..bytes.len() - packed.data().len()];
             let codes = &scales[scales.len() - absmax.data().len()..];
             let differ = codes.iter().zip(absmax.data()).filter(|(a, b)| a != b).count();
             assert!(differ * 50 < codes.len(), "{name}: {differ} of {} codes of scales differ", codes.len());

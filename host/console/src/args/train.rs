@@ -147,7 +147,7 @@ pub struct Lora {
     /// Train every weight instead of adapters. What comes out is a whole model.
     #[arg(
         long,
-        conflicts_with_all = ["lora_r", "lora_alpha", "lora_target_modules", "use_rslora", "lora_dropout", "use_dora"]
+        conflicts_with_all = ["lora_r", "lora_alpha", "lora_target_modules", "use_rslora", "lora_dropout", "use_dora", "load_in_4bit"]
     )]
     pub full_finetuning: bool,
 }

@@ -27,10 +27,10 @@ impl Model {
         Model { graph, checkpoint }
     }
 
-    /// The checkpoint's weights; adapters with A ones and B zeros.
+    /// The checkpoint's weights; adapters with A and magnitudes ones and B zeros.
     pub fn params(&self, torch: &Torch, program: &Program) -> Params<TorchTensor> {
         let load = |_, info: &unswag_engine::ParamInfo| {
-            if info.name.ends_with("lora_A.weight") {
+            if info.name.ends_with("lora_A.weight") || info.name.ends_with("lora_magnitude_vector") {
                 return torch
                     .tensor_from_f32(info.shape, info.dtype, &|| vec![1.0; (info.shape[0] * info.shape[1]) as usize]);
             }
