@@ -18,7 +18,7 @@ pub enum TrainError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error("{name}")]
-    Weight { name: String, source: EngineError },
+    Weight { name: String, source: Box<EngineError> },
     #[error(transparent)]
     Kernel(#[from] KernelError),
     #[error(transparent)]

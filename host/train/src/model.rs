@@ -258,7 +258,7 @@ fn held(torch: &Torch, info: &ParamInfo, read: TorchTensor) -> Result<TorchTenso
     match info.storage {
         // From the elements as the file has them: the codes do not depend on what is computed in.
         Storage::Nf4(nf4) => {
-            let named = |source| TrainError::Weight { name: info.name.clone(), source };
+            let named = |source| TrainError::Weight { name: info.name.clone(), source: Box::new(source) };
             torch.quantize(&read, info.dtype, nf4).map_err(named)
         }
         Storage::Plain if torch.dtype(&read) == info.dtype => Ok(read),

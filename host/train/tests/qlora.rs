@@ -76,7 +76,7 @@ fn f32s(tensor: &TensorView<'_>) -> Vec<f32> {
 fn compare_weights(file: &[u8], nf4: Nf4) {
     let (theirs, base, torch) = (
         SafeTensors::deserialize(file).expect("safetensors"),
-        Checkpoint::open(&smollm2()).expect("sound"),
+        Checkpoint::open(smollm2()).expect("sound"),
         Torch::cpu(),
     );
     let names: Vec<String> =
