@@ -2,8 +2,8 @@
 
 mod fidelity;
 mod plan;
-mod recipe;
 mod quantization;
+mod recipe;
 mod run;
 mod train;
 
@@ -13,8 +13,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 pub use fidelity::Fidelity;
 pub use plan::Plan;
-pub use recipe::Run;
 pub use quantization::{QuantType, Quantization};
+pub use recipe::Run;
 pub use run::{Eval, Generate, Merge, Preprocess};
 pub use train::{
     Data, Length, Lora, Optim, Optimizer, Precision, ReportTo, Saving, Scheduler, TooLong, Train, Validation,
