@@ -27,15 +27,6 @@ impl Row {
         Row { ids, labels, positions, documents }
     }
 
-    /// Puts another row's documents behind this one's.
-    pub(crate) fn append(&mut self, other: Row) {
-        let next = self.documents.last().map_or(0, |last| last + 1);
-        self.ids.extend(other.ids);
-        self.labels.extend(other.labels);
-        self.positions.extend(other.positions);
-        self.documents.extend(other.documents.iter().map(|document| document + next));
-    }
-
     pub fn len(&self) -> usize {
         self.ids.len()
     }

@@ -16,6 +16,7 @@ mod conversation;
 mod corpus;
 mod error;
 mod files;
+mod held;
 mod lines;
 mod loader;
 mod options;

@@ -11,6 +11,7 @@ use crate::{
     corpus::Cursor,
     corpus::StreamToken,
     error::Error,
+    held::Held,
     pack::pack,
     shuffle,
 };
@@ -113,7 +114,7 @@ pub(crate) struct Windowed<R> {
     epoch: u64,
     window: u64,
     start: Mark,
-    rows: Vec<Row>,
+    rows: Vec<Held>,
     taken: usize,
 }
 
@@ -134,7 +135,7 @@ impl<R: Rows> Windowed<R> {
         let mut rows = Vec::new();
         while rows.len() < self.plan.window_rows {
             match self.source.next() {
-                Ok(Some(row)) => rows.push(row),
+                Ok(Some(row)) => rows.push(Held::of(row)),
                 Ok(None) => break,
                 Err(error) => {
                     self.source.seek(&start)?;
@@ -164,13 +165,13 @@ impl<R: Rows> Windowed<R> {
 }
 
 /// Puts documents together into rows of at most `capacity` tokens.
-fn packed(documents: Vec<Row>, capacity: usize) -> Vec<Row> {
-    let lengths: Vec<usize> = documents.iter().map(Row::len).collect();
+fn packed(documents: Vec<Held>, capacity: usize) -> Vec<Held> {
+    let lengths: Vec<usize> = documents.iter().map(Held::len).collect();
     let plan = pack(&lengths, capacity).expect("the source gives no document longer than a row");
-    let mut documents: Vec<Option<Row>> = documents.into_iter().map(Some).collect();
+    let mut documents: Vec<Option<Held>> = documents.into_iter().map(Some).collect();
     let mut rows = Vec::with_capacity(plan.len());
     for indices in plan {
-        let mut row = Row::default();
+        let mut row = Held::default();
         for index in indices {
             row.append(documents[index].take().expect("packing puts a document into one row"));
         }
@@ -206,7 +207,7 @@ impl<R: Rows> DataLoader for Windowed<R> {
             }
         }
         self.taken += 1;
-        Ok(Some(std::mem::take(&mut self.rows[self.taken - 1])))
+        Ok(Some(std::mem::take(&mut self.rows[self.taken - 1]).into_row()))
     }
 
     fn start_epoch(&mut self, epoch: u64) {
