@@ -56,6 +56,8 @@ def peer(options, seq, dtype, checkpointing, keeps_memory):
 
 
 def ours(options, seq, dtype, checkpointing):
+    if options.scratch:
+        os.makedirs(options.scratch, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         out = Path(scratch) / "run"
         command = [
