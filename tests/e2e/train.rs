@@ -97,6 +97,20 @@ fn all_of_a_model_is_trained_and_goes_on_from_a_checkpoint_to_the_same_bits() {
     assert!(house.run(&lora).code(2).contains("full_finetuning"));
 }
 
+/// Where there is one, the engine's own tests run there too.
+#[test]
+fn a_device_that_is_not_there_is_refused_before_anything_is_read() {
+    let house = house();
+    let outcome = house.run(&train("run", &["--device", "cuda", "--max-steps", "1"]));
+    if outcome.status.success() {
+        return;
+    }
+    assert!(outcome.code(2).contains("no CUDA device can be used"), "{}", outcome.stderr);
+    assert!(!house.path("run").exists());
+    let plan = house.run(&["plan", "model", "--device", "cuda", "--memory-budget", "1GiB"]);
+    assert!(plan.ok().contains("a step of"), "a plan with a budget needs no device: {}", plan.stdout);
+}
+
 #[test]
 fn a_dry_run_writes_nothing() {
     let house = house();

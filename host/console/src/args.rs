@@ -17,7 +17,7 @@ pub use quantization::{QuantType, Quantization};
 pub use recipe::Run;
 pub use run::{Eval, Generate, Merge, Preprocess};
 pub use train::{
-    Data, Length, Lora, Optim, Optimizer, Precision, ReportTo, Saving, Scheduler, TooLong, Train, Validation,
+    Data, Device, Length, Lora, Optim, Optimizer, Precision, ReportTo, Saving, Scheduler, TooLong, Train, Validation,
 };
 
 /// Open a checkpoint, let protocol plugins rewrite its module graph, and write a folder the ecosystem still opens.

@@ -2,13 +2,22 @@
 
 use std::path::Path;
 
-use unswag_abi::doc::Dtype;
-use unswag_console::args::{Precision, Quantization};
+use unswag_abi::doc::{self, Dtype};
+use unswag_console::args::{Device, Precision, Quantization};
 use unswag_train::{Nf4, TrainError, UnswagModel};
 
-/// Opens a model to be computed in the element type that was asked for, its weights held as was asked for.
-pub fn open(path: &Path, precision: Precision, quantization: Quantization) -> Result<UnswagModel, TrainError> {
-    let model = UnswagModel::from_pretrained(path)?;
+/// Opens a model to be computed where and in the element type that was asked for, its weights held as was asked for.
+pub fn open(
+    path: &Path,
+    precision: Precision,
+    quantization: Quantization,
+    device: Device,
+) -> Result<UnswagModel, TrainError> {
+    let device = match device {
+        Device::Cpu => doc::Device::Cpu,
+        Device::Cuda => doc::Device::Cuda,
+    };
+    let model = UnswagModel::from_pretrained(path)?.with_device(device)?;
     let model = match precision {
         Precision::Auto if model.dtype() == Dtype::F16 => model.with_dtype(Dtype::F32),
         Precision::Auto => model,

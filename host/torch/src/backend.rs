@@ -36,6 +36,24 @@ impl Torch {
         Torch { device: Device::Cpu, meter: Meter::default(), pool: Pool::default(), has_kernels: true }
     }
 
+    /// The first device of this kind. On a GPU libtorch's own operations run, and memory is libtorch's.
+    ///
+    /// # Errors
+    /// This machine has none, or this build of libtorch does not know it.
+    pub fn on(device: unswag_abi::doc::Device) -> Result<Self, EngineError> {
+        use unswag_abi::doc::Device as Kind;
+        match device {
+            Kind::Cpu => Ok(Torch::cpu()),
+            Kind::Cuda if tch::Cuda::is_available() => Ok(Torch { device: Device::Cuda(0), ..Torch::plain_cpu() }),
+            Kind::Cuda => Err(EngineError::Backend(
+                "no CUDA device can be used: libtorch finds none, or was built without CUDA; set LIBTORCH to a build for CUDA, or \
+                 compute on the CPU"
+                    .into(),
+            )),
+            other => Err(EngineError::Backend(format!("libtorch does not compute on {other:?}; compute on the CPU"))),
+        }
+    }
+
     /// The CPU, with libtorch's own operations alone: what every other device runs, and what the kernels are held against.
     pub fn plain_cpu() -> Self {
         Torch { has_kernels: false, ..Torch::cpu() }
@@ -84,6 +102,14 @@ impl Torch {
     /// libtorch's own operations took is not among them.
     pub fn pool_peak_bytes(&self) -> u64 {
         self.pool.peak_bytes()
+    }
+
+    /// Plugins' kernels are handed bytes in the host's memory.
+    fn runs_plugins(&self, call: &PluginCall) -> Made<()> {
+        match self.device {
+            Device::Cpu => Ok(()),
+            device => Err(call.fault(format!("plugins' kernels are not run on {device:?} yet; compute on the CPU"))),
+        }
     }
 
     /// A tensor whose elements are still to be written, in memory that is used again.
@@ -588,6 +614,7 @@ impl Backend for Torch {
         inputs: &[TorchTensor],
         run: PluginRun,
     ) -> Made<(Vec<TorchTensor>, Vec<TorchTensor>)> {
+        self.runs_plugins(call)?;
         let outputs =
             call.outputs().map(|(shape, dtype)| self.fresh(shape, kind_of(dtype)?)).collect::<Made<Vec<_>>>()?;
         let saved = match run.saves {

@@ -32,7 +32,8 @@ impl TorchTensor {
         if self.quantized.is_some() {
             return Err(EngineError::Backend("expected elements, got a quantised tensor; dequantize it first".into()));
         }
-        let flat = self.view.f_to_kind(Kind::Float).and_then(|x| x.f_contiguous()).map_err(torch_error)?;
+        let host = self.view.f_to_kind(Kind::Float).and_then(|x| x.f_to_device(tch::Device::Cpu));
+        let flat = host.and_then(|x| x.f_contiguous()).map_err(torch_error)?;
         let mut values = vec![0f32; flat.numel()];
         let count = values.len();
         flat.f_copy_data(&mut values, count).map_err(torch_error)?;

@@ -70,6 +70,14 @@ fn libtorchs_own_operations_alone_give_them_too() {
     compare_with_transformers(Torch::plain_cpu);
 }
 
+/// Where there is no GPU, or libtorch has no CUDA, there is nothing to compare.
+#[test]
+fn a_gpu_gives_them_too() {
+    if Torch::on(unswag_abi::doc::Device::Cuda).is_ok() {
+        compare_with_transformers(|| Torch::on(unswag_abi::doc::Device::Cuda).expect("it was there a moment ago"));
+    }
+}
+
 fn compare_with_transformers(torch: fn() -> Torch) {
     let (folder, cases) = cases();
     for (case, path) in &cases {

@@ -11,7 +11,7 @@ use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
 };
-use unswag_abi::doc::{Dtype, Graph};
+use unswag_abi::doc::{Device, Dtype, Graph};
 use unswag_checkpoint::Checkpoint;
 use unswag_data::Batch;
 use unswag_engine::{
@@ -30,6 +30,7 @@ pub struct UnswagModel {
     ops: Rc<dyn PluginOps>,
     dtype: Dtype,
     nf4: Option<Nf4>,
+    torch: Torch,
 }
 
 impl UnswagModel {
@@ -46,7 +47,7 @@ impl UnswagModel {
         let ops: Rc<dyn PluginOps> = Rc::new(ops.unwrap_or_default());
         let mut dtypes = model.graph.params.values().map(|param| param.dtype);
         let dtype = dtypes.find(|dtype| dtype.is_float()).unwrap_or(Dtype::F32);
-        Ok(UnswagModel { model, ops, dtype, nf4: None })
+        Ok(UnswagModel { model, ops, dtype, nf4: None, torch: Torch::cpu() })
     }
 
     /// Computes in this element type, whatever the file's.
@@ -60,6 +61,15 @@ impl UnswagModel {
     pub fn with_4bit(mut self, nf4: Nf4) -> Self {
         self.nf4 = Some(nf4);
         self
+    }
+
+    /// Computes on this device; on the CPU without it.
+    ///
+    /// # Errors
+    /// There is no such device, or libtorch does not know it.
+    pub fn with_device(mut self, device: Device) -> Result<Self, TrainError> {
+        self.torch = Torch::on(device)?;
+        Ok(self)
     }
 
     /// The element type that is computed in.
@@ -188,7 +198,7 @@ impl UnswagModel {
         mut first: BTreeMap<usize, Vec<f32>>,
         tuning: Tuning,
     ) -> Result<TrainingModel, TrainError> {
-        let torch = Torch::cpu();
+        let torch = self.torch.clone();
         let resident_before = memory::resident().map(|[now, _]| now);
         let graph_params = self.model.graph.params.len();
         let mut hasher = blake3::Hasher::new();

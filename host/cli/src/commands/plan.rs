@@ -83,7 +83,7 @@ pub fn show(args: &args::Plan, subject: &Subject, output: &Output) -> Result<Don
             Plan::new(&program, &options, &vec![policy; program.blocks()])?
         }
     };
-    let budget = args.memory_budget.unwrap_or_else(machine_bytes);
+    let budget = args.memory_budget.map_or_else(|| device_bytes(args.device), Ok)?;
     let longest = longest_seq(&program, &options, budget)?;
     let alike: Vec<Alike> =
         options.policies.iter().filter_map(|&policy| Alike::of(policy, &program, &survey)).collect();
@@ -133,7 +133,7 @@ pub fn show(args: &args::Plan, subject: &Subject, output: &Output) -> Result<Don
     }
     page.push_str(&format!("\n{}\n{}", paint(DIM, "bytes alive over the step"), chart(&plan.bars)));
     page.push_str(&format!("\n{}", alternatives(&alike)));
-    let of = if args.memory_budget.is_some() { "the budget" } else { "this machine's memory" };
+    let of = if args.memory_budget.is_some() { "the budget" } else { "the device's memory" };
     let longest = match longest {
         Some(seq) => format!("{} tokens", term::thousands(seq)),
         None => "none: not even one token".to_owned(),
@@ -220,10 +220,19 @@ fn options(args: &args::Plan, program: &Program, dtype: Dtype, state: OptimizerS
     }
 }
 
-/// What this process may use.
-fn machine_bytes() -> u64 {
-    let memory = Machine::memory();
-    memory.limit_bytes.unwrap_or(memory.total_bytes)
+/// What this process may use, of the machine's memory or of its first GPU's.
+fn device_bytes(device: args::Device) -> Result<u64, Box<dyn Error>> {
+    match device {
+        args::Device::Cpu => {
+            let memory = Machine::memory();
+            Ok(memory.limit_bytes.unwrap_or(memory.total_bytes))
+        }
+        args::Device::Cuda => {
+            let gpu = Machine::detect().nvidia.gpus.into_iter().next();
+            let none = "--device cuda: no GPU was found, so say what it has: --memory-budget 24GiB";
+            Ok(gpu.ok_or(none)?.memory_bytes)
+        }
+    }
 }
 
 /// A budget that nothing fits, with what the command line could say instead.

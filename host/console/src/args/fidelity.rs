@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
-use super::{Data, Precision, Quantization};
+use super::{Data, Device, Precision, Quantization};
 
 /// Measure what a lossy protocol does to the gradients, on your own model and data.
 ///
@@ -36,6 +36,9 @@ pub struct Fidelity {
     /// The element type that is computed in; `auto` is the checkpoint's, but float32 for a float16 one.
     #[arg(long, value_enum, default_value_t = Precision::Auto)]
     pub dtype: Precision,
+    /// Where tensors are computed.
+    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    pub device: Device,
     #[command(flatten)]
     pub quantization: Quantization,
     /// Of the adapters' weights, and of the protocol's own randomness.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
-use super::{Lora, Model, Optim, Precision, Quantization};
+use super::{Device, Lora, Model, Optim, Precision, Quantization};
 
 /// Work out what a training step takes, without running it: the peak and what makes it up, and the fastest way that fits.
 ///
@@ -41,6 +41,9 @@ pub struct Plan {
     /// The element type that is computed in; `auto` is the checkpoint's, but float32 for a float16 one.
     #[arg(long, value_enum, default_value_t = Precision::Auto, help_heading = "Memory")]
     pub dtype: Precision,
+    /// Where tensors are to be computed: whose memory is looked at for the longest sequence.
+    #[arg(long, value_enum, default_value_t = Device::Cpu, help_heading = "Memory")]
+    pub device: Device,
     #[command(flatten)]
     pub quantization: Quantization,
     /// Choose what each layer keeps so that tensors take no more than this, and the step is as fast as it can be then.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
-use super::{Data, Precision, Quantization};
+use super::{Data, Device, Precision, Quantization};
 
 /// Measure a model on data: loss, perplexity and bits per byte.
 ///
@@ -30,6 +30,9 @@ pub struct Eval {
     /// The element type that is computed in; `auto` is the checkpoint's, but float32 for a float16 one.
     #[arg(long, value_enum, default_value_t = Precision::Auto)]
     pub dtype: Precision,
+    /// Where tensors are computed.
+    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    pub device: Device,
     #[command(flatten)]
     pub quantization: Quantization,
 }
@@ -72,6 +75,9 @@ pub struct Generate {
     /// The element type that is computed in; `auto` is the checkpoint's, but float32 for a float16 one.
     #[arg(long, value_enum, default_value_t = Precision::Auto)]
     pub dtype: Precision,
+    /// Where tensors are computed.
+    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    pub device: Device,
     #[command(flatten)]
     pub quantization: Quantization,
 }

@@ -48,6 +48,9 @@ pub struct Train {
     /// The element type that is computed in; `auto` is the checkpoint's, but float32 for a float16 one.
     #[arg(long, value_enum, default_value_t = Precision::Auto, help_heading = "Memory")]
     pub dtype: Precision,
+    /// Where tensors are computed.
+    #[arg(long, value_enum, default_value_t = Device::Cpu, help_heading = "Memory")]
+    pub device: Device,
     #[command(flatten)]
     pub quantization: Quantization,
     /// Keep only what comes into each layer, and compute the rest again: less memory, more time, the same result.
@@ -217,6 +220,14 @@ pub struct Saving {
     /// Where each step's figures go: metrics.jsonl, TensorBoard's event files in runs/, both, or nowhere.
     #[arg(long, value_enum, num_args = 1.., value_delimiter = ',', default_value = "jsonl", action = ArgAction::Set)]
     pub report_to: Vec<ReportTo>,
+}
+
+/// Where tensors are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    Cpu,
+    /// The first GPU, by libtorch's own operations; needs a libtorch for CUDA.
+    Cuda,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
