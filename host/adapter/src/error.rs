@@ -13,7 +13,7 @@ pub enum AdapterError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{}: {what}: expected {expected}, got {got}", path.display())]
     Config { path: PathBuf, what: String, expected: String, got: String },
-    #[error("{}: tensor {name}: expected {expected}, got {got}; the adapter is damaged, or no plain LoRA adapter", path.display())]
+    #[error("{}: tensor {name}: expected {expected}, got {got}; the adapter is damaged, or no LoRA or DoRA adapter", path.display())]
     Tensor { path: PathBuf, name: String, expected: String, got: String },
     #[error("{}: module {module}: expected a base weight {expected}, got {got}; it was made for another model", path.display())]
     Base { path: PathBuf, module: String, expected: String, got: String },

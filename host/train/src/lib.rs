@@ -9,7 +9,7 @@
 //!
 //! The base's weights are read once and never changed. Adapters are held in f32 and rounded to the base's element type for
 //! each step, as PEFT's autocast does; gradients are f32. What is saved is PEFT's format. [`Trainer`] is the steps alone, for
-//! whoever has a loop of their own.
+//! whoever has a loop of their own. `examples/finetune.rs` is all of it on one page; a test runs it.
 
 mod adapter;
 mod arguments;

@@ -107,7 +107,8 @@ fn a_merge_that_changes_nothing_or_does_not_fit_is_refused() {
     let config = adapter.join("adapter_config.json");
     let text = fs::read_to_string(&config).expect("written");
     for (from, to, what) in [
-        ("\"use_dora\": false", "\"use_dora\": true", "use_dora"),
+        // It says DoRA, and has no magnitudes.
+        ("\"use_dora\": false", "\"use_dora\": true", "lora_magnitude_vector"),
         ("\"bias\": \"none\"", "\"bias\": \"all\"", "bias"),
         ("\"rank_pattern\": {}", "\"rank_pattern\": {\"q_proj\": 2}", "rank_pattern"),
         ("\"peft_type\": \"LORA\"", "\"peft_type\": \"IA3\"", "peft_type"),
