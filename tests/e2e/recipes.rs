@@ -186,7 +186,8 @@ const WRONG: &[(&str, &str, u32, &str)] = &[
         "  max_steps: 4",
         "  optim: adamw",
         8,
-        "expected one of adamw_torch, adamw_8bit, lion_32bit, lion_8bit, got the text \"adamw\"",
+        "expected one of adamw_torch, adamw_8bit, lion_32bit, lion_8bit, paged_adamw_32bit, paged_adamw_8bit, \
+         paged_lion_32bit, paged_lion_8bit, got the text \"adamw\"",
     ),
     ("  max_steps: 4", "  packing: 1", 8, "train.packing: expected true or false, got 1"),
     ("  max_steps: 4", "  memory_budget: lots", 8, "expected a size such as 2GiB"),
