@@ -54,7 +54,7 @@ fn check(what: &str, program: &Program, batch: &Batch, skip: &[usize]) {
     let at = program.step(&torch, &params, batch, &step, &mut grads).unwrap_or_else(|error| panic!("{what}: {error}"));
     assert!(at.is_finite(), "{what}: the loss is {at}");
     let mut random = Random(11);
-    let mut compared = 0;
+    let (mut compared, mut largest) = (0, 0f64);
     for (index, info) in program.params().iter().enumerate() {
         if !program.is_trainable(index) || skip.contains(&index) {
             continue;
@@ -75,8 +75,10 @@ fn check(what: &str, program: &Program, batch: &Batch, skip: &[usize]) {
         let off = (slope - expected).abs();
         let floor = 1e-8;
         assert!(off <= 2e-6 * size + floor, "{what}: {}: slope {slope}, gradient {expected} (size {size})", info.name);
-        compared += 1;
+        (compared, largest) = (compared + 1, largest.max(size));
     }
+    // A loss that nothing moves has the right gradients too.
+    assert!(largest > 1e-2, "{what}: the largest gradient is {largest}");
     assert!(compared > 5, "{what}: only {compared} gradients");
 }
 
@@ -211,6 +213,7 @@ fn however_a_block_keeps_what_it_needs_adapters_with_dropout_learn_the_same() {
             assert_eq!(meta.meter().peak() - before, took, "{what}, {policy:?}: what was counted beforehand");
         }
         let (_, kept_loss, kept) = found[0].clone();
+        assert!(kept.iter().any(|gradient| gradient.abs() > 1e-3), "{what}: nothing is learned");
         for (policy, loss, gradients) in &found[1..] {
             if *policy == Policy::Recompute {
                 assert_eq!((loss.to_bits(), gradients), (kept_loss.to_bits(), &kept), "{what}, {policy:?}");
