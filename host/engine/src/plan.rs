@@ -55,6 +55,27 @@ impl Default for PlanOptions {
 }
 
 impl PlanOptions {
+    /// The steps of a run: rows of a batch and their tokens, whether several batches make a step, what the optimizer keeps, and
+    /// whether blocks may be written somewhere.
+    pub fn of_run(
+        program: &Program,
+        dtype: Dtype,
+        [batch, seq]: [u64; 2],
+        accumulates: bool,
+        state: OptimizerState,
+        offloads: bool,
+    ) -> Self {
+        PlanOptions {
+            batch,
+            seq,
+            accumulates,
+            optimizer_bytes: state.bytes(program),
+            policies: if offloads { Policy::ALL.into() } else { Policy::IN_MEMORY.into() },
+            rates: Rates::of(dtype),
+            ..PlanOptions::default()
+        }
+    }
+
     /// The step that this plans.
     pub fn step(&self, policies: &[Policy]) -> Step {
         let (loss_rows, tile_rows) = (self.loss_rows, self.tile_rows);
@@ -343,6 +364,16 @@ impl Plan {
             bars: bars(program, &points),
             timeline: points,
         })
+    }
+
+    /// What a step's tensors take, as it is measured: the optimizer's state is no tensor of the step's.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.peak_bytes - self.parts.optimizer
+    }
+
+    /// By how much a process should grow: tensors, the optimizer's state, and what operations take within a call.
+    pub fn growth_bytes(&self) -> u64 {
+        self.peak_bytes + self.workspace_bytes
     }
 
     pub fn policies(&self) -> Vec<Policy> {

@@ -11,7 +11,6 @@ use unswag_console::{
 };
 use unswag_train::{
     LoraConfig, Optim, Resume, RunReport, SchedulerType, TrainingArguments, Tuning, UnswagModel, UnswagTrainer, Warmup,
-    growth_bytes, tensor_bytes,
 };
 
 use crate::{live::Live, model::open as open_model};
@@ -145,9 +144,9 @@ fn dry_run(
     if output.json {
         let page = json!({
             "trainable_parameters": trainable,
-            "planned_peak_bytes": tensor_bytes(&plan),
+            "planned_peak_bytes": plan.tensor_bytes(),
             "planned_workspace_bytes": plan.workspace_bytes,
-            "planned_growth_bytes": growth_bytes(&plan),
+            "planned_growth_bytes": plan.growth_bytes(),
             "dtype": dtype.name(),
             "epoch": size,
             "steps": steps,
@@ -166,7 +165,7 @@ fn dry_run(
         term::thousands(size.longest_row_tokens),
         plan.batch,
         plan.seq,
-        term::bytes(growth_bytes(&plan)),
+        term::bytes(plan.growth_bytes()),
     ))?;
     Ok(Done::Ok)
 }

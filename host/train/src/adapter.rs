@@ -125,7 +125,7 @@ pub(crate) fn f32_tensor(name: String, shape: Vec<u64>, values: &[f32]) -> NewTe
 }
 
 /// Whether what stands at the folder may go: an earlier adapter and nothing else.
-fn existing(folder: &Path) -> Result<Existing, TrainError> {
+pub(crate) fn existing(folder: &Path) -> Result<Existing, TrainError> {
     // What cannot be listed is refused by the staging, with its reason.
     let Ok(entries) = std::fs::read_dir(folder) else { return Ok(Existing::Refuse) };
     for entry in entries.flatten() {

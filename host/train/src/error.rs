@@ -43,7 +43,9 @@ pub enum TrainError {
         path.display()
     )]
     NotAnAdapter { path: PathBuf, found: String },
-    #[error("adapter weight {name} is not finite, and was not saved")]
+    #[error("{}: {found} is there, which is no file of the model's; move it away, or give another folder", path.display())]
+    NotAModel { path: PathBuf, found: String },
+    #[error("weight {name} is not finite, and was not saved")]
     BadWeight { name: String },
     #[error(
         "{}: {found} is there, of an earlier run; go on with it by --resume-from-checkpoint auto, or give another folder",
@@ -56,6 +58,10 @@ pub enum TrainError {
         path.display()
     )]
     NothingToGoOnFrom { path: PathBuf, found: String },
+    #[error(
+        "only adapters were trained, and the model's own weights are as they were; write the adapters with save_adapter"
+    )]
+    OnlyAdapters,
     #[error("the model has no adapters: all of it is trained; write it with save_model")]
     NoAdapters,
     #[error(

@@ -1,9 +1,9 @@
 //! A model all of whose weights were trained, written as the checkpoint that it came from.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use unswag_abi::doc::Dtype;
-use unswag_checkpoint::{Commit, Disk, Existing, Staging, TensorData, TensorInfo, rewrite, silent};
+use unswag_checkpoint::{Checkpoint, Commit, Disk, Existing, Staging, TensorData, TensorInfo, rewrite, silent};
 
 use crate::{TrainError, TrainingModel};
 
@@ -12,16 +12,14 @@ use crate::{TrainError, TrainingModel};
 /// plain checkpoint. What stood at `folder` is replaced in one step, or stays as it was.
 ///
 /// # Errors
-/// Not all of the model was trained, a weight is not finite, surgery changed the function, something stands there and is
-/// not to be replaced, or the disk refuses.
-pub fn save_model(model: &TrainingModel, folder: &Path, existing: Existing, disk: &dyn Disk) -> Result<(), TrainError> {
-    let base = model.checkpoint();
-    let model_type = base.config().and_then(|config| config.get("model_type")).and_then(|name| name.as_str());
-    if let Some(name) = model_type.filter(|name| name.starts_with("unswag_")) {
-        return Err(TrainError::OwnModelType { path: base.root().to_owned(), model_type: name.to_owned() });
+/// Only adapters were trained, a weight is not finite, something else stands there, or the disk refuses.
+pub fn save_model(model: &TrainingModel, folder: &Path, disk: &dyn Disk) -> Result<(), TrainError> {
+    if model.lora().is_some() {
+        return Err(TrainError::OnlyAdapters);
     }
+    let base = model.checkpoint();
     model.check_finite()?;
-    let mut staging = Staging::begin(folder, &[base.root()], existing, disk)?;
+    let mut staging = Staging::begin(folder, &[base.root()], existing(base, folder)?, disk)?;
     let replace = |tensor: &TensorInfo<'_>| {
         let (master, dtype) = (model.masters.iter().find(|master| master.name == tensor.name)?, tensor.dtype);
         Some(TensorData::Make(Box::new(move || Ok(encode(&master.values, dtype)))))
@@ -29,6 +27,34 @@ pub fn save_model(model: &TrainingModel, folder: &Path, existing: Existing, disk
     rewrite(base, &mut staging, replace, &silent)?;
     staging.commit(Commit::default())?;
     Ok(())
+}
+
+/// # Errors
+/// Surgery changed what the model computes, so that its weights, all trained, would be nobody else's.
+pub(crate) fn check_base(base: &Checkpoint) -> Result<(), TrainError> {
+    let model_type = base.config().and_then(|config| config.get("model_type")).and_then(|name| name.as_str());
+    match model_type.filter(|name| name.starts_with("unswag_")) {
+        Some(name) => Err(TrainError::OwnModelType { path: base.root().to_owned(), model_type: name.to_owned() }),
+        None => Ok(()),
+    }
+}
+
+/// Whether what stands at the folder may go: files as they are written here, and nothing else.
+pub(crate) fn existing(base: &Checkpoint, folder: &Path) -> Result<Existing, TrainError> {
+    // What cannot be listed is refused by the staging, with its reason.
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(Existing::Refuse) };
+    let others = [base.config_path(), base.index_path()].into_iter().flatten().filter_map(|path| path.file_name());
+    let others = others.map(|name| name.to_string_lossy().into_owned());
+    let names = base.files().iter().map(|file| file.name.clone());
+    let names: BTreeSet<_> =
+        names.chain(others).chain(base.side_files().iter().map(|side| side.name.clone())).collect();
+    for entry in entries.flatten() {
+        let found = entry.file_name().to_string_lossy().into_owned();
+        if !names.contains(&found) {
+            return Err(TrainError::NotAModel { path: folder.to_owned(), found });
+        }
+    }
+    Ok(Existing::Replace)
 }
 
 /// Bytes of the files that [`save_model`] writes.

@@ -1,7 +1,7 @@
 //! How a run keeps its activations: chosen by a plan before the first step, and followed by every step.
 
 use unswag_abi::doc::Dtype;
-use unswag_engine::{OptimizerState, Plan, PlanOptions, Policy, Program, Rates};
+use unswag_engine::{OptimizerState, Plan, PlanOptions, Policy, Program};
 use unswag_torch::FileStore;
 
 use crate::{TrainError, TrainingArguments, TrainingModel};
@@ -35,7 +35,7 @@ impl Memory {
         let plan = plan(model.program(), model.dtype(), arguments, row_tokens)?;
         let folder = arguments.offload_folder.as_deref().filter(|_| plan.offloaded_bytes > 0);
         let store = folder.map(|folder| FileStore::new(model.torch(), folder)).transpose()?;
-        let (planned_bytes, planned_growth_bytes) = (Some(tensor_bytes(&plan)), Some(growth_bytes(&plan)));
+        let (planned_bytes, planned_growth_bytes) = (Some(plan.tensor_bytes()), Some(plan.growth_bytes()));
         Ok(Memory { policies: plan.policies(), store, planned_bytes, planned_growth_bytes })
     }
 }
@@ -68,28 +68,11 @@ pub(crate) fn plan(
         is_8bit: optim.is_8bit(),
         budget_bytes: optim.is_paged().then_some(arguments.optim_memory_budget),
     };
-    let policies = if arguments.offload_folder.is_some() { &Policy::ALL[..] } else { &Policy::IN_MEMORY[..] };
-    let options = PlanOptions {
-        batch: arguments.per_device_train_batch_size,
-        seq: row_tokens,
-        accumulates: arguments.gradient_accumulation_steps > 1,
-        optimizer_bytes: state.bytes(program),
-        policies: policies.into(),
-        rates: Rates::of(dtype),
-        ..PlanOptions::default()
-    };
+    let sizes = [arguments.per_device_train_batch_size, row_tokens];
+    let (accumulates, offloads) = (arguments.gradient_accumulation_steps > 1, arguments.offload_folder.is_some());
+    let options = PlanOptions::of_run(program, dtype, sizes, accumulates, state, offloads);
     Ok(match arguments.memory_budget {
         Some(budget) => Plan::within(program, &options, budget)?,
         None => Plan::new(program, &options, &vec![alike(arguments); program.blocks()])?,
     })
-}
-
-/// What a step's tensors take, as it is measured: the optimizer's state is no tensor of the step's.
-pub fn tensor_bytes(plan: &Plan) -> u64 {
-    plan.peak_bytes - plan.parts.optimizer
-}
-
-/// By how much a process should grow: tensors, the optimizer's state, and what operations take within a call.
-pub fn growth_bytes(plan: &Plan) -> u64 {
-    plan.peak_bytes + plan.workspace_bytes
 }

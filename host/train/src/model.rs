@@ -21,7 +21,7 @@ use unswag_loader::Log;
 use unswag_surgery::{Model, open_recorded};
 use unswag_torch::{Torch, TorchTensor};
 
-use crate::{LoraConfig, TrainError, TrainingArguments, Tuning, batch::for_engine, memory, tuning};
+use crate::{LoraConfig, TrainError, TrainingArguments, Tuning, batch::for_engine, full, memory, tuning};
 
 /// A checkpoint whose graph is known and whose weights are not yet read.
 pub struct UnswagModel {
@@ -185,7 +185,10 @@ impl UnswagModel {
     fn tuned(&self, tuning: &Tuning) -> Result<(Program, Vec<Adapter>), TrainError> {
         match tuning {
             Tuning::Lora(config) => self.with_adapters(config),
-            Tuning::Full => Ok((self.program(Trainable::Everything)?, Vec::new())),
+            Tuning::Full => {
+                full::check_base(&self.model.checkpoint)?;
+                Ok((self.program(Trainable::Everything)?, Vec::new()))
+            }
         }
     }
 

@@ -5,18 +5,19 @@
 
 use std::{
     fs::{self, File},
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Instant,
 };
 
-use unswag_checkpoint::{Disk, Existing, RealDisk, Staging, human_bytes};
+use unswag_checkpoint::{Disk, RealDisk, Staging, human_bytes};
 use unswag_data::{Batch, DataLoader, Position, Row};
 
 use crate::{
-    Schedule, TrainError, Trainer, TrainingArguments, TrainingModel, checkpoint,
+    Observer, Resume, RunPlan, RunReport, Schedule, TrainError, Trainer, TrainingArguments, TrainingModel, adapter,
+    checkpoint,
     evaluate::evaluate,
-    full::model_bytes,
+    folder::{is_one_disk, is_same, remove_litter},
+    full,
     metrics::{METRICS, MetricsFile, StepMetrics},
     optimizer::States,
     save_adapter, save_model,
@@ -26,81 +27,6 @@ use crate::{
 /// The folders of what is finished, in the output folder: adapters, or a whole model.
 const ADAPTER: &str = "adapter";
 const MODEL: &str = "model";
-
-/// Where a run begins.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Resume {
-    /// At the newest whole checkpoint of the output folder; at the start where there is none.
-    Auto,
-    /// At this checkpoint.
-    From(PathBuf),
-}
-
-/// What a run will do, known before its first step.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct RunPlan {
-    pub trainable_parameters: u64,
-    pub first_step: u64,
-    pub total_steps: u64,
-    /// Rows of an epoch, where they had to be counted.
-    pub rows_per_epoch: Option<u64>,
-    pub checkpoint_bytes: u64,
-    /// The most bytes that tensors will take in a step, where the length of rows is known.
-    pub planned_peak_bytes: Option<u64>,
-    /// The most that checkpoints and what is finished take on the disk at once.
-    pub disk_bytes: u64,
-    /// Bytes of the file that the optimizer's state lies in where it is paged. It is gone when the run ends.
-    pub paged_bytes: u64,
-}
-
-/// How a run ended.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct RunReport {
-    pub steps: u64,
-    pub skipped_steps: u64,
-    /// Of the last step.
-    pub loss: Option<f64>,
-    pub eval_loss: Option<f64>,
-    /// The finished adapter; `None` where the run was stopped, or all was trained.
-    pub adapter: Option<PathBuf>,
-    /// The finished model, where all was trained.
-    pub model: Option<PathBuf>,
-    /// The newest checkpoint that this run wrote.
-    pub checkpoint: Option<PathBuf>,
-    pub stopped: bool,
-    /// Tokens read in this run, and the time that its steps took.
-    pub tokens: u64,
-    pub train_seconds: f64,
-    /// The most bytes that tensors took, and were planned to take.
-    pub peak_bytes: u64,
-    pub planned_peak_bytes: Option<u64>,
-    /// By how much the process's resident memory grew at most since the first weight was read, and was planned to grow:
-    /// tensors, optimizer state, the trained tensors in f32, and what operations take within one call.
-    pub resident_growth_bytes: Option<u64>,
-    pub planned_growth_bytes: Option<u64>,
-}
-
-/// Hears what a run does, and can stop it.
-pub trait Observer {
-    fn started(&mut self, _plan: &RunPlan) {}
-    /// A step is done and its metrics are written.
-    fn stepped(&mut self, _metrics: &StepMetrics) {}
-    /// A checkpoint or the adapter stands.
-    fn saved(&mut self, _path: &Path) {}
-    /// Something that does not end the run: a checkpoint that is not whole was passed over, an old one could not be removed.
-    fn warned(&mut self, _warning: &TrainError) {}
-    /// Asked between batches: whether to write a checkpoint and end.
-    fn wants_stop(&mut self) -> bool {
-        false
-    }
-    /// The disk is full: whether to try again. Whoever says yes waits first.
-    fn tries_again(&mut self, _error: &TrainError) -> bool {
-        false
-    }
-}
-
-/// Hears nothing.
-impl Observer for () {}
 
 /// Trains a model on data into an output folder.
 pub struct UnswagTrainer {
@@ -194,7 +120,7 @@ impl UnswagTrainer {
             planned_peak_bytes: self.trainer.planned_peak_bytes(),
             disk_bytes: checkpoint_bytes.saturating_mul(kept).saturating_add(match self.trainer.model().lora() {
                 Some(_) => checkpoint_bytes,
-                None => model_bytes(self.trainer.model()),
+                None => full::model_bytes(self.trainer.model()),
             }),
             paged_bytes: match &self.trainer.states {
                 States::Paged(paged) => paged.file_bytes(),
@@ -217,7 +143,7 @@ impl UnswagTrainer {
             // Steps of a run that was killed before its first checkpoint can only be taken again; what was finished, or saved and
             // is damaged now, is worth more than that.
             let saved = checkpoint::list(&self.folder).pop().map(|(_, path)| path);
-            let finished = Some(self.finished()).filter(|path| path.exists());
+            let finished = [ADAPTER, MODEL].map(|name| self.folder.join(name)).into_iter().find(|path| path.exists());
             if let Some(found) = saved.or(finished) {
                 let found = found.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 return Err(TrainError::NothingToGoOnFrom { path: self.folder.clone(), found });
@@ -305,16 +231,19 @@ impl UnswagTrainer {
             let earlier = checkpoint::list(&self.folder).pop().map(|(_, path)| path);
             // A run that took no step left no line.
             let is_there = |path: &PathBuf| path.metadata().is_ok_and(|found| found.is_dir() || found.len() > 0);
-            let others = [self.folder.join(METRICS), finished.clone()].into_iter().find(is_there);
+            let others = [METRICS, ADAPTER, MODEL].map(|name| self.folder.join(name)).into_iter().find(is_there);
             if let Some(found) = earlier.or(others) {
                 let found = found.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 return Err(TrainError::EarlierRun { path: self.folder.clone(), found });
             }
         }
         // Never in the base, and never where nothing can be written: seen now, not after hours.
-        let base = self.trainer.model().base_path().to_owned();
-        let existing = if finished.exists() { Existing::Replace } else { Existing::Refuse };
-        drop(Staging::begin(&finished, &[&base], existing, self.disk.as_ref())?);
+        let model = self.trainer.model();
+        let existing = match model.lora() {
+            Some(_) => adapter::existing(&finished)?,
+            None => full::existing(model.checkpoint(), &finished)?,
+        };
+        drop(Staging::begin(&finished, &[model.base_path()], existing, self.disk.as_ref())?);
         if let Some(validation) = &self.validation
             && validation.epoch_size()?.supervised_tokens == 0
         {
@@ -425,7 +354,7 @@ impl UnswagTrainer {
         let (model, finished) = (self.trainer.model(), self.finished());
         again(observer, || match model.lora() {
             Some(_) => save_adapter(model, &finished, self.disk.as_ref()),
-            None => save_model(model, &finished, Existing::Replace, self.disk.as_ref()),
+            None => save_model(model, &finished, self.disk.as_ref()),
         })?;
         observer.saved(&finished);
         match model.lora() {
@@ -589,36 +518,6 @@ fn take_batches(data: &mut dyn DataLoader, rows: usize, count: usize) -> Result<
                 return Err(TrainError::NothingSupervised);
             }
             data.start_epoch(data.epoch() + 1);
-        }
-    }
-}
-
-/// Whether both name one folder.
-fn is_same(a: Option<&Path>, b: &Path) -> bool {
-    // The parent of a plain name is the empty path.
-    let a = a.map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
-    a.is_some_and(|a| matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b))
-}
-
-/// Whether both folders' free space is the same. What cannot be asked is taken for another disk.
-fn is_one_disk(a: &Path, b: &Path) -> bool {
-    let disk = |path: &Path| path.metadata().ok().map(|found| found.dev());
-    disk(a).is_some() && disk(a) == disk(b)
-}
-
-/// Removes what a killed run left of checkpoints in the making. The folder is locked, so no living run owns any of it.
-fn remove_litter(folder: &Path, disk: &dyn Disk) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let (name, path) = (entry.file_name(), entry.path());
-        let Some(name) = name.to_str().filter(|name| name.starts_with(".unswag-")) else { continue };
-        let Ok(kind) = entry.file_type() else { continue };
-        // What cannot be removed now is in nobody's way.
-        if name.contains(".tmp-") && kind.is_dir() {
-            let _ = disk.remove_tree(&path);
-        }
-        // Another command may be writing something of its own in here: its lock is held.
-        if name.ends_with(".lock") && kind.is_file() && File::open(&path).is_ok_and(|lock| lock.try_lock().is_ok()) {
-            let _ = disk.remove_file(&path);
         }
     }
 }

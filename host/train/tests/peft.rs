@@ -141,11 +141,15 @@ fn steps_on_all_of_a_model_have_the_losses_of_transformers_which_loads_what_come
     let mut trainer = Trainer::new(model, arguments).expect("sound settings");
     let step = |block| trainer.step(std::slice::from_ref(block), 1e-4).expect("a step");
     let reports: Vec<_> = blocks.iter().map(step).collect();
-    save_model(trainer.model(), &folder.join("final"), Existing::Refuse, &RealDisk).expect("saved");
+    save_model(trainer.model(), &folder.join("final"), &RealDisk).expect("saved");
     let expected = peer("full_steps.py", folder, &["final", "rows.json", "out.json"]);
     assert_agrees("full", &reports, trainer.model(), blocks, &expected);
     let refused = save_adapter(trainer.model(), &folder.join("adapter"), &RealDisk).expect_err("there is none");
     assert!(refused.to_string().contains("no adapters"), "{refused}");
+    std::fs::write(folder.join("final/notes.txt"), "mine").expect("written");
+    let refused = save_model(trainer.model(), &folder.join("final"), &RealDisk).expect_err("somebody else's file");
+    assert!(refused.to_string().contains("notes.txt"), "{refused}");
+    assert!(folder.join("final/notes.txt").exists());
 }
 
 /// The same model with every weight widened.

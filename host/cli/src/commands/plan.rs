@@ -7,8 +7,8 @@ use serde_json::json;
 use unswag_abi::doc::{Dtype, Graph};
 use unswag_console::recipe::{Recipe, is_recipe};
 use unswag_engine::{
-    Bar, EngineError, LoraSpec, Nf4, OptimizerState, Pass, Plan, PlanOptions, PluginOps, Policy, Program, Rates,
-    Survey, Trainable, longest_seq,
+    Bar, EngineError, LoraSpec, Nf4, OptimizerState, Pass, Plan, PlanOptions, PluginOps, Policy, Program, Survey,
+    Trainable, longest_seq,
 };
 use unswag_loader::device::Machine;
 use unswag_surgery::{Model, Operation, open_recorded, operate, record::Step};
@@ -208,16 +208,8 @@ fn optimizer_state(args: &args::Plan) -> Result<OptimizerState, String> {
 }
 
 fn options(args: &args::Plan, program: &Program, dtype: Dtype, state: OptimizerState) -> PlanOptions {
-    let policies = if args.offload_folder.is_some() { Policy::ALL.to_vec() } else { Policy::IN_MEMORY.to_vec() };
-    PlanOptions {
-        batch: args.batch,
-        seq: args.seq,
-        optimizer_bytes: state.bytes(program),
-        accumulates: args.gradient_accumulation_steps > 1,
-        policies,
-        rates: Rates::of(dtype),
-        ..PlanOptions::default()
-    }
+    let (accumulates, offloads) = (args.gradient_accumulation_steps > 1, args.offload_folder.is_some());
+    PlanOptions::of_run(program, dtype, [args.batch, args.seq], accumulates, state, offloads)
 }
 
 /// What this process may use, of the machine's memory or of its first GPU's.

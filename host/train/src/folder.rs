@@ -1,0 +1,39 @@
+//! The output folder: whose it is, and what killed runs left in it.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
+
+use unswag_checkpoint::Disk;
+
+/// Whether both name one folder.
+pub(crate) fn is_same(a: Option<&Path>, b: &Path) -> bool {
+    // The parent of a plain name is the empty path.
+    let a = a.map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
+    a.is_some_and(|a| matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b))
+}
+
+/// Whether both folders' free space is the same. What cannot be asked is taken for another disk.
+pub(crate) fn is_one_disk(a: &Path, b: &Path) -> bool {
+    let disk = |path: &Path| path.metadata().ok().map(|found| found.dev());
+    disk(a).is_some() && disk(a) == disk(b)
+}
+
+/// Removes what a killed run left of checkpoints in the making. The folder is locked, so no living run owns any of it.
+pub(crate) fn remove_litter(folder: &Path, disk: &dyn Disk) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (name, path) = (entry.file_name(), entry.path());
+        let Some(name) = name.to_str().filter(|name| name.starts_with(".unswag-")) else { continue };
+        let Ok(kind) = entry.file_type() else { continue };
+        // What cannot be removed now is in nobody's way.
+        if name.contains(".tmp-") && kind.is_dir() {
+            let _ = disk.remove_tree(&path);
+        }
+        // Another command may be writing something of its own in here: its lock is held.
+        if name.ends_with(".lock") && kind.is_file() && File::open(&path).is_ok_and(|lock| lock.try_lock().is_ok()) {
+            let _ = disk.remove_file(&path);
+        }
+    }
+}
