@@ -7,6 +7,7 @@
 //! This crate must never allocate a tensor, read a file, keep state between calls, or panic on what a caller passes:
 //! lengths are checked first and a mismatch is a [`KernelError`]. Its input comes from whoever owns the tensors.
 
+pub mod attention;
 pub mod cross_entropy;
 pub mod delhi;
 mod element;

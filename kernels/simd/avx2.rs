@@ -163,6 +163,8 @@ impl Simd for Avx2 {
         fn xor_i(a: __m256i, b: __m256i) -> __m256i = _mm256_xor_si256(a, b);
         fn to_f32(a: __m256i) -> __m256 = _mm256_cvtepi32_ps(a);
         fn truncate(a: __m256) -> __m256i = _mm256_cvttps_epi32(a);
+        fn as_f(a: __m256i) -> __m256 = _mm256_castsi256_ps(a);
+        fn as_i(a: __m256) -> __m256i = _mm256_castps_si256(a);
         fn round_f16(a: __m256) -> __m256 = _mm256_cvtph_ps(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a));
     }
 
@@ -182,6 +184,14 @@ impl Simd for Avx2 {
             _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)))
         };
         fn splat_i(value: u32) -> I = [_mm256_set1_epi32(value as i32); 2];
+        fn load_i(from: &[u32; 16]) -> I = [
+            _mm256_loadu_si256(from.as_ptr().cast()),
+            _mm256_loadu_si256(from.as_ptr().add(8).cast()),
+        ];
+        fn store_i(to: &mut [u32; 16], a: I) -> () = {
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), a[0]);
+            _mm256_storeu_si256(to.as_mut_ptr().add(8).cast(), a[1]);
+        };
         fn iota() -> I = [
             _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
             _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15),
@@ -233,6 +243,28 @@ impl Simd for Avx2 {
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(Avx2::round_to_bf16(self, a[1]))),
             ]
         }
+    }
+
+    #[inline(always)]
+    fn pair_bf16(self, low: F, high: F) -> I {
+        // SAFETY: `self` proves that the CPU has the instructions.
+        let pair = |i: usize| unsafe {
+            let (low, high) = (self.round_to_bf16(low[i]), self.round_to_bf16(high[i]));
+            _mm256_or_si256(low, _mm256_slli_epi32::<16>(high))
+        };
+        [pair(0), pair(1)]
+    }
+
+    #[inline(always)]
+    fn dot_bf16(self, sum: F, a: I, b: I) -> F {
+        // SAFETY: `self` proves that the CPU has the instructions.
+        let dot = |i: usize| unsafe {
+            let mask = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+            let high = |a| _mm256_castsi256_ps(_mm256_and_si256(a, mask));
+            let low = |a| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(a));
+            _mm256_fmadd_ps(low(a[i]), low(b[i]), _mm256_fmadd_ps(high(a[i]), high(b[i]), sum[i]))
+        };
+        [dot(0), dot(1)]
     }
 
     #[inline(always)]

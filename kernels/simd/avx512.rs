@@ -139,6 +139,10 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         fn reduce_min(a: __m512) -> f32 = _mm512_reduce_min_ps(a);
         fn reduce_max(a: __m512) -> f32 = _mm512_reduce_max_ps(a);
         fn splat_i(value: u32) -> __m512i = _mm512_set1_epi32(value as i32);
+        fn load_i(from: &[u32; 16]) -> __m512i = _mm512_loadu_si512(from.as_ptr().cast());
+        fn store_i(to: &mut [u32; 16], a: __m512i) -> () = _mm512_storeu_si512(to.as_mut_ptr().cast(), a);
+        fn as_f(a: __m512i) -> __m512 = _mm512_castsi512_ps(a);
+        fn as_i(a: __m512) -> __m512i = _mm512_castps_si512(a);
         fn iota() -> __m512i = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
         fn add_i(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
         fn mul_i(a: __m512i, b: __m512i) -> __m512i = _mm512_mullo_epi32(a, b);
@@ -168,6 +172,49 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     fn round_bf16(self, a: __m512) -> __m512 {
         // SAFETY: `self` proves that the CPU has the instructions.
         unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(self.round_to_bf16(a))) }
+    }
+
+    #[inline(always)]
+    fn pair_bf16(self, low: __m512, high: __m512) -> __m512i {
+        // SAFETY: `self` proves that the CPU has the instructions.
+        unsafe {
+            if BF16 {
+                let halves = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+                let order = const { &interleaved() };
+                return _mm512_permutexvar_epi16(_mm512_loadu_si512(order.as_ptr().cast()), halves);
+            }
+            let (low, high) = (self.round_to_bf16(low), self.round_to_bf16(high));
+            _mm512_or_si512(low, _mm512_slli_epi32::<16>(high))
+        }
+    }
+
+    #[inline(always)]
+    fn row_bf16(self, low: __m512, high: __m512) -> __m512i {
+        // SAFETY: `self` proves that the CPU has the instructions.
+        unsafe {
+            if BF16 {
+                return std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+            }
+            let (low, high) = (self.round_to_bf16(low), self.round_to_bf16(high));
+            let high = _mm512_castsi256_si512(_mm512_cvtepi32_epi16(high));
+            let low = _mm512_castsi256_si512(_mm512_cvtepi32_epi16(low));
+            _mm512_shuffle_i64x2::<0b01_00_01_00>(low, high)
+        }
+    }
+
+    #[inline(always)]
+    fn dot_bf16(self, sum: __m512, a: __m512i, b: __m512i) -> __m512 {
+        // SAFETY: `self` proves that the CPU has the instructions; the types have the same bits.
+        unsafe {
+            if BF16 {
+                let halves = |a| std::mem::transmute::<__m512i, __m512bh>(a);
+                return _mm512_dpbf16_ps(sum, halves(a), halves(b));
+            }
+            let mask = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            let high = |a| _mm512_castsi512_ps(_mm512_and_si512(a, mask));
+            let low = |a| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(a));
+            _mm512_fmadd_ps(low(a), low(b), _mm512_fmadd_ps(high(a), high(b), sum))
+        }
     }
 
     #[inline(always)]
@@ -265,6 +312,17 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             store_line(to.as_mut_ptr().cast(), _mm512_shuffle_i64x2::<0b01_00_01_00>(low, high), stream);
         }
     }
+}
+
+/// Half i of the low sixteen and of the high sixteen, side by side.
+const fn interleaved() -> [u16; 32] {
+    let mut order = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        order[i] = (i / 2 + 16 * (i % 2)) as u16;
+        i += 1;
+    }
+    order
 }
 
 /// [`plane_mask`] as a constant: the loops around it unroll.

@@ -79,6 +79,25 @@ pub trait Simd: Copy {
     /// levels is repeated to sixteen.
     fn lookup<const B: usize>(self, table: &[f32; 16], codes: u64) -> Self::F;
 
+    fn load_i(self, from: &[u32; 16]) -> Self::I;
+    fn store_i(self, to: &mut [u32; 16], a: Self::I);
+    /// The same bits.
+    fn as_f(self, a: Self::I) -> Self::F;
+    fn as_i(self, a: Self::F) -> Self::I;
+    /// Lane i has low i as bf16 in its low half and high i in its high one. Denormals may come as zeros.
+    fn pair_bf16(self, low: Self::F, high: Self::F) -> Self::I;
+    /// The 32 values as bf16, one after the other: low first. Denormals may come as zeros.
+    #[inline(always)]
+    fn row_bf16(self, low: Self::F, high: Self::F) -> Self::I {
+        let mut halves = [bf16::ZERO; 32];
+        self.store_bf16(&mut halves, low, high, false);
+        let word = |pair: &[bf16; 2]| u32::from(pair[0].to_bits()) | u32::from(pair[1].to_bits()) << 16;
+        let pairs = halves.as_chunks::<2>().0;
+        self.load_i(&std::array::from_fn(|i| word(&pairs[i])))
+    }
+    /// Sum of products of the two bf16 in each lane: sum + high a high b + low a low b, in this order. Denormals may count as zeros.
+    fn dot_bf16(self, sum: Self::F, a: Self::I, b: Self::I) -> Self::F;
+
     fn load_f32(self, from: &[f32; 16]) -> Self::F;
     fn load_bf16(self, from: &[bf16; 16]) -> Self::F;
     fn load_f16(self, from: &[f16; 16]) -> Self::F;

@@ -45,6 +45,32 @@ impl Simd for Portable {
     type M = [bool; 16];
 
     #[inline(always)]
+    fn load_i(self, from: &[u32; 16]) -> I {
+        *from
+    }
+    #[inline(always)]
+    fn store_i(self, to: &mut [u32; 16], a: I) {
+        *to = a;
+    }
+    #[inline(always)]
+    fn as_f(self, a: I) -> F {
+        a.map(f32::from_bits)
+    }
+    #[inline(always)]
+    fn as_i(self, a: F) -> I {
+        a.map(f32::to_bits)
+    }
+    #[inline(never)]
+    fn pair_bf16(self, low: F, high: F) -> I {
+        let bits = |value| u32::from(bf16::from_f32(value).to_bits());
+        from_fn(|i| bits(low[i]) | bits(high[i]) << 16)
+    }
+    #[inline(never)]
+    fn dot_bf16(self, sum: F, a: I, b: I) -> F {
+        let (high, low) = (|word| f32::from_bits(word & 0xffff_0000), |word| f32::from_bits(word << 16));
+        from_fn(|i| low(a[i]).mul_add(low(b[i]), high(a[i]).mul_add(high(b[i]), sum[i])))
+    }
+    #[inline(always)]
     fn splat(self, value: f32) -> F {
         [value; 16]
     }

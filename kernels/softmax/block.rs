@@ -77,7 +77,7 @@ impl Block<'_> {
         start.min(end)..end
     }
 
-    pub(super) fn check(&self) -> Done {
+    pub(crate) fn check(&self) -> Done {
         let refuse = |argument, expected: &str, got: String| {
             Err(KernelError::Argument { op: OP, argument, expected: expected.into(), got })
         };

@@ -1,0 +1,76 @@
+//! The element types that tiles multiply, 32 bits at a time.
+
+use half::bf16;
+
+use super::Kernels;
+use crate::{Element, simd::Simd};
+
+/// An element type of [`super::forward`]: f32 or bf16.
+pub trait Word: Element + Kernels {
+    /// Elements in 32 bits.
+    const PER_WORD: usize;
+
+    /// The element's bits, in the low end.
+    #[doc(hidden)]
+    fn to_bits(self) -> u32;
+    /// sum + a b, elements of a lane multiplied pairwise.
+    #[doc(hidden)]
+    fn dot<S: Simd>(s: S, sum: S::F, a: S::I, b: S::I) -> S::F;
+    /// Writes 32 values of a row as words, one after the other.
+    #[doc(hidden)]
+    fn put_row<S: Simd>(s: S, to: &mut [u32], low: S::F, high: S::F);
+    /// Writes sixteen values of two rows, so that a word goes down a column: bf16 side by side, f32 in two rows `lead` apart.
+    #[doc(hidden)]
+    fn put_column<S: Simd>(s: S, to: &mut [u32], lead: usize, upper: S::F, lower: S::F);
+}
+
+#[inline(always)]
+fn put<S: Simd>(s: S, to: &mut [u32], value: S::I) {
+    if let Some(to) = to.first_chunk_mut() {
+        s.store_i(to, value);
+    }
+}
+
+impl Word for f32 {
+    const PER_WORD: usize = 1;
+
+    #[inline(always)]
+    fn to_bits(self) -> u32 {
+        f32::to_bits(self)
+    }
+    #[inline(always)]
+    fn dot<S: Simd>(s: S, sum: S::F, a: S::I, b: S::I) -> S::F {
+        s.fma(s.as_f(a), s.as_f(b), sum)
+    }
+    #[inline(always)]
+    fn put_row<S: Simd>(s: S, to: &mut [u32], low: S::F, high: S::F) {
+        put(s, to, s.as_i(low));
+        put(s, &mut to[16..], s.as_i(high));
+    }
+    #[inline(always)]
+    fn put_column<S: Simd>(s: S, to: &mut [u32], lead: usize, upper: S::F, lower: S::F) {
+        put(s, to, s.as_i(upper));
+        put(s, &mut to[lead..], s.as_i(lower));
+    }
+}
+
+impl Word for bf16 {
+    const PER_WORD: usize = 2;
+
+    #[inline(always)]
+    fn to_bits(self) -> u32 {
+        u32::from(bf16::to_bits(self))
+    }
+    #[inline(always)]
+    fn dot<S: Simd>(s: S, sum: S::F, a: S::I, b: S::I) -> S::F {
+        s.dot_bf16(sum, a, b)
+    }
+    #[inline(always)]
+    fn put_row<S: Simd>(s: S, to: &mut [u32], low: S::F, high: S::F) {
+        put(s, to, s.row_bf16(low, high));
+    }
+    #[inline(always)]
+    fn put_column<S: Simd>(s: S, to: &mut [u32], _: usize, upper: S::F, lower: S::F) {
+        put(s, to, s.pair_bf16(upper, lower));
+    }
+}
