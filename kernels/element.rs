@@ -7,7 +7,6 @@ use crate::{
     delhi::{Activation, CodeTable, Config, Saved, SavedMut, Shape, code, gated},
     elementwise, norm, rope,
     simd::{self, Body, Simd},
-    softmax,
 };
 
 mod sealed {
@@ -28,7 +27,6 @@ pub trait Element:
     + norm::Kernels
     + rope::Kernels
     + cross_entropy::Kernels
-    + softmax::Kernels
     + elementwise::Kernels
     + sealed::Sealed
     + 'static

@@ -22,7 +22,6 @@ mod random;
 pub mod rope;
 mod rows;
 pub mod simd;
-pub mod softmax;
 
 pub use element::Element;
 pub use error::KernelError;

@@ -70,8 +70,8 @@ impl<T: Word> Body for Task<'_, T> {
             let here = [row, KEYS.min(config.seq - first)];
             let of = |x, width| Strided::head(x, [config.kv_heads, place.kv_head], width);
             let (k, v) = (of(self.saved[1], config.head_dim), of(self.saved[2], config.v_head_dim));
-            pack::turned(k, here, KEYS, keys);
-            pack::turned(v, here, KEYS, values);
+            pack::turned(s, k, here, KEYS, keys);
+            pack::turned(s, v, here, KEYS, values);
             pack::columns(k, here, sizes.q_lanes, key_columns);
             made.dk.fill(0);
             made.dv.fill(0);
@@ -147,8 +147,8 @@ fn pack_queries<S: Simd, T: Word>(
             let size = QUERIES / T::PER_WORD * size;
             index * size..(index + 1) * size
         };
-        pack::rows(q, [row, count], sizes.q_words, &mut to.q[part(sizes.q_words)]);
-        pack::rows(dy, [row, count], sizes.v_words, &mut to.dy[part(sizes.v_words)]);
+        pack::rows(s, q, [row, count], sizes.q_words, &mut to.q[part(sizes.q_words)]);
+        pack::rows(s, dy, [row, count], sizes.v_words, &mut to.dy[part(sizes.v_words)]);
         pack::columns(q, [row, count], sizes.q_lanes, &mut to.q_columns[lines(sizes.q_lanes)]);
         pack::columns(dy, [row, count], sizes.v_lanes, &mut to.dy_columns[lines(sizes.v_lanes)]);
         to.lse[part(1)].fill(0);

@@ -27,7 +27,6 @@ impl<'a, T> Cells<'a, T> {
     ///
     /// # Panics
     /// If there is no such cell.
-    #[expect(clippy::mut_from_ref, reason = "whose the cell is, is the caller's promise")]
     pub(super) unsafe fn cell(&self, index: usize) -> &'a mut [T] {
         assert!(index < self.count, "cell {index} of {}", self.count);
         // SAFETY: the cell lies in the borrowed slice; that it is nobody else's is promised.

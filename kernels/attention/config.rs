@@ -1,10 +1,9 @@
 //! What an attention is: its sizes, its mask, and which keys each query sees.
 
-use super::{Done, OP};
+use super::{Done, OP, mask::Mask};
 use crate::{
     KernelError,
     error::{elements, length},
-    softmax::{Block, Documents},
 };
 
 /// An attention over `batch` sequences of `seq` tokens.
@@ -59,35 +58,31 @@ impl<'a> Attention<'a> {
         self.heads / self.kv_heads
     }
 
-    /// All scores of a sequence, and what of them is seen.
-    pub(super) fn block(&self, sequence: usize) -> Block<'a> {
-        let documents = self.documents.map(|documents| {
-            let documents = &documents[sequence * self.seq..(sequence + 1) * self.seq];
-            Documents { queries: documents, keys: documents }
-        });
-        Block {
-            rows: self.seq,
-            cols: self.seq,
-            first_query: 0,
-            first_key: 0,
-            scale: self.scale,
+    /// Of one sequence.
+    pub(super) fn mask(&self, sequence: usize) -> Mask<'a> {
+        Mask {
+            seq: self.seq,
             causal: self.causal,
             sliding_window: self.sliding_window,
-            logit_softcap: self.logit_softcap,
-            documents,
+            documents: self.documents.map(|documents| &documents[sequence * self.seq..(sequence + 1) * self.seq]),
         }
     }
 
     pub(super) fn check(&self) -> Done {
-        let refuse = |argument, expected: &str, got: usize| {
-            Err(KernelError::Argument { op: OP, argument, expected: expected.into(), got: got.to_string() })
+        let refuse = |argument, expected: &str, got: String| {
+            Err(KernelError::Argument { op: OP, argument, expected: expected.into(), got })
         };
         if self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) || self.heads == 0 {
-            return refuse("heads", "a multiple of kv_heads, and both above 0", self.heads);
+            return refuse("heads", "a multiple of kv_heads, and both above 0", self.heads.to_string());
         }
         for (argument, size) in [("head_dim", self.head_dim), ("v_head_dim", self.v_head_dim)] {
             if size == 0 {
-                return refuse(argument, "above 0", size);
+                return refuse(argument, "above 0", size.to_string());
+            }
+        }
+        for (argument, value) in [("scale", Some(self.scale)), ("logit_softcap", self.logit_softcap)] {
+            if let Some(value) = value.filter(|value| !value.is_finite() || *value <= 0.0) {
+                return refuse(argument, "finite and above 0", value.to_string());
             }
         }
         let rows = elements(OP, self.batch, self.seq)?;
@@ -96,7 +91,7 @@ impl<'a> Attention<'a> {
         if let Some(documents) = self.documents {
             length(OP, "documents", rows, documents.len())?;
         }
-        (0..self.batch).try_for_each(|sequence| self.block(sequence).check())
+        (0..self.batch).try_for_each(|sequence| self.mask(sequence).check())
     }
 
     pub(super) fn check_inputs<T>(&self, [q, k, v]: [&[T]; 3]) -> Done {

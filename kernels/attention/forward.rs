@@ -43,7 +43,7 @@ impl<T: Word> Body for Task<'_, T> {
         let first_head = place.kv_head * sizes.group;
         for (head, queries) in queries.chunks_exact_mut(QUERIES * sizes.q_words).enumerate() {
             let q = Strided::head(q, [config.heads, first_head + head], config.head_dim);
-            pack::rows(q, [row, count], sizes.q_words, queries);
+            pack::rows(s, q, [row, count], sizes.q_words, queries);
         }
         y.fill(0);
         max.fill(f32::NEG_INFINITY.to_bits());
@@ -61,7 +61,7 @@ impl<T: Word> Body for Task<'_, T> {
         for first in (start / KEYS * KEYS..end).step_by(KEYS) {
             let here = [place.sequence * config.seq + first, KEYS.min(config.seq - first)];
             let of = |x, width| Strided::head(x, [config.kv_heads, place.kv_head], width);
-            pack::turned(of(k, config.head_dim), here, KEYS, keys);
+            pack::turned(s, of(k, config.head_dim), here, KEYS, keys);
             pack::columns(of(v, config.v_head_dim), here, sizes.v_lanes, values);
             for head in 0..sizes.group {
                 attend::<S, T>(s, config, sizes, &mut work, head, &seen, first, [keys, values]);

@@ -10,14 +10,15 @@
 //! 2. [`backward`]: p again from lse; ds = p (dy v^T - sum(dy y)) scale; dq += ds k in the task; dv += p^T dy and dk += ds^T q for a
 //!    block of keys, which go to the sums of all tasks in a fixed order (`turns.rs`).
 //!
-//! Masks as [`crate::softmax`]: causal, sliding window, soft cap, documents; tiles that nothing is seen of are skipped. Sinks: a score
+//! Masks: causal, sliding window, documents, with or without a soft cap; tiles that nothing is seen of are skipped. Sinks: a score
 //! of their own for each head, in the sum and without a value. A query that sees nothing has zeros and lse = -inf.
 //! Layout: q, dq \[batch seq, heads head_dim\], k, dk \[batch seq, kv_heads head_dim\], v, dv \[batch seq, kv_heads v_head_dim\],
 //! y, dy \[batch seq, heads v_head_dim\], lse \[batch seq, heads\] f32.
 //! Precision: products of elements exactly, sums and everything between in f32; p and ds rounded once to the element type for their
 //! products. Within 4e-6 (f32) and 2e-2 (bf16) of f64 on values around 1 (`tests/attention.rs`).
 //! The same bits for any thread count. Not the same on every instruction set: AVX512_BF16 takes denormals for zeros.
-//! NaN: as `softmax`; also a NaN among the values reaches every query of its block that sees any of the tile.
+//! NaN: a NaN or +inf among the scores that a query sees makes its output and lse NaN; -inf has the weight 0. Scores that it does
+//! not see never matter; a NaN among values reaches every query that sees any key of the same tile.
 //!
 //! Memory: [`scratch_len`] words that the caller lends, whatever the sequence's length but for the sums of dk and dv.
 
@@ -25,6 +26,7 @@ mod backward;
 mod cells;
 mod config;
 mod forward;
+mod mask;
 mod pack;
 pub mod reference;
 mod task;
@@ -54,13 +56,9 @@ const LINE: usize = 16;
 
 type Done = Result<(), KernelError>;
 
-/// Whether this is faster than products by a library: where registers hold a tile, and the CPU multiplies such elements.
-pub fn is_fast<T: Word>(exec: Exec) -> bool {
-    match exec.isa {
-        Isa::Portable | Isa::Avx2 => false,
-        Isa::Avx512 => T::PER_WORD == 1,
-        Isa::Avx512Bf16 => true,
-    }
+/// Whether this serves the configuration, and there are vector instructions for it: without them a library's products are faster.
+pub fn is_served(exec: Exec, config: &Attention<'_>) -> bool {
+    exec.isa != Isa::Portable && config.check().is_ok()
 }
 
 /// Words that a call needs lent: \[forward, backward\].

@@ -37,13 +37,25 @@ fn word<T: Word>(elements: &[T]) -> u32 {
 
 /// `to` \[padded, words\].
 #[inline(always)]
-pub(super) fn rows<T: Word>(x: Strided<'_, T>, [first, count]: [usize; 2], words: usize, to: &mut [u32]) {
+pub(super) fn rows<S: Simd, T: Word>(
+    s: S,
+    x: Strided<'_, T>,
+    [first, count]: [usize; 2],
+    words: usize,
+    to: &mut [u32],
+) {
     for (r, to) in to.chunks_exact_mut(words).enumerate() {
         if r >= count {
             to.fill(0);
             continue;
         }
-        for (to, elements) in to.iter_mut().zip(x.row(first + r).chunks(T::PER_WORD)) {
+        let row = x.row(first + r);
+        let (blocks, rest) = to.as_chunks_mut::<16>();
+        let done = 16 * T::PER_WORD * blocks.len();
+        for (i, to) in blocks.iter_mut().enumerate() {
+            s.store_i(to, T::load_words(s, &row[16 * T::PER_WORD * i..]));
+        }
+        for (to, elements) in rest.iter_mut().zip(row[done.min(row.len())..].chunks(T::PER_WORD)) {
             *to = word(elements);
         }
     }
@@ -51,17 +63,41 @@ pub(super) fn rows<T: Word>(x: Strided<'_, T>, [first, count]: [usize; 2], words
 
 /// `to` \[words, padded\]: sixteen rows become sixteen lanes.
 #[inline(always)]
-pub(super) fn turned<T: Word>(x: Strided<'_, T>, [first, count]: [usize; 2], padded: usize, to: &mut [u32]) {
-    for r in 0..padded {
-        if r >= count {
-            to[r..].iter_mut().step_by(padded).for_each(|to| *to = 0);
-            continue;
-        }
-        let elements = x.row(first + r).chunks(T::PER_WORD);
-        for (to, elements) in to[r..].iter_mut().step_by(padded).zip(elements) {
-            *to = word(elements);
+pub(super) fn turned<S: Simd, T: Word>(
+    s: S,
+    x: Strided<'_, T>,
+    [first, count]: [usize; 2],
+    padded: usize,
+    to: &mut [u32],
+) {
+    let words = x.width.div_ceil(T::PER_WORD);
+    for row in (0..padded).step_by(16) {
+        for block in (0..words).step_by(16) {
+            let mut lines = [s.splat_i(0); 16];
+            for (r, line) in lines.iter_mut().enumerate() {
+                if row + r < count {
+                    *line = line_of(s, &x.row(first + row + r)[block * T::PER_WORD..]);
+                }
+            }
+            let lines = s.transpose(lines);
+            for (w, line) in lines.into_iter().enumerate().take(words - block) {
+                super::tile::put(s, to, (block + w) * padded + row, s.as_f(line));
+            }
         }
     }
+}
+
+/// Sixteen words of a row, zeros beyond its end.
+#[inline(always)]
+fn line_of<S: Simd, T: Word>(s: S, row: &[T]) -> S::I {
+    if row.len() >= 16 * T::PER_WORD {
+        return T::load_words(s, row);
+    }
+    let mut words = [0; 16];
+    for (to, elements) in words.iter_mut().zip(row.chunks(T::PER_WORD)) {
+        *to = word(elements);
+    }
+    s.load_i(&words)
 }
 
 /// `to` \[padded / elements in a word, lanes\]: as many rows side by side as a word holds.

@@ -137,12 +137,12 @@ pub(super) struct Seen {
 
 impl Seen {
     pub(super) fn of(config: &Attention<'_>, place: &Place) -> Self {
-        let block = config.block(place.sequence);
+        let mask = config.mask(place.sequence);
         let mut seen = Seen { rows: [[0; 2]; QUERIES], tiles: [[0; 2]; QUERIES / ROWS] };
         for (r, keys) in seen.rows.iter_mut().enumerate() {
             let query = place.first_query() + r;
             if query < config.seq {
-                let visible = block.visible(query);
+                let visible = mask.visible(query);
                 *keys = [visible.start, visible.end];
             }
         }

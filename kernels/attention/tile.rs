@@ -1,4 +1,4 @@
-//! A product whose sums stay in registers: 6 rows by up to 64 lanes, 24 sums of the 32 registers that AVX-512 has.
+//! A product whose sums stay in registers: 6 rows by 64 lanes with AVX-512, 24 sums in 32 registers; by 16 with AVX2, 12 in 16.
 
 use super::Word;
 use crate::simd::Simd;
@@ -63,11 +63,22 @@ pub(super) fn multiply<S: Simd, T: Word, const C: usize, const TURNED: bool>(
     }
 }
 
-/// The first sums of a tile.
+/// The sums of a tile of [`CHUNK`] lanes.
 #[inline(always)]
 pub(super) fn product<S: Simd, T: Word>(s: S, rows: Rows<'_>, of_lanes: Lanes<'_>, count: usize) -> [[S::F; 4]; ROWS] {
     let mut sums = [[s.splat(0.0); 4]; ROWS];
-    multiply::<S, T, 4, false>(s, &mut sums, rows, of_lanes, count);
+    if S::TILE == 4 {
+        multiply::<S, T, 4, false>(s, &mut sums, rows, of_lanes, count);
+        return sums;
+    }
+    for c in 0..4 {
+        let mut column = [[s.splat(0.0); 1]; ROWS];
+        let here = Lanes { words: &of_lanes.words[16 * c..], lead: of_lanes.lead };
+        multiply::<S, T, 1, false>(s, &mut column, rows, here, count);
+        for (sums, [sum]) in sums.iter_mut().zip(column) {
+            sums[c] = sum;
+        }
+    }
     sums
 }
 
@@ -85,13 +96,13 @@ pub(super) fn add_product<S: Simd, T: Word, const TURNED: bool>(
     while first < of_lanes.lead {
         let here = Lanes { words: &of_lanes.words[first..], lead: of_lanes.lead };
         let to = &mut to[first..];
-        match (of_lanes.lead - first) / 16 {
+        match ((of_lanes.lead - first) / 16).min(S::TILE) {
             1 => add_columns::<S, T, 1, TURNED>(s, to, factors, rows, here, count),
             2 => add_columns::<S, T, 2, TURNED>(s, to, factors, rows, here, count),
             3 => add_columns::<S, T, 3, TURNED>(s, to, factors, rows, here, count),
             _ => add_columns::<S, T, 4, TURNED>(s, to, factors, rows, here, count),
         }
-        first += CHUNK;
+        first += 16 * S::TILE;
     }
 }
 

@@ -167,8 +167,9 @@ pub(super) fn differentiate<S: Simd, T: Word, const MASKED: bool>(
 ) {
     for pair in 0..ROWS / 2 {
         for half in 0..2 {
+            // Of sixteen columns after the other: the upper row's and the lower's.
             let mut ds = [[s.splat(0.0); 2]; 2];
-            for c in 0..2 {
+            for (c, ds) in ds.iter_mut().enumerate() {
                 let column = 2 * half + c;
                 let (r, key) = (2 * pair, first + 16 * column);
                 let upper = gradient::<S, MASKED>(s, logit, [scores[r][column], dp[r][column]], rows, r, key);
@@ -177,13 +178,11 @@ pub(super) fn differentiate<S: Simd, T: Word, const MASKED: bool>(
                 let at = 2 * pair / T::PER_WORD * KEYS + first + 16 * column;
                 T::put_column(s, &mut to.p[at..], KEYS, upper.0, lower.0);
                 T::put_column(s, &mut to.ds[at..], KEYS, upper.1, lower.1);
-                ds[0][c] = upper.1;
-                ds[1][c] = lower.1;
+                *ds = [upper.1, lower.1];
             }
-            for (r, [low, high]) in ds.into_iter().enumerate() {
-                let at = (2 * pair + r) * KEYS + first + CHUNK / 2 * half;
-                T::put_row(s, &mut to.rows[at / T::PER_WORD..], low, high);
-            }
+            let at = 2 * pair * KEYS + first + CHUNK / 2 * half;
+            T::put_row(s, &mut to.rows[at / T::PER_WORD..], ds[0][0], ds[1][0]);
+            T::put_row(s, &mut to.rows[(at + KEYS) / T::PER_WORD..], ds[0][1], ds[1][1]);
         }
     }
 }

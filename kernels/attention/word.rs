@@ -13,6 +13,9 @@ pub trait Word: Element + Kernels {
     /// The element's bits, in the low end.
     #[doc(hidden)]
     fn to_bits(self) -> u32;
+    /// The first sixteen words of a row, or zeros where there are not so many.
+    #[doc(hidden)]
+    fn load_words<S: Simd>(s: S, row: &[Self]) -> S::I;
     /// sum + a b, elements of a lane multiplied pairwise.
     #[doc(hidden)]
     fn dot<S: Simd>(s: S, sum: S::F, a: S::I, b: S::I) -> S::F;
@@ -39,6 +42,13 @@ impl Word for f32 {
         f32::to_bits(self)
     }
     #[inline(always)]
+    fn load_words<S: Simd>(s: S, row: &[Self]) -> S::I {
+        match row.first_chunk() {
+            Some(row) => s.as_i(s.load_f32(row)),
+            None => s.splat_i(0),
+        }
+    }
+    #[inline(always)]
     fn dot<S: Simd>(s: S, sum: S::F, a: S::I, b: S::I) -> S::F {
         s.fma(s.as_f(a), s.as_f(b), sum)
     }
@@ -60,6 +70,13 @@ impl Word for bf16 {
     #[inline(always)]
     fn to_bits(self) -> u32 {
         u32::from(bf16::to_bits(self))
+    }
+    #[inline(always)]
+    fn load_words<S: Simd>(s: S, row: &[Self]) -> S::I {
+        match row.first_chunk() {
+            Some(row) => s.load_pairs(row),
+            None => s.splat_i(0),
+        }
     }
     #[inline(always)]
     fn dot<S: Simd>(s: S, sum: S::F, a: S::I, b: S::I) -> S::F {

@@ -1,4 +1,4 @@
-//! The norms, rope, cross_entropy, softmax and element-wise ops against the copy bandwidth of the same cores.
+//! The norms, rope, cross_entropy and element-wise ops against the copy bandwidth of the same cores.
 //!
 //!     cargo bench -p unswag-kernels --bench fused
 //!
@@ -19,7 +19,7 @@ use rayon::prelude::*;
 use unswag_kernels::{
     Element, Exec, cross_entropy, elementwise,
     norm::{self, layer_norm, rms_norm, rms_norm::Write},
-    rope, softmax,
+    rope,
 };
 
 /// 8192 tokens of 2048: 32 MiB of bf16.
@@ -29,20 +29,6 @@ const ELEMENTS: usize = ROWS * HIDDEN;
 /// SmolLM2's vocabulary.
 const VOCAB: usize = 49_152;
 const LOSS_ROWS: usize = ELEMENTS / VOCAB;
-/// Nine heads, a block of 512 queries against 2048 keys.
-const BLOCK: softmax::Block<'static> = softmax::Block {
-    rows: 512,
-    cols: 2048,
-    first_query: 1536,
-    first_key: 0,
-    scale: 0.125,
-    causal: true,
-    sliding_window: None,
-    logit_softcap: None,
-    documents: None,
-};
-const HEADS: usize = 9;
-
 /// Bytes, and the time of one call in every sample.
 type Samples = Vec<(String, u64, Vec<Duration>)>;
 static SAMPLES: Mutex<Samples> = Mutex::new(Vec::new());
@@ -236,37 +222,6 @@ fn losses<T: Element>(c: &mut Criterion) {
     });
 }
 
-fn attention<T: Element>(c: &mut Criterion) {
-    let (rows, n) = (HEADS * BLOCK.rows, HEADS * BLOCK.rows * BLOCK.cols);
-    let seen: usize = (0..BLOCK.rows).map(|row| BLOCK.visible(row).len()).sum();
-    let bytes = HEADS * seen * size_of::<T>();
-    let (scores, dp) = (random::<T>(10, n), random::<T>(11, n));
-    let statistics = || (vec![f32::NEG_INFINITY; rows], vec![0.0; rows], vec![0.0; rows]);
-    let (mut max, mut sum, mut rescale) = statistics();
-    let (mut check_max, mut check_sum, mut check_rescale) = statistics();
-    let x = Mutex::new(scores.clone());
-    let fresh = || x.lock().expect("one thread").copy_from_slice(&scores);
-    let mut check = scores.clone();
-    softmax::reference::forward(&BLOCK, &mut check, &mut check_max, &mut check_sum, &mut check_rescale);
-    softmax::forward(exec(), &BLOCK, &mut x.lock().expect("one thread"), &mut max, &mut sum, &mut rescale)
-        .expect("sizes fit");
-    assert!(*x.lock().expect("one thread") == check, "softmax gives the reference's bits");
-    bench::<T>(c, "softmax_forward", 2 * bytes, fresh, || {
-        let mut x = x.lock().expect("one thread");
-        softmax::forward(exec(), &BLOCK, &mut x, &mut max, &mut sum, &mut rescale).expect("sizes fit");
-    });
-    let (lse, delta) = (vec![8.0; rows], vec![0.1; rows]);
-    let d = Mutex::new(dp.clone());
-    let fresh = || {
-        x.lock().expect("one thread").copy_from_slice(&scores);
-        d.lock().expect("one thread").copy_from_slice(&dp);
-    };
-    bench::<T>(c, "softmax_backward", 4 * bytes, fresh, || {
-        let (mut x, mut d) = (x.lock().expect("one thread"), d.lock().expect("one thread"));
-        softmax::backward(exec(), &BLOCK, &mut x, &mut d, &lse, &delta).expect("sizes fit");
-    });
-}
-
 fn elements<T: Element>(c: &mut Criterion) {
     let (mut a, b) = (random::<T>(12, ELEMENTS), vec![T::ZERO; ELEMENTS]);
     let bytes = size_of_val(&*a);
@@ -323,8 +278,6 @@ fn all(c: &mut Criterion) {
     ropes::<f32>(c);
     losses::<bf16>(c);
     losses::<f32>(c);
-    attention::<bf16>(c);
-    attention::<f32>(c);
     elements::<bf16>(c);
     shares(c);
 }

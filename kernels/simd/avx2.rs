@@ -133,6 +133,7 @@ impl Simd for Avx2 {
     type I = I;
     /// All bits of a true lane are set.
     type M = F;
+    const TILE: usize = 1;
 
     halves! {
         fn add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
@@ -187,6 +188,10 @@ impl Simd for Avx2 {
         fn load_i(from: &[u32; 16]) -> I = [
             _mm256_loadu_si256(from.as_ptr().cast()),
             _mm256_loadu_si256(from.as_ptr().add(8).cast()),
+        ];
+        fn load_pairs(from: &[bf16; 32]) -> I = [
+            _mm256_loadu_si256(from.as_ptr().cast()),
+            _mm256_loadu_si256(from.as_ptr().add(16).cast()),
         ];
         fn store_i(to: &mut [u32; 16], a: I) -> () = {
             _mm256_storeu_si256(to.as_mut_ptr().cast(), a[0]);

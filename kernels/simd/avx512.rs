@@ -118,6 +118,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     type F = __m512;
     type I = __m512i;
     type M = __mmask16;
+    const TILE: usize = 4;
 
     ops! {
         fn splat(value: f32) -> __m512 = _mm512_set1_ps(value);
@@ -140,6 +141,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         fn reduce_max(a: __m512) -> f32 = _mm512_reduce_max_ps(a);
         fn splat_i(value: u32) -> __m512i = _mm512_set1_epi32(value as i32);
         fn load_i(from: &[u32; 16]) -> __m512i = _mm512_loadu_si512(from.as_ptr().cast());
+        fn load_pairs(from: &[bf16; 32]) -> __m512i = _mm512_loadu_si512(from.as_ptr().cast());
         fn store_i(to: &mut [u32; 16], a: __m512i) -> () = _mm512_storeu_si512(to.as_mut_ptr().cast(), a);
         fn as_f(a: __m512i) -> __m512 = _mm512_castsi512_ps(a);
         fn as_i(a: __m512) -> __m512i = _mm512_castps_si512(a);
@@ -185,6 +187,38 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             }
             let (low, high) = (self.round_to_bf16(low), self.round_to_bf16(high));
             _mm512_or_si512(low, _mm512_slli_epi32::<16>(high))
+        }
+    }
+
+    /// Pairs of words, then of pairs, then of quarters of a register, then of halves.
+    #[inline(always)]
+    fn transpose(self, rows: [__m512i; 16]) -> [__m512i; 16] {
+        // SAFETY: `self` proves that the CPU has the instructions.
+        unsafe {
+            let mut a = rows;
+            let mut b = rows;
+            for i in 0..8 {
+                b[2 * i] = _mm512_unpacklo_epi32(a[2 * i], a[2 * i + 1]);
+                b[2 * i + 1] = _mm512_unpackhi_epi32(a[2 * i], a[2 * i + 1]);
+            }
+            // Of four rows: words 0, 1, 2 and 3 of each quarter.
+            for i in 0..4 {
+                a[4 * i] = _mm512_unpacklo_epi64(b[4 * i], b[4 * i + 2]);
+                a[4 * i + 1] = _mm512_unpackhi_epi64(b[4 * i], b[4 * i + 2]);
+                a[4 * i + 2] = _mm512_unpacklo_epi64(b[4 * i + 1], b[4 * i + 3]);
+                a[4 * i + 3] = _mm512_unpackhi_epi64(b[4 * i + 1], b[4 * i + 3]);
+            }
+            for i in 0..4 {
+                b[i] = _mm512_shuffle_i32x4::<0b10_00_10_00>(a[i], a[4 + i]);
+                b[4 + i] = _mm512_shuffle_i32x4::<0b11_01_11_01>(a[i], a[4 + i]);
+                b[8 + i] = _mm512_shuffle_i32x4::<0b10_00_10_00>(a[8 + i], a[12 + i]);
+                b[12 + i] = _mm512_shuffle_i32x4::<0b11_01_11_01>(a[8 + i], a[12 + i]);
+            }
+            for i in 0..8 {
+                a[i] = _mm512_shuffle_i32x4::<0b10_00_10_00>(b[i], b[8 + i]);
+                a[8 + i] = _mm512_shuffle_i32x4::<0b11_01_11_01>(b[i], b[8 + i]);
+            }
+            a
         }
     }
 

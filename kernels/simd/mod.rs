@@ -23,6 +23,9 @@ pub trait Simd: Copy {
     type I: Copy;
     type M: Copy;
 
+    /// Vectors side by side in the tile of a product: 6 rows of them, their factors and one more stay in registers.
+    const TILE: usize;
+
     fn splat(self, value: f32) -> Self::F;
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
@@ -80,6 +83,8 @@ pub trait Simd: Copy {
     fn lookup<const B: usize>(self, table: &[f32; 16], codes: u64) -> Self::F;
 
     fn load_i(self, from: &[u32; 16]) -> Self::I;
+    /// Lane i has element 2 i in its low half and the next in its high one.
+    fn load_pairs(self, from: &[bf16; 32]) -> Self::I;
     fn store_i(self, to: &mut [u32; 16], a: Self::I);
     /// The same bits.
     fn as_f(self, a: Self::I) -> Self::F;
@@ -97,6 +102,24 @@ pub trait Simd: Copy {
     }
     /// Sum of products of the two bf16 in each lane: sum + high a high b + low a low b, in this order. Denormals may count as zeros.
     fn dot_bf16(self, sum: Self::F, a: Self::I, b: Self::I) -> Self::F;
+
+    /// Lane i of value j becomes lane j of value i.
+    #[inline(always)]
+    fn transpose(self, rows: [Self::I; 16]) -> [Self::I; 16] {
+        let mut words = [[0; 16]; 16];
+        for (words, row) in words.iter_mut().zip(rows) {
+            self.store_i(words, row);
+        }
+        let mut turned = [self.splat_i(0); 16];
+        for (i, turned) in turned.iter_mut().enumerate() {
+            let mut column = [0; 16];
+            for (to, row) in column.iter_mut().zip(&words) {
+                *to = row[i];
+            }
+            *turned = self.load_i(&column);
+        }
+        turned
+    }
 
     fn load_f32(self, from: &[f32; 16]) -> Self::F;
     fn load_bf16(self, from: &[bf16; 16]) -> Self::F;

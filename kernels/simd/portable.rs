@@ -43,10 +43,15 @@ impl Simd for Portable {
     type F = F;
     type I = I;
     type M = [bool; 16];
+    const TILE: usize = 1;
 
     #[inline(always)]
     fn load_i(self, from: &[u32; 16]) -> I {
         *from
+    }
+    #[inline(always)]
+    fn load_pairs(self, from: &[bf16; 32]) -> I {
+        from_fn(|i| u32::from(from[2 * i].to_bits()) | u32::from(from[2 * i + 1].to_bits()) << 16)
     }
     #[inline(always)]
     fn store_i(self, to: &mut [u32; 16], a: I) {

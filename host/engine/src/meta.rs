@@ -16,6 +16,8 @@ use crate::{
 pub struct Meta {
     ledger: Rc<Ledger>,
     tensors: Rc<Cell<u64>>,
+    /// Of the kernels that it counts for; 0 is one.
+    threads: usize,
 }
 
 /// A tensor of no elements. Rows of a tensor share its memory, so they hold it.
@@ -30,6 +32,12 @@ pub struct MetaTensor {
 impl Meta {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Counts what so many threads of kernels want lent.
+    pub fn with_threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
     }
 
     pub fn meter(&self) -> &Meter {
@@ -334,7 +342,7 @@ impl Backend for Meta {
         self.attends(spec, spec.head_dim + spec.v_head_dim);
         let y = self.tensor([q.shape[0], spec.heads * spec.v_head_dim], q.dtype);
         let lse = self.tensor([q.shape[0], spec.heads], Dtype::F32);
-        self.ledger.takes(workspace::attention(spec, q.dtype));
+        self.ledger.takes(workspace::attention(spec, q.dtype, self.threads)[0]);
         Ok((y, lse))
     }
 
@@ -363,7 +371,7 @@ impl Backend for Meta {
         // The scores again, dv, dp, dq and dk.
         self.attends(spec, 3 * spec.head_dim + 2 * spec.v_head_dim);
         let made = [self.like(q)?, self.like(k)?, self.like(v)?];
-        self.ledger.takes(workspace::attention_backward(spec, q.dtype));
+        self.ledger.takes(workspace::attention(spec, q.dtype, self.threads)[1]);
         Ok(made)
     }
 

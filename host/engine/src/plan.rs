@@ -36,6 +36,8 @@ pub struct PlanOptions {
     /// Policies that may be chosen.
     pub policies: Vec<Policy>,
     pub rates: Rates,
+    /// Threads of the CPU's kernels: each wants memory lent. As many as this machine runs at once, by default.
+    pub threads: usize,
 }
 
 impl Default for PlanOptions {
@@ -50,6 +52,7 @@ impl Default for PlanOptions {
             accumulates: false,
             policies: Policy::IN_MEMORY.into(),
             rates: Rates::default(),
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
         }
     }
 }
@@ -276,7 +279,7 @@ pub(crate) fn measure(program: &Program, options: &PlanOptions, policies: &[Poli
         let (expected, got) = (format!("at most {MOST_BYTES}"), options.optimizer_bytes.to_string());
         return Err(EngineError::Batch { what: "bytes of the optimizer", expected, got });
     }
-    let meta = Meta::new();
+    let meta = Meta::new().with_threads(options.threads);
     let params = Params::load(program, |index, info| {
         let param = meta.param(info);
         let is_trainable = program.is_trainable(index);

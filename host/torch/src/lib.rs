@@ -21,3 +21,4 @@ pub use backend::Torch;
 pub use offload::FileStore;
 pub use tensor::TorchTensor;
 pub(crate) use tensor::torch_error;
+pub use threads::threads;

@@ -61,7 +61,12 @@ pub(crate) fn share() {
     });
 }
 
+/// Threads that libtorch and the kernels run on.
+pub fn threads() -> usize {
+    usize::try_from(tch::get_num_threads()).unwrap_or(1)
+}
+
 /// The best instruction set on as many threads as libtorch uses.
 pub(crate) fn exec() -> Exec {
-    Exec::new(usize::try_from(tch::get_num_threads()).unwrap_or(1))
+    Exec::new(threads())
 }

@@ -10,7 +10,7 @@ use unswag_torch::Torch;
 
 #[test]
 fn a_plan_lists_what_the_kernels_take_within_a_call() {
-    tch::set_num_threads(1);
+    tch::set_num_threads(2);
     let folder = common::made_once("engine.py", &["families.py"]);
     for case in ["llama", "mistral", "gemma2"] {
         let model = Model::open(&folder.join(case));
@@ -25,7 +25,7 @@ fn a_plan_lists_what_the_kernels_take_within_a_call() {
             let params = model.params(&torch, &program);
             let step = Step { policies: policies.clone(), ..Step::default() };
             program.step(&torch, &params, &batch, &step, &mut Grads::new(&program)).expect("a step");
-            let options = PlanOptions { batch: 2, seq: 700, ..PlanOptions::default() };
+            let options = PlanOptions { batch: 2, seq: 700, threads: 2, ..PlanOptions::default() };
             let plan = Plan::new(&program, &options, &policies).expect("a plan");
             let (planned, found) = (plan.peak_bytes + plan.workspace_bytes, torch.pool_peak_bytes());
             let share = found as f64 / planned as f64;

@@ -71,6 +71,7 @@ pub(crate) fn plan(
     let sizes = [arguments.per_device_train_batch_size, row_tokens];
     let (accumulates, offloads) = (arguments.gradient_accumulation_steps > 1, arguments.offload_folder.is_some());
     let options = PlanOptions::of_run(program, dtype, sizes, accumulates, state, offloads);
+    let options = PlanOptions { threads: unswag_torch::threads(), ..options };
     Ok(match arguments.memory_budget {
         Some(budget) => Plan::within(program, &options, budget)?,
         None => Plan::new(program, &options, &vec![alike(arguments); program.blocks()])?,

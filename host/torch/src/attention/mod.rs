@@ -42,11 +42,6 @@ impl<'a> Masked<'a> {
     }
 }
 
-/// Whether the kernels make this attention: they know a window of a causal attention only.
-fn is_served(q: &Tensor, spec: &AttentionSpec) -> bool {
-    crate::cpu::is_served(q) && spec.scale > 0.0 && (spec.causal || spec.window.is_none())
-}
-
 /// y \[rows, heads * v_head_dim\] and lse \[rows, heads\] f32 are written.
 pub(crate) fn forward(
     [q, k, v]: [&Tensor; 3],
@@ -55,7 +50,7 @@ pub(crate) fn forward(
     kernels: Option<&Pool>,
     [y, lse]: [&Tensor; 2],
 ) -> Result<(), EngineError> {
-    if let Some(pool) = kernels.filter(|_| is_served(q, masked.spec)) {
+    if let Some(pool) = kernels.filter(|_| cpu::is_served(q, masked)) {
         return cpu::forward([q, k, v], sinks, masked, pool, [y, lse]);
     }
     let (made, sums) = composed(q, k, v, sinks, masked).map_err(torch_error)?;
@@ -71,7 +66,7 @@ pub(crate) fn backward(
     kernels: Option<&Pool>,
     to: [&Tensor; 3],
 ) -> Result<(), EngineError> {
-    if let Some(pool) = kernels.filter(|_| is_served(dy, masked.spec)) {
+    if let Some(pool) = kernels.filter(|_| cpu::is_served(dy, masked)) {
         return cpu::backward(dy, saved, masked, pool, to);
     }
     let made = composed_backward(dy, saved, masked).map_err(torch_error)?;
