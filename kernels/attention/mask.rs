@@ -2,9 +2,6 @@
 
 use std::ops::Range;
 
-use super::{Done, OP};
-use crate::KernelError;
-
 /// The scores of one sequence, and what of them is seen.
 #[derive(Clone, Copy)]
 pub(super) struct Mask<'a> {
@@ -32,23 +29,5 @@ impl Mask<'_> {
             end = end.min(documents.partition_point(|other| *other <= document));
         }
         start..end
-    }
-
-    pub(super) fn check(&self) -> Done {
-        let refuse = |argument, expected: &str, got: String| {
-            Err(KernelError::Argument { op: OP, argument, expected: expected.into(), got })
-        };
-        if let Some(window) = self.sliding_window
-            && (window == 0 || !self.causal)
-        {
-            return refuse("sliding_window", "at least 1, and with `causal`", window.to_string());
-        }
-        if let Some(documents) = self.documents
-            && let Some(at) = documents.windows(2).position(|pair| pair[0] > pair[1])
-        {
-            let got = format!("{} after {} at {}", documents[at + 1], documents[at], at + 1);
-            return refuse("documents", "numbers that never decrease", got);
-        }
-        Ok(())
     }
 }

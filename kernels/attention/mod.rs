@@ -38,25 +38,18 @@ mod word;
 use std::sync::Mutex;
 
 use cells::Cells;
-pub use config::Attention;
 use half::bf16;
-use task::{Place, Sizes};
+use task::Place;
+pub use unswag_kernel_plan::attention::Attention;
+use unswag_kernel_plan::attention::{KEYS, LINE, QUERIES, Sizes};
 pub use word::Word;
 
 use crate::{Exec, Isa, KernelError, error::length};
 
 pub const OP: &str = "attention";
-/// Queries of each head that a task takes: whole tiles of rows.
-const QUERIES: usize = 96;
-/// Keys that are packed at a time: whole tiles, as rows and as lanes.
-const KEYS: usize = 192;
-
-/// Words of a line of the cache.
-const LINE: usize = 16;
-
 type Done = Result<(), KernelError>;
 
-/// Whether this serves the configuration, and there are vector instructions for it: without them a library's products are faster.
+/// Whether this serves the configuration, and the CPU has vector instructions for it.
 pub fn is_served(exec: Exec, config: &Attention<'_>) -> bool {
     exec.isa != Isa::Portable && config.check().is_ok()
 }
@@ -64,12 +57,10 @@ pub fn is_served(exec: Exec, config: &Attention<'_>) -> bool {
 /// Words that a call needs lent: \[forward, backward\].
 ///
 /// # Errors
-/// As [`forward`].
+/// Where the configuration is not sound.
 pub fn scratch_len<T: Word>(exec: Exec, config: &Attention<'_>) -> Result<[usize; 2], KernelError> {
-    config.check()?;
-    let sizes = Sizes::of::<T>(config);
-    let workers = exec.threads.clamp(1, Place::count(config).max(1));
-    Ok([workers * sizes.forward, workers * sizes.backward + sizes.sums].map(|words| words + LINE - 1))
+    config::check(config)?;
+    Ok(unswag_kernel_plan::attention::scratch_len(config, T::PER_WORD, exec.threads).unwrap_or_default())
 }
 
 /// y and lse are written. `sinks`: a score for each head.
@@ -156,17 +147,17 @@ fn forward_tasks<T: Word>(exec: Exec, config: &Attention<'_>, args: Forward<'_, 
     let Forward { qkv, sinks, scratch, y, lse } = args;
     let [needed, _] = scratch_len::<T>(exec, config)?;
     exec.check()?;
-    config.check_inputs(qkv)?;
+    config::check_inputs(config, qkv)?;
     if let Some(sinks) = sinks {
         length(OP, "sinks", config.heads, sinks.len())?;
     }
     length(OP, "scratch", needed, scratch.len())?;
-    length(OP, "y", config.rows() * config.heads * config.v_head_dim, y.len())?;
-    length(OP, "lse", config.rows() * config.heads, lse.len())?;
-    let sizes = Sizes::of::<T>(config);
+    length(OP, "y", config::rows(config) * config.heads * config.v_head_dim, y.len())?;
+    length(OP, "lse", config::rows(config) * config.heads, lse.len())?;
+    let sizes = Sizes::of(config, T::PER_WORD);
     let workers = Mutex::new(aligned(scratch).chunks_exact_mut(sizes.forward).collect::<Vec<_>>());
     let (y, lse) = (Cells::new(y, config.v_head_dim), Cells::new(lse, 1));
-    exec.for_each(Place::count(config), Place::all(config), |place| {
+    exec.for_each(config.tasks(), Place::all(config), |place| {
         with_scratch(&workers, |scratch| {
             let (y, lse) = (&y, &lse);
             T::launch(exec.isa, forward::Task { config, sizes: &sizes, place, qkv, sinks, scratch, y, lse });
@@ -178,12 +169,12 @@ fn backward_tasks<T: Word>(exec: Exec, config: &Attention<'_>, args: Backward<'_
     let Backward { dy, saved: [q, k, v, y], lse, scratch, gradients: [dq, dk, dv] } = args;
     let [_, needed] = scratch_len::<T>(exec, config)?;
     exec.check()?;
-    config.check_inputs([q, k, v])?;
-    let outputs = config.rows() * config.heads * config.v_head_dim;
+    config::check_inputs(config, [q, k, v])?;
+    let outputs = config::rows(config) * config.heads * config.v_head_dim;
     for (argument, expected, got) in [
         ("dy", outputs, dy.len()),
         ("y", outputs, y.len()),
-        ("lse", config.rows() * config.heads, lse.len()),
+        ("lse", config::rows(config) * config.heads, lse.len()),
         ("scratch", needed, scratch.len()),
         ("dq", q.len(), dq.len()),
         ("dk", k.len(), dk.len()),
@@ -191,14 +182,14 @@ fn backward_tasks<T: Word>(exec: Exec, config: &Attention<'_>, args: Backward<'_
     ] {
         length(OP, argument, expected, got)?;
     }
-    let sizes = Sizes::of::<T>(config);
+    let sizes = Sizes::of(config, T::PER_WORD);
     let (sums, workers) = aligned(scratch).split_at_mut(sizes.sums);
     let workers = Mutex::new(workers.chunks_exact_mut(sizes.backward).collect::<Vec<_>>());
     let turns = turns::Turns::new(config);
     let sums = Cells::new(sums, sizes.sums_of_block());
     let [dq, dk, dv] =
         [(dq, config.head_dim), (dk, config.head_dim), (dv, config.v_head_dim)].map(|(x, d)| Cells::new(x, d));
-    exec.for_each(Place::count(config), Place::all(config), |place| {
+    exec.for_each(config.tasks(), Place::all(config), |place| {
         with_scratch(&workers, |scratch| {
             let (sums, turns, saved, gradients) = (&sums, &turns, [q, k, v, y], [&dq, &dk, &dv]);
             let task = backward::Task { config, sizes: &sizes, place, dy, saved, lse, scratch, sums, turns, gradients };

@@ -1,10 +1,10 @@
 //! A product whose sums stay in registers: 6 rows by 64 lanes with AVX-512, 24 sums in 32 registers; by 16 with AVX2, 12 in 16.
 
+pub(super) use unswag_kernel_plan::attention::ROWS;
+
 use super::Word;
 use crate::simd::Simd;
 
-/// Rows of a tile; even, so that words of two rows never cross tiles.
-pub(super) const ROWS: usize = 6;
 /// Lanes of a tile.
 pub(super) const CHUNK: usize = 64;
 

@@ -11,13 +11,14 @@ use unswag_tests::workspace_root;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("unswag-abi", &[]),
     ("unswag-sdk", &["unswag-abi"]),
-    ("unswag-kernels", &[]),
+    ("unswag-kernel-plan", &[]),
+    ("unswag-kernels", &["unswag-kernel-plan"]),
     ("unswag-delhi", &["unswag-sdk", "unswag-kernels"]),
     // A plugin that makes every kind of edit, for tests.
     ("unswag-every-edit", &["unswag-sdk"]),
     ("unswag-graph", &["unswag-abi"]),
     ("unswag-checkpoint", &["unswag-graph", "unswag-abi"]),
-    ("unswag-engine", &["unswag-graph", "unswag-abi"]),
+    ("unswag-engine", &["unswag-graph", "unswag-kernel-plan", "unswag-abi"]),
     ("unswag-pager", &[]),
     ("unswag-torch", &["unswag-engine", "unswag-kernels", "unswag-pager", "unswag-abi"]),
     ("unswag-loader", &["unswag-engine", "unswag-graph", "unswag-abi"]),

@@ -3,10 +3,7 @@
 //! These are the CPU's, whose kernels say what they want lent. What libtorch takes within an operation of its own is not known.
 
 use unswag_abi::doc::Dtype;
-use unswag_kernels::{
-    Exec,
-    attention::{self, Attention},
-};
+use unswag_kernel_plan::attention::{self, Attention};
 
 use crate::AttentionSpec;
 
@@ -32,14 +29,13 @@ impl AttentionSpec {
 
 /// Bytes of the forward and of the backward.
 pub(crate) fn attention(spec: &AttentionSpec, dtype: Dtype, threads: usize) -> [u64; 2] {
-    let (exec, config) = (Exec::new(threads), spec.kernel(None));
-    if !attention::is_served(exec, &config) {
-        return [0; 2];
-    }
-    let words = match dtype {
-        Dtype::F32 => attention::scratch_len::<f32>(exec, &config),
-        Dtype::Bf16 => attention::scratch_len::<half::bf16>(exec, &config),
+    let per_word = match dtype {
+        Dtype::F32 => 1,
+        Dtype::Bf16 => 2,
         _ => return [0; 2],
     };
-    words.unwrap_or_default().map(|words| 4 * words as u64)
+    match attention::scratch_len(&spec.kernel(None), per_word, threads) {
+        Ok(words) if attention::is_fast() => words.map(|words| 4 * words as u64),
+        _ => [0; 2],
+    }
 }
