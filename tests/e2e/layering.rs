@@ -41,7 +41,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("unswag-adapter", &["unswag-abi", "unswag-checkpoint"]),
-    ("unswag-console", &["unswag-data"]),
+    ("unswag-console", &["unswag-data", "unswag-loader"]),
     (
         "unswag-torch-cli",
         &["unswag-abi", "unswag-console", "unswag-data", "unswag-loader", "unswag-surgery", "unswag-train"],
