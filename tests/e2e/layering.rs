@@ -72,10 +72,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
 const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
     ("unswag-loader", &["unswag-raw-plugin"]),
     // The engine is held against transformers on checkpoints.
-    ("unswag-torch", &["unswag-checkpoint", "unswag-graph"]),
+    ("unswag-torch", &["unswag-checkpoint", "unswag-graph", "unswag-tests"]),
     // Its bench steps an optimizer whose state it holds.
     ("unswag-pager", &["unswag-kernels"]),
-    // Runs are stopped on tiny checkpoints.
+    // What was fetched for tests is found in one place, and tiny checkpoints are made in one.
+    ("unswag-checkpoint", &["unswag-tests"]),
+    ("unswag-data", &["unswag-tests"]),
     ("unswag-train", &["unswag-tests"]),
     // Its patches are held against the host's own rules.
     ("unswag-every-edit", &["unswag-graph", "unswag-surgery"]),

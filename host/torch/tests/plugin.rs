@@ -109,7 +109,7 @@ fn rewritten(graph: &Graph) -> (Graph, u32) {
 
 fn model() -> Model {
     tch::set_num_threads(1);
-    let folder = common::made_once("engine.py", &["families.py"]);
+    let folder = common::families();
     Model::open(&folder.join("llama"))
 }
 
