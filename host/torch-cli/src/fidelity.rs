@@ -16,7 +16,7 @@ use unswag_train::{Exact, FidelityReport, GradientError, LoraConfig};
 use crate::model;
 
 pub fn run(args: &Fidelity, output: &Output) -> Result<Done, Box<dyn Error>> {
-    let model = model::open(&args.model, args.dtype, args.quantization, args.device)?;
+    let model = model::open(&args.model, args.compute)?;
     let mut loader = data::open(&args.data, model.root(), Order::default())?;
     loader.start_epoch(0);
     let mut rows: Vec<Row> = Vec::new();

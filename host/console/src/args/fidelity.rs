@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
-use super::{Data, Device, Precision, Quantization};
+use super::{Compute, Data};
 
 /// Measure what a lossy protocol does to the gradients, on your own model and data.
 ///
@@ -33,14 +33,8 @@ pub struct Fidelity {
     /// The adapters' rank.
     #[arg(long, value_name = "R", default_value_t = 8)]
     pub lora_r: u64,
-    /// The element type that is computed in; `auto` is the checkpoint's, but float32 for a float16 one.
-    #[arg(long, value_enum, default_value_t = Precision::Auto)]
-    pub dtype: Precision,
-    /// Where tensors are computed.
-    #[arg(long, value_enum, default_value_t = Device::Cpu)]
-    pub device: Device,
     #[command(flatten)]
-    pub quantization: Quantization,
+    pub compute: Compute,
     /// Of the adapters' weights, and of the protocol's own randomness.
     #[arg(long, value_name = "N", default_value_t = 42)]
     pub seed: u64,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
-use super::{Data, Device, Precision, Quantization};
+use super::{Compute, Data};
 
 /// Measure a model on data: loss, perplexity and bits per byte.
 ///
@@ -27,14 +27,8 @@ pub struct Eval {
     /// Rows that are computed at once.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     pub batch_size: u64,
-    /// The element type that is computed in; `auto` is the checkpoint's, but float32 for a float16 one.
-    #[arg(long, value_enum, default_value_t = Precision::Auto)]
-    pub dtype: Precision,
-    /// Where tensors are computed.
-    #[arg(long, value_enum, default_value_t = Device::Cpu)]
-    pub device: Device,
     #[command(flatten)]
-    pub quantization: Quantization,
+    pub compute: Compute,
 }
 
 /// Go on with a text, token by token as they come.
@@ -72,14 +66,8 @@ pub struct Generate {
     pub top_p: f64,
     #[arg(long, value_name = "N", default_value_t = 42)]
     pub seed: u64,
-    /// The element type that is computed in; `auto` is the checkpoint's, but float32 for a float16 one.
-    #[arg(long, value_enum, default_value_t = Precision::Auto)]
-    pub dtype: Precision,
-    /// Where tensors are computed.
-    #[arg(long, value_enum, default_value_t = Device::Cpu)]
-    pub device: Device,
     #[command(flatten)]
-    pub quantization: Quantization,
+    pub compute: Compute,
 }
 
 /// Merge a LoRA adapter into a checkpoint's weights.
