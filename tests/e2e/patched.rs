@@ -71,6 +71,34 @@ fn a_run_does_not_go_on_over_another_surgery() {
     train("2bit", "4").ok();
 }
 
+/// An op's kernel is built with the options of the step that brought it in, whichever step that was.
+#[test]
+fn steps_of_one_protocol_keep_each_its_options() {
+    let house = house();
+    let [panics, works] = ["hostile:at=model.layers.0,panic=backward", "hostile:at=model.layers.1"];
+    for (name, [first, second]) in [("first", [panics, works]), ("second", [works, panics])] {
+        let once = format!("once-{name}");
+        house.run(&["surgery", "--plugin", first, "model", "-o", &once]).ok();
+        house.run(&["surgery", "--plugin", second, &once, "-o", name]).ok();
+        let trained = house.run(&["train", name, "--data", "text.txt", "--block-size", "48", "-o", "run"]);
+        let told = trained.code(2);
+        assert!(told.contains("model.layers.0.mlp.act_fn") && told.contains("asked to panic in backward"), "{told}");
+    }
+}
+
+#[test]
+fn a_protocol_in_two_steps_is_the_protocol_in_one() {
+    let house = house();
+    let half = |layer: u32| format!("delhi:mode=2bit,layers={layer}");
+    house.run(&["surgery", "--plugin", "delhi:mode=2bit", "model", "-o", "whole"]).ok();
+    house.run(&["surgery", "--plugin", &half(0), "--plugin", &half(1), "model", "-o", "halves"]).ok();
+    house.run(&["surgery", "--plugin", &half(1), "model", "-o", "half"]).ok();
+    house.run(&["surgery", "--plugin", &half(0), "half", "-o", "other-halves"]).ok();
+    let whole = trained(&house, "whole");
+    assert_eq!(trained(&house, "halves"), whole);
+    assert_eq!(trained(&house, "other-halves"), whole);
+}
+
 #[test]
 fn fidelity_tells_exact_from_lossy_and_more_bits_from_fewer() {
     let house = house();

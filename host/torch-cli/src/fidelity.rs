@@ -39,7 +39,7 @@ pub fn run(args: &Fidelity, output: &Output) -> Result<Done, Box<dyn Error>> {
         let protocols = open_plugins(std::slice::from_ref(spec), false, &log)?;
         let operation = operate(&plain, &protocols)?;
         let earlier = plain.record.iter().flat_map(|record| &record.steps);
-        let steps: Vec<_> = operation.steps.iter().chain(earlier).cloned().collect();
+        let steps: Vec<_> = earlier.chain(&operation.steps).cloned().collect();
         let ops = Rc::new(open_recorded(&steps, &log)?);
         reports.push((spec.as_str(), exact.compare(&operation.after, ops)?));
     }
