@@ -25,17 +25,17 @@ pub struct Fidelity {
     /// A plugin's protocol and its options; each one given is compared with the model as it is.
     #[arg(long = "plugin", short, required = true, value_name = "NAME[:KEY=VALUE,…]")]
     pub plugins: Vec<String>,
-    #[command(flatten)]
-    pub data: Data,
     /// Rows to take the gradients of.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     pub rows: u64,
     /// The adapters' rank.
     #[arg(long, value_name = "R", default_value_t = 8)]
     pub lora_r: u64,
-    #[command(flatten)]
-    pub compute: Compute,
     /// Of the adapters' weights, and of the protocol's own randomness.
     #[arg(long, value_name = "N", default_value_t = 42)]
     pub seed: u64,
+    #[command(flatten)]
+    pub data: Data,
+    #[command(flatten)]
+    pub compute: Compute,
 }

@@ -22,11 +22,11 @@ pub struct Eval {
     /// A LoRA adapter in PEFT's format to measure the model with.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub adapter: Option<PathBuf>,
-    #[command(flatten)]
-    pub data: Data,
     /// Rows that are computed at once.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     pub batch_size: u64,
+    #[command(flatten)]
+    pub data: Data,
     #[command(flatten)]
     pub compute: Compute,
 }
