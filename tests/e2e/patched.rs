@@ -3,7 +3,7 @@
 use std::fs;
 
 use serde_json::Value;
-use unswag_tests::{Family, unswag_torch};
+use unswag_tests::{Family, Outcome, unswag_torch};
 
 use crate::house::House;
 
@@ -51,6 +51,28 @@ fn a_patched_model_trains_with_the_plugins_kernels_and_less_memory() {
     let peak = |steps: &[(f64, u64)]| steps[7].1;
     assert!(peak(&exact) < peak(&plain), "{} with Delhi, {} without", peak(&exact), peak(&plain));
     assert!(peak(&eight) < peak(&exact) && peak(&two) < peak(&eight), "fewer bits take less memory");
+}
+
+#[test]
+fn what_a_plugin_says_is_shown_by_every_command_that_opens_it() {
+    let house = house();
+    let lines = |outcome: &Outcome| -> Vec<String> {
+        outcome.stderr.lines().filter(|line| line.starts_with("plugin: ")).map(str::to_owned).collect()
+    };
+    let surgery = house.run(&["surgery", "--plugin", "hostile:say=handle with care", "model", "-o", "patched"]);
+    surgery.ok();
+    let said = lines(&surgery);
+    assert_eq!(said, ["plugin: handle with care"]);
+
+    let data = ["patched", "--data", "text.txt", "--block-size", "48", "--json"];
+    for command in [&["train", "--max-steps", "1", "-o", "run"][..], &["eval"]] {
+        let outcome = house.run(&[command, &data].concat());
+        assert_eq!(lines(&outcome), said, "{command:?}");
+        serde_json::from_str::<Value>(outcome.ok()).expect("a plugin's line is not on stdout");
+    }
+    let quiet = house.run(&[&["eval", "--quiet"], &data[..]].concat());
+    quiet.ok();
+    assert_eq!(quiet.stderr, "");
 }
 
 /// The weights are the same, and what is computed from them is not.

@@ -26,6 +26,7 @@ pub struct Options {
     panic: String,
     hang: String,
     at: String,
+    say: String,
 }
 
 impl Options {
@@ -78,11 +79,16 @@ impl Protocol for Hostile {
             .option("bad", opt::string("Which wrong patch to answer with.").default(NONE).choices(bad))
             .option("panic", opt::string("Where to panic.").default(NONE).choices(places()))
             .option("hang", opt::string("Where to hang.").default(NONE).choices(places()))
+            .option("say", opt::string("What to tell the user on opening.").default(""))
             .option("at", opt::string("How the paths of swapped nodes begin.").default(""))
     }
 
-    fn open(options: Options, _: Host) -> Result<Self, Error> {
+    fn open(options: Options, host: Host) -> Result<Self, Error> {
         options.act("open");
+        if !options.say.is_empty() {
+            host.info(&options.say);
+            host.debug(&format!("in detail: {}", options.say));
+        }
         Ok(Self { options })
     }
 
