@@ -3,9 +3,9 @@
 use std::fs;
 
 use serde_json::Value;
-use unswag_tests::{Family, Outcome, unswag_torch};
+use unswag_tests::{Family, Outcome, smollm2, unswag_torch};
 
-use crate::house::House;
+use crate::house::{House, assert_same_files};
 
 /// A house with Delhi, a tiny model and a text.
 fn house() -> House {
@@ -146,6 +146,47 @@ fn fidelity_tells_exact_from_lossy_and_more_bits_from_fewer() {
     // The last layer's down projection comes before the gate in the backward: its input is the product that is made again.
     let table = house.run(&args).ok().to_owned();
     assert!(table.contains("model.layers.1") && table.contains("cosine"), "{table}");
+}
+
+/// On SmolLM2: its adapters have learned on gradients of eight bits.
+#[test]
+fn an_adapter_of_a_patched_model_merges_into_it_as_into_its_base() {
+    let house = house();
+    let smollm2 = smollm2();
+    let smollm2 = smollm2.to_str().unwrap();
+    house.run(&["surgery", "--plugin", "delhi:mode=8bit", smollm2, "-o", "patched"]).ok();
+    let common = ["train", "patched", "--data", "text.txt", "--block-size", "64", "--max-steps", "8"];
+    house.run(&[&common[..], &["--learning-rate", "2e-3", "--lora-r", "4", "-o", "run"]].concat()).ok();
+    for (model, merged) in [("patched", "of-patched"), (smollm2, "of-base")] {
+        house.run(&["merge", model, "run/adapter", "-o", merged]).ok();
+    }
+    assert_same_files(&house.path("of-patched"), &house.path("of-base"));
+
+    let loss = |model: &[&str]| {
+        let page = house.json(&[&["eval"], model, &["--data", "text.txt", "--block-size", "256"]].concat());
+        page["loss"].as_f64().unwrap()
+    };
+    let (plain, adapted) = (loss(&["patched"]), loss(&["patched", "--adapter", "run/adapter"]));
+    let merged = loss(&["of-patched"]);
+    assert!(adapted < 0.6 * plain, "{plain} without the adapter, {adapted} with it");
+    // The merged weights are bf16: each takes up to 2^-9 of itself less of the adapter. It was 1.2 % of what was learned.
+    assert!(
+        (merged - adapted).abs() < 0.03 * (plain - adapted),
+        "{merged} merged, {adapted} with the adapter, {plain}"
+    );
+}
+
+#[test]
+fn a_merge_into_what_computes_something_else_is_refused_with_what_to_do() {
+    let house = house();
+    house.run(&["surgery", "--plugin", "composite:rank=8", "model", "-o", "cut"]).ok();
+    // Of layers that the patch left as they were.
+    let targets = ["--lora-target-modules", "down_proj", "--max-steps", "2", "-o", "run"];
+    house.run(&[&["train", "model", "--data", "text.txt", "--block-size", "48"], &targets[..]].concat()).ok();
+    let refused = house.run(&["merge", "cut", "run/adapter", "-o", "merged"]);
+    let told = refused.code(2);
+    assert!(told.contains("merge into the plain base, then operate on the result"), "{told}");
+    assert!(!house.path("merged").exists());
 }
 
 #[test]

@@ -73,7 +73,8 @@ pub struct Generate {
 /// Merge a LoRA adapter into a checkpoint's weights.
 ///
 /// W + scale B A is computed in float64 and rounded once to the weight's own type. The base is not changed, and the output
-/// appears whole or not at all. A merge that would change no weight is refused.
+/// appears whole or not at all. A merge that would change no weight is refused. Of a folder that surgery wrote comes a plain model
+/// with the base's graph; where a patch changes what the model computes, the merge is refused.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  unswag merge ./SmolLM2-135M run/adapter -o ./SmolLM2-135M-shakespeare")]
 pub struct Merge {
