@@ -76,6 +76,7 @@ const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
     // Its bench steps an optimizer whose state it holds.
     ("unswag-pager", &["unswag-kernels"]),
     // What was fetched for tests is found in one place, and tiny checkpoints are made in one.
+    ("unswag-adapter", &["unswag-tests"]),
     ("unswag-checkpoint", &["unswag-tests"]),
     ("unswag-data", &["unswag-tests"]),
     ("unswag-train", &["unswag-tests"]),
