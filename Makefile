@@ -65,6 +65,8 @@ bench: build torch venv $(SMOLLM2)/model.safetensors ## Measure documents, loadi
 	tests/bench/train.py $(UNSWAG) $(SMOLLM2) $(CACHE)/data/shakespeare/hamlet_gut.txt $(CACHE)/venv/bin/python
 	head -c 12000 $(CACHE)/data/shakespeare/macbeth_gut.txt >$(CACHE)/tmp/held-out.txt
 	tests/bench/delhi.py $(UNSWAG) $(SMOLLM2) $(CACHE)/data/shakespeare/hamlet_gut.txt $(CACHE)/tmp/held-out.txt --block-size 128
+	$(CACHE)/venv/bin/python tests/bench/ungated.py $(UNSWAG) $(SMOLLM2) $(CACHE)/data/shakespeare/hamlet_gut.txt \
+	  $(CACHE)/data/shakespeare/othello_gut.txt $(CACHE)/tmp/held-out.txt
 
 fuzz: ## Fuzz every target for SECONDS_EACH seconds: cargo-fuzz on nightly where installed, else by mutation
 	scripts/fuzz $(SECONDS_EACH)

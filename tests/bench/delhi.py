@@ -18,7 +18,29 @@ import tempfile
 import time
 from pathlib import Path
 
-MODES = ["exact", "8bit", "4bit", "2bit"]
+MODES = {mode: f"delhi:mode={mode}" for mode in ["exact", "8bit", "4bit", "2bit"]}
+
+
+def main():
+    parser = arguments(__doc__, ["unswag", "model", "text", "held_out"])
+    options = parser.parse_args()
+    print(machine(f"blocks of {options.block_size} tokens"))
+    compare(options, options.model, MODES)
+
+
+def arguments(doc, paths):
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in paths:
+        parser.add_argument(name, type=lambda path: Path(os.path.abspath(path)))
+    parser.add_argument("--block-size", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=100)
+    return parser
+
+
+def machine(what):
+    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    return f"{cpu}, {os.cpu_count()} cores, Linux {platform.release()}; commit {commit}; {time.strftime('%Y-%m-%d')}; {what}\n"
 
 
 def unswag(options, *arguments):
@@ -28,25 +50,16 @@ def unswag(options, *arguments):
     return json.loads(done.stdout)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ["unswag", "model", "text", "held_out"]:
-        parser.add_argument(name, type=lambda path: Path(os.path.abspath(path)))
-    parser.add_argument("--block-size", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=100)
-    options = parser.parse_args()
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    print(f"{cpu}, {os.cpu_count()} cores, Linux {platform.release()}; commit {commit}; {time.strftime('%Y-%m-%d')}; blocks of "
-          f"{options.block_size} tokens\n")
-    plugins = [part for mode in MODES for part in ["--plugin", f"delhi:mode={mode}"]]
-    found = unswag(options, "fidelity", options.model, *plugins, "--data", options.text, "--block-size", options.block_size)
-    variants = dict(zip(MODES, found["variants"]))
+def compare(options, model, modes):
+    """Prints what each of these `--plugin` specs, by their names, does to this model's gradients and to a training run."""
+    plugins = [part for spec in modes.values() for part in ["--plugin", spec]]
+    found = unswag(options, "fidelity", model, *plugins, "--data", options.text, "--block-size", options.block_size)
+    variants = dict(zip(modes, found["variants"]))
     with tempfile.TemporaryDirectory() as scratch:
-        results = {"none": train(options, Path(scratch), "none", options.model)}
-        for mode in MODES:
+        results = {"none": train(options, Path(scratch), "none", model)}
+        for mode, spec in modes.items():
             patched = Path(scratch) / f"model-{mode}"
-            unswag(options, "surgery", "--plugin", f"delhi:mode={mode}", options.model, "-o", patched)
+            unswag(options, "surgery", "--plugin", spec, model, "-o", patched)
             results[mode] = train(options, Path(scratch), mode, patched)
     base = results["none"]
     print("| mode | cosine, all adapters | relative error | worst layer's cosine | tensors of a step | last ten losses | held-out loss | gap |")

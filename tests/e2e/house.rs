@@ -41,6 +41,12 @@ impl House {
         path
     }
 
+    /// A text of which every stretch is another, and that a model learns in a few steps; as file `text.txt`.
+    pub fn text(&self) {
+        let line = |line: u32| format!("{line} bottles of beer on the wall, {line} bottles of beer.\n");
+        fs::write(self.path("text.txt"), (0..400).map(line).collect::<String>()).expect("a file can be written");
+    }
+
     /// The program with its own lock file and nothing of the user's environment that could change its words.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(unswag());

@@ -41,7 +41,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("unswag-adapter", &["unswag-abi", "unswag-checkpoint"]),
-    ("unswag-console", &["unswag-data"]),
+    ("unswag-console", &["unswag-data", "unswag-loader"]),
     (
         "unswag-torch-cli",
         &["unswag-abi", "unswag-console", "unswag-data", "unswag-loader", "unswag-surgery", "unswag-train"],
@@ -72,10 +72,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
 const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
     ("unswag-loader", &["unswag-raw-plugin"]),
     // The engine is held against transformers on checkpoints.
-    ("unswag-torch", &["unswag-checkpoint", "unswag-graph"]),
+    ("unswag-torch", &["unswag-checkpoint", "unswag-graph", "unswag-tests"]),
     // Its bench steps an optimizer whose state it holds.
     ("unswag-pager", &["unswag-kernels"]),
-    // Runs are stopped on tiny checkpoints.
+    // What was fetched for tests is found in one place, and tiny checkpoints are made in one.
+    ("unswag-adapter", &["unswag-tests"]),
+    ("unswag-checkpoint", &["unswag-tests"]),
+    ("unswag-data", &["unswag-tests"]),
     ("unswag-train", &["unswag-tests"]),
     // Its patches are held against the host's own rules.
     ("unswag-every-edit", &["unswag-graph", "unswag-surgery"]),

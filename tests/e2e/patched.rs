@@ -3,18 +3,16 @@
 use std::fs;
 
 use serde_json::Value;
-use unswag_tests::{Family, unswag_torch};
+use unswag_tests::{Family, Outcome, smollm2, unswag_torch};
 
-use crate::house::House;
+use crate::house::{House, assert_same_files};
 
 /// A house with Delhi, a tiny model and a text.
 fn house() -> House {
     unswag_torch();
     let house = House::new();
     house.tiny(Family::Llama, "model");
-    let text: String =
-        (0..400).map(|line| format!("{line} bottles of beer on the wall, {line} bottles of beer.\n")).collect();
-    fs::write(house.path("text.txt"), text).unwrap();
+    house.text();
     house
 }
 
@@ -55,6 +53,28 @@ fn a_patched_model_trains_with_the_plugins_kernels_and_less_memory() {
     assert!(peak(&eight) < peak(&exact) && peak(&two) < peak(&eight), "fewer bits take less memory");
 }
 
+#[test]
+fn what_a_plugin_says_is_shown_by_every_command_that_opens_it() {
+    let house = house();
+    let lines = |outcome: &Outcome| -> Vec<String> {
+        outcome.stderr.lines().filter(|line| line.starts_with("plugin: ")).map(str::to_owned).collect()
+    };
+    let surgery = house.run(&["surgery", "--plugin", "hostile:say=handle with care", "model", "-o", "patched"]);
+    surgery.ok();
+    let said = lines(&surgery);
+    assert_eq!(said, ["plugin: handle with care"]);
+
+    let data = ["patched", "--data", "text.txt", "--block-size", "48", "--json"];
+    for command in [&["train", "--max-steps", "1", "-o", "run"][..], &["eval"]] {
+        let outcome = house.run(&[command, &data].concat());
+        assert_eq!(lines(&outcome), said, "{command:?}");
+        serde_json::from_str::<Value>(outcome.ok()).expect("a plugin's line is not on stdout");
+    }
+    let quiet = house.run(&[&["eval", "--quiet"], &data[..]].concat());
+    quiet.ok();
+    assert_eq!(quiet.stderr, "");
+}
+
 /// The weights are the same, and what is computed from them is not.
 #[test]
 fn a_run_does_not_go_on_over_another_surgery() {
@@ -71,6 +91,34 @@ fn a_run_does_not_go_on_over_another_surgery() {
     let refused = train("exact", "4");
     assert!(refused.code(2).contains("the base's graph and weights"), "{}", refused.stderr);
     train("2bit", "4").ok();
+}
+
+/// An op's kernel is built with the options of the step that brought it in, whichever step that was.
+#[test]
+fn steps_of_one_protocol_keep_each_its_options() {
+    let house = house();
+    let [panics, works] = ["hostile:at=model.layers.0,panic=backward", "hostile:at=model.layers.1"];
+    for (name, [first, second]) in [("first", [panics, works]), ("second", [works, panics])] {
+        let once = format!("once-{name}");
+        house.run(&["surgery", "--plugin", first, "model", "-o", &once]).ok();
+        house.run(&["surgery", "--plugin", second, &once, "-o", name]).ok();
+        let trained = house.run(&["train", name, "--data", "text.txt", "--block-size", "48", "-o", "run"]);
+        let told = trained.code(2);
+        assert!(told.contains("model.layers.0.mlp.act_fn") && told.contains("asked to panic in backward"), "{told}");
+    }
+}
+
+#[test]
+fn a_protocol_in_two_steps_is_the_protocol_in_one() {
+    let house = house();
+    let half = |layer: u32| format!("delhi:mode=2bit,layers={layer}");
+    house.run(&["surgery", "--plugin", "delhi:mode=2bit", "model", "-o", "whole"]).ok();
+    house.run(&["surgery", "--plugin", &half(0), "--plugin", &half(1), "model", "-o", "halves"]).ok();
+    house.run(&["surgery", "--plugin", &half(1), "model", "-o", "half"]).ok();
+    house.run(&["surgery", "--plugin", &half(0), "half", "-o", "other-halves"]).ok();
+    let whole = trained(&house, "whole");
+    assert_eq!(trained(&house, "halves"), whole);
+    assert_eq!(trained(&house, "other-halves"), whole);
 }
 
 #[test]
@@ -98,6 +146,47 @@ fn fidelity_tells_exact_from_lossy_and_more_bits_from_fewer() {
     // The last layer's down projection comes before the gate in the backward: its input is the product that is made again.
     let table = house.run(&args).ok().to_owned();
     assert!(table.contains("model.layers.1") && table.contains("cosine"), "{table}");
+}
+
+/// On SmolLM2: its adapters have learned on gradients of eight bits.
+#[test]
+fn an_adapter_of_a_patched_model_merges_into_it_as_into_its_base() {
+    let house = house();
+    let smollm2 = smollm2();
+    let smollm2 = smollm2.to_str().unwrap();
+    house.run(&["surgery", "--plugin", "delhi:mode=8bit", smollm2, "-o", "patched"]).ok();
+    let common = ["train", "patched", "--data", "text.txt", "--block-size", "64", "--max-steps", "8"];
+    house.run(&[&common[..], &["--learning-rate", "2e-3", "--lora-r", "4", "-o", "run"]].concat()).ok();
+    for (model, merged) in [("patched", "of-patched"), (smollm2, "of-base")] {
+        house.run(&["merge", model, "run/adapter", "-o", merged]).ok();
+    }
+    assert_same_files(&house.path("of-patched"), &house.path("of-base"));
+
+    let loss = |model: &[&str]| {
+        let page = house.json(&[&["eval"], model, &["--data", "text.txt", "--block-size", "256"]].concat());
+        page["loss"].as_f64().unwrap()
+    };
+    let (plain, adapted) = (loss(&["patched"]), loss(&["patched", "--adapter", "run/adapter"]));
+    let merged = loss(&["of-patched"]);
+    assert!(adapted < 0.6 * plain, "{plain} without the adapter, {adapted} with it");
+    // The merged weights are bf16: each takes up to 2^-9 of itself less of the adapter. It was 1.2 % of what was learned.
+    assert!(
+        (merged - adapted).abs() < 0.03 * (plain - adapted),
+        "{merged} merged, {adapted} with the adapter, {plain}"
+    );
+}
+
+#[test]
+fn a_merge_into_what_computes_something_else_is_refused_with_what_to_do() {
+    let house = house();
+    house.run(&["surgery", "--plugin", "composite:rank=8", "model", "-o", "cut"]).ok();
+    // Of layers that the patch left as they were.
+    let targets = ["--lora-target-modules", "down_proj", "--max-steps", "2", "-o", "run"];
+    house.run(&[&["train", "model", "--data", "text.txt", "--block-size", "48"], &targets[..]].concat()).ok();
+    let refused = house.run(&["merge", "cut", "run/adapter", "-o", "merged"]);
+    let told = refused.code(2);
+    assert!(told.contains("merge into the plain base, then operate on the result"), "{told}");
+    assert!(!house.path("merged").exists());
 }
 
 #[test]

@@ -13,9 +13,7 @@ fn house() -> House {
     unswag_torch();
     let house = House::without_plugins();
     house.tiny(Family::Llama, "model");
-    let text: String =
-        (0..400).map(|line| format!("{line} bottles of beer on the wall, {line} bottles of beer.\n")).collect();
-    fs::write(house.path("text.txt"), text).unwrap();
+    house.text();
     house
 }
 

@@ -32,8 +32,7 @@ fn house(recipes: &[(&str, &str)]) -> House {
     unswag_torch();
     let house = House::new();
     house.tiny(Family::Llama, "model");
-    let text: String = (0..200).map(|line| format!("{line} bottles of beer on the wall.\n")).collect();
-    fs::write(house.path("text.txt"), text).unwrap();
+    house.text();
     for (name, text) in recipes {
         fs::write(house.path(name), text).unwrap();
     }

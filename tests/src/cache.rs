@@ -29,6 +29,16 @@ pub fn smollm2_gguf() -> PathBuf {
     cached("smollm2", "models/SmolLM2-135M-Instruct.Q4_1.gguf")
 }
 
+/// SmolLM2-135M-Instruct in bf16, as `unswag import` makes it from that file.
+///
+/// # Panics
+/// Where it is missing, with the command that makes it.
+pub fn smollm2() -> PathBuf {
+    let folder = cache_dir().join("models/SmolLM2-135M-Instruct");
+    assert!(folder.exists(), "{}: not there; run `make test`, which makes it", folder.display());
+    folder
+}
+
 /// A command that runs a script of `tests/` in the Python environment: `python("peers/same_logits.py")`.
 ///
 /// # Panics

@@ -15,6 +15,6 @@ mod tiny;
 
 pub use artifacts::{plugin, unswag, unswag_torch, workspace_root};
 pub use base::Base;
-pub use cache::{cache_dir, cached, python, smollm2_gguf};
+pub use cache::{cache_dir, cached, python, smollm2, smollm2_gguf};
 pub use run::{Outcome, Run};
 pub use tiny::{Family, Tiny};

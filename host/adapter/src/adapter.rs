@@ -1,37 +1,15 @@
 //! An adapter's folder: `adapter_config.json` and `adapter_model.safetensors`, as PEFT writes them.
 
-use std::{
-    collections::BTreeMap,
-    io::Read,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use serde_json::Value as Json;
-use unswag_checkpoint::{Checkpoint, TensorInfo, regular_file};
+use unswag_checkpoint::{Checkpoint, TensorInfo};
 
-use crate::{AdapterError, float};
+use crate::{AdapterError, config::Config, float};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
-const MAX_CONFIG_BYTES: u64 = 16 << 20;
 /// PEFT's names: `base_model.model.MODULE.lora_A.weight`.
 const PREFIX: &str = "base_model.model.";
-
-/// What of PEFT's settings changes the arithmetic. All others say how the adapter was trained.
-#[derive(Debug, Deserialize)]
-struct Config {
-    peft_type: String,
-    lora_alpha: f64,
-    #[serde(default)]
-    use_rslora: bool,
-    #[serde(default)]
-    use_dora: bool,
-    #[serde(default)]
-    fan_in_fan_out: bool,
-    #[serde(flatten)]
-    others: BTreeMap<String, Json>,
-}
 
 /// The adapter of one linear layer.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,7 +36,7 @@ impl Adapter {
     /// # Errors
     /// A file is missing or unsound; a kind of adapter or a setting that is not understood; a tensor without its other half.
     pub fn open(path: &Path) -> Result<Self, AdapterError> {
-        let config = read_config(&path.join(CONFIG))?;
+        let config = Config::read(&path.join(CONFIG))?;
         let weights = Checkpoint::open(path.join(WEIGHTS))?;
         let mut adapter = Adapter { path: path.to_owned(), weights, config, modules: Vec::new() };
         let names: Vec<String> = adapter.weights.tensors().map(|tensor| tensor.name.to_owned()).collect();
@@ -137,6 +115,10 @@ impl Adapter {
             let (expected, got) = (format!("[{output}, {r}], as lora_A has it"), format!("[{output}, {b_r}]"));
             return Err(self.tensor_error(&b_name(module), expected, got));
         }
+        if let Some(expected) = self.config.r.filter(|expected| *expected != r) {
+            let expected = format!("[{expected}, {input}], for the config's r is {expected}");
+            return Err(self.tensor_error(&a_name(module), expected, format!("[{r}, {input}]")));
+        }
         if self.config.use_dora {
             let name = magnitude_name(module);
             let found = self.weights.tensor(&name);
@@ -179,59 +161,4 @@ fn b_name(module: &str) -> String {
 /// The one without `.weight` at its end.
 fn magnitude_name(module: &str) -> String {
     format!("{PREFIX}{module}.lora_magnitude_vector")
-}
-
-fn read_config(path: &Path) -> Result<Config, AdapterError> {
-    let refused = |what: &str, expected: &str, got: String| AdapterError::Config {
-        path: path.to_owned(),
-        what: what.to_owned(),
-        expected: expected.to_owned(),
-        got,
-    };
-    let (file, _) = regular_file(path)?;
-    let mut text = Vec::new();
-    let read = file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut text);
-    read.map_err(|source| AdapterError::Io { path: path.to_owned(), source })?;
-    if text.len() as u64 > MAX_CONFIG_BYTES {
-        return Err(refused("its size", "at most 16 MiB", "more".into()));
-    }
-    let config: Config = serde_json::from_slice(&text)
-        .map_err(|error| refused("its text", "PEFT's settings as JSON", error.to_string()))?;
-    if config.peft_type != "LORA" {
-        return Err(refused("peft_type", "LORA", config.peft_type));
-    }
-    if !config.lora_alpha.is_finite() {
-        return Err(refused("lora_alpha", "a finite number", config.lora_alpha.to_string()));
-    }
-    // What changes the arithmetic and is not done here. PEFT writes most of them whether they are used or not.
-    let is_unused = |value: &Json| match value {
-        Json::Null | Json::Bool(false) => true,
-        Json::Array(list) => list.is_empty(),
-        Json::Object(map) => map.is_empty(),
-        Json::String(text) => text == "none",
-        _ => false,
-    };
-    let understood = [
-        "bias",
-        "lora_bias",
-        "modules_to_save",
-        "rank_pattern",
-        "alpha_pattern",
-        "layer_replication",
-        "trainable_token_indices",
-        "target_parameters",
-        "alora_invocation_tokens",
-        "use_qalora",
-    ];
-    // Others (pissa, olora, corda, loftq) take from the base's weights what the adapter's first values give.
-    let kept = |value: &Json| value.is_boolean() || ["gaussian", "eva", "orthogonal"].iter().any(|name| value == name);
-    if let Some(value) = config.others.get("init_lora_weights").filter(|value| !value.is_null() && !kept(value)) {
-        return Err(refused("init_lora_weights", "one that leaves the base's weights as they are", value.to_string()));
-    }
-    for name in understood {
-        if let Some(value) = config.others.get(name).filter(|value| !is_unused(value)) {
-            return Err(refused(name, "unused: nothing but LoRA, rsLoRA and DoRA is understood", value.to_string()));
-        }
-    }
-    Ok(config)
 }

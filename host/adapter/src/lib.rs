@@ -5,6 +5,7 @@
 //! Nothing here needs libtorch, and nothing changes the base.
 
 mod adapter;
+mod config;
 mod error;
 mod float;
 mod merge;

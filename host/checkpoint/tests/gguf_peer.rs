@@ -2,7 +2,7 @@
 //!
 //! Needs the Python environment and SmolLM2, which `scripts/fetch venv smollm2` lays down (`make test` does so first).
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value as Json;
@@ -10,28 +10,13 @@ use tempfile::TempDir;
 use tokenizers::Tokenizer;
 use unswag_checkpoint::gguf::{ImportDtype, ImportOptions, ImportReport, import};
 use unswag_checkpoint::{RealDisk, silent};
-
-fn repository() -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    path.canonicalize().expect("the crate lies two folders below the repository")
-}
-
-fn cached(relative: &str) -> PathBuf {
-    let cache = std::env::var_os("UNSWAG_CACHE").map_or_else(|| repository().join(".cache"), PathBuf::from);
-    let path = cache.join(relative);
-    assert!(path.exists(), "{} is missing; run `scripts/fetch venv smollm2` (or `make test`)", path.display());
-    path
-}
-
-fn smollm2() -> PathBuf {
-    cached("models/SmolLM2-135M-Instruct.Q4_1.gguf")
-}
+use unswag_tests::{cached, smollm2_gguf, workspace_root};
 
 /// Runs a script of tests/peers; a failure shows all it said.
 #[track_caller]
 fn peer(script: &str, arguments: &[&str]) -> String {
-    let mut command = Command::new(cached("venv/bin/python"));
-    command.arg(repository().join("tests/peers").join(script)).args(arguments);
+    let mut command = Command::new(cached("venv", "venv/bin/python"));
+    command.arg(workspace_root().join("tests/peers").join(script)).args(arguments);
     command.env("HF_HUB_OFFLINE", "1").env("TOKENIZERS_PARALLELISM", "false").env("TQDM_DISABLE", "1");
     let output = command.output().expect("the environment's Python starts");
     let said = [output.stdout.as_slice(), &output.stderr].map(String::from_utf8_lossy).join("\n");
@@ -82,20 +67,20 @@ fn read_json(path: &Path) -> Json {
 fn smollm2_has_transformers_weights_and_logits_bit_for_bit() {
     let scratch = TempDir::new().expect("a folder");
     let out = scratch.path().join("SmolLM2");
-    let report = import_to(&smollm2(), &out, ImportDtype::Bf16);
+    let report = import_to(&smollm2_gguf(), &out, ImportDtype::Bf16);
     assert_eq!((report.model_type, report.tensors, report.parameters), ("llama", 272, 134_515_008));
     assert!(report.has_tokenizer && report.has_chat_template);
     assert!(report.notes.iter().any(|note| note.contains("Q4_1") && note.contains("BF16")), "{:?}", report.notes);
-    println!("{}", peer("gguf_logits.py", &[text(&smollm2()), text(&out)]));
+    println!("{}", peer("gguf_logits.py", &[text(&smollm2_gguf()), text(&out)]));
 }
 
 #[test]
 fn smollm2_encodes_as_transformers_and_keeps_its_chat_template() {
     let scratch = TempDir::new().expect("a folder");
     let out = scratch.path().join("SmolLM2");
-    import_to(&smollm2(), &out, ImportDtype::Bf16);
+    import_to(&smollm2_gguf(), &out, ImportDtype::Bf16);
     let tokens = scratch.path().join("tokens.json");
-    peer("gguf_tokens.py", &[text(&smollm2()), text(&tokens), "--digits"]);
+    peer("gguf_tokens.py", &[text(&smollm2_gguf()), text(&tokens), "--digits"]);
     tokens_are_those_of(&tokens, &out);
     let template = read_json(&out.join("tokenizer_config.json"))["chat_template"].as_str().map(str::to_owned);
     assert!(template.is_some_and(|template| template.contains("You are a helpful AI assistant named SmolLM")));

@@ -1,5 +1,6 @@
 //! The command line: what can be asked, and the help that answers it. Parsing only.
 
+mod compute;
 mod fidelity;
 mod plan;
 mod quantization;
@@ -11,14 +12,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+pub use compute::{Compute, Device, Precision};
 pub use fidelity::Fidelity;
 pub use plan::Plan;
 pub use quantization::{QuantType, Quantization};
 pub use recipe::Run;
 pub use run::{Eval, Generate, Merge, Preprocess};
-pub use train::{
-    Data, Device, Length, Lora, Optim, Optimizer, Precision, ReportTo, Saving, Scheduler, TooLong, Train, Validation,
-};
+pub use train::{Data, Length, Lora, Optim, Optimizer, ReportTo, Saving, Scheduler, TooLong, Train, Validation};
 
 /// Open a checkpoint, let protocol plugins rewrite its module graph, and write a folder the ecosystem still opens.
 #[derive(Debug, Parser)]

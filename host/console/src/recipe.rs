@@ -21,6 +21,7 @@ use std::{
 };
 
 use clap::{ArgMatches, Args, Command};
+use unswag_loader::yaml::{self, YamlError};
 
 use crate::args::{Plan, Run, Train};
 use keys::Keys;
@@ -60,7 +61,7 @@ pub enum RecipeError {
     #[error("{}: expected at most {MAX_BYTES} bytes of text, got more; this is no recipe", path.display())]
     Size { path: PathBuf },
     #[error("{}: {source}", path.display())]
-    Yaml { path: PathBuf, source: serde_yaml::Error },
+    Yaml { path: PathBuf, source: YamlError },
     #[error("{}:{line}: {what}", path.display())]
     Fault { path: PathBuf, line: usize, what: String },
     #[error("{}: {what}", path.display())]
@@ -85,7 +86,7 @@ impl Recipe {
             return Err(RecipeError::Size { path: path.to_owned() });
         }
         let text = String::from_utf8(bytes).map_err(|error| io(io::Error::new(io::ErrorKind::InvalidData, error)))?;
-        let value = locate::parse(&text).map_err(|source| RecipeError::Yaml { path: path.to_owned(), source })?;
+        let value = yaml::parse(&text).map_err(|source| RecipeError::Yaml { path: path.to_owned(), source })?;
         let told = |fault: Fault| RecipeError::Fault {
             path: path.to_owned(),
             line: line_of(&text, &fault.place),

@@ -14,6 +14,7 @@ use std::{
 
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressStyle};
+use unswag_loader::{Log, LogLevel};
 
 use crate::args::{Output, When};
 
@@ -58,9 +59,20 @@ pub fn note(output: &Output, text: &str) {
     }
 }
 
-/// A line that a plugin wrote, on stderr.
-pub fn plugin_line(style: Style, line: &str) {
-    let _ = writeln!(anstream::stderr(), "{} {}", paint(DIM, "plugin:"), paint(style, line));
+/// Where plugins' lines go: stderr, unless quiet; debugging lines nowhere.
+pub fn plugin_log(output: &Output) -> Log {
+    let quiet = output.quiet;
+    Arc::new(move |level, line| {
+        let style = match level {
+            LogLevel::Error => BAD,
+            LogLevel::Warning => WARN,
+            LogLevel::Info => DIM,
+            LogLevel::Debug => return,
+        };
+        if !quiet {
+            let _ = writeln!(anstream::stderr(), "{} {}", paint(DIM, "plugin:"), paint(style, line));
+        }
+    })
 }
 
 /// An error, on stderr.

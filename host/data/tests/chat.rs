@@ -4,9 +4,9 @@
 
 mod common;
 
-use std::{fs, path::Path, process::Command, sync::Arc};
+use std::{fs, path::Path, sync::Arc};
 
-use common::{all_rows, cached, chain, repository, smollm2, smollm2_folder, text};
+use common::{all_rows, chain, smollm2, text};
 use serde_json::{Map, Value as Json, json};
 use tempfile::TempDir;
 use unswag_data::{
@@ -19,7 +19,7 @@ const NOW: &str = "2026-11-21T08:05:09";
 fn compile(tokenizer: &Tokenizer, source: Option<&str>) -> Arc<ChatTemplate> {
     let template = match source {
         Some(source) => ChatTemplate::new(source.to_owned(), Path::new("test.jinja"), tokenizer, Some(NOW)),
-        None => ChatTemplate::load(&smollm2_folder(), tokenizer, Some(NOW)),
+        None => ChatTemplate::load(&unswag_tests::smollm2(), tokenizer, Some(NOW)),
     };
     Arc::new(template.unwrap())
 }
@@ -176,11 +176,8 @@ fn templates_write_what_transformers_writes() {
     let dir = TempDir::new().unwrap();
     let (asked, answered) = (dir.path().join("cases.json"), dir.path().join("answers.json"));
     fs::write(&asked, serde_json::to_vec(&cases).unwrap()).unwrap();
-    let script = repository().join("tests/peers/chat.py");
-    let output = Command::new(cached("venv/bin/python"))
-        .arg("-IB")
-        .args([&script, &smollm2_folder(), &asked, &answered])
-        .env("HF_HUB_OFFLINE", "1")
+    let output = unswag_tests::python("peers/chat.py")
+        .args([&unswag_tests::smollm2(), &asked, &answered])
         .output()
         .expect("the environment's Python starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -194,7 +191,7 @@ fn templates_write_what_transformers_writes() {
                 let now = case["now"].as_str().or(Some(NOW));
                 ChatTemplate::new(source.to_owned(), Path::new("t"), &tokenizer, now).unwrap()
             }
-            None => ChatTemplate::load(&smollm2_folder(), &tokenizer, None).unwrap(),
+            None => ChatTemplate::load(&unswag_tests::smollm2(), &tokenizer, None).unwrap(),
         };
         let mut extra: Map<String, Json> = case["variables"].as_object().cloned().unwrap_or_default();
         if let Some(tools) = case.get("tools") {

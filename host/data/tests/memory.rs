@@ -8,7 +8,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-use common::{cached, smollm2, text};
+use common::{smollm2, text};
 use tempfile::TempDir;
 use unswag_data::{DataLoader, StreamingContextDataLoader, TextOptions};
 
@@ -53,7 +53,10 @@ fn peak_over(pattern: &str, options: &TextOptions) -> (usize, u64) {
 fn memory_is_bounded_whatever_the_size_of_the_file() {
     let dir = TempDir::new().unwrap();
     let plays: Vec<String> = ["hamlet", "macbeth", "tempest", "othello"]
-        .map(|name| fs::read_to_string(cached(&format!("data/shakespeare/{name}_gut.txt"))).unwrap())
+        .map(|name| {
+            fs::read_to_string(unswag_tests::cached("shakespeare", &format!("data/shakespeare/{name}_gut.txt")))
+                .unwrap()
+        })
         .to_vec();
     let whole = plays.concat();
     let rows = |text: &str| -> String {

@@ -14,13 +14,20 @@ use unswag_graph::Sizes;
 
 use crate::EngineError;
 
-/// Whoever has the plugins open.
-pub trait PluginOps: unswag_graph::Ops {
-    /// The kernel of one call on a device.
+/// Whoever has the plugins open. An op is asked for with the node's path: nodes of one kind may have been brought in with other
+/// options.
+pub trait PluginOps {
+    /// The plan of the node's call.
+    ///
+    /// # Errors
+    /// In a sentence for the user: there is no such op, or it refuses the call.
+    fn plan(&self, path: &str, call: &OpCall) -> Result<OpPlan, String>;
+
+    /// The kernel of the node's call on a device.
     ///
     /// # Errors
     /// In a sentence for the user: there is no such op, or none for this device.
-    fn kernel(&self, call: &OpCall, device: Device) -> Result<Rc<dyn PluginKernel>, String>;
+    fn kernel(&self, path: &str, call: &OpCall, device: Device) -> Result<Rc<dyn PluginKernel>, String>;
 }
 
 impl std::fmt::Debug for dyn PluginOps {
@@ -143,7 +150,7 @@ impl PluginCall {
         if let Some(kernel) = self.kernel.0.get() {
             return Ok(&**kernel);
         }
-        let kernel = self.ops.kernel(&self.call, device).map_err(|error| self.fault(error))?;
+        let kernel = self.ops.kernel(&self.path, &self.call, device).map_err(|error| self.fault(error))?;
         Ok(&**self.kernel.0.get_or_init(|| kernel))
     }
 
@@ -248,7 +255,7 @@ impl PluginOp {
         let inputs = shapes.zip(&dtypes).map(|(shape, &dtype)| Meta { dtype, shape }).collect();
         let call = OpCall { kind: self.kind.clone(), inputs, attrs: self.attrs.clone() };
         let fault = |message: String| EngineError::Plugin { path: self.path.clone(), kind: self.kind.clone(), message };
-        let plan = self.ops.plan(&call).map_err(fault)?;
+        let plan = self.ops.plan(&self.path, &call).map_err(fault)?;
         let expected: Vec<_> = self.outputs.iter().map(|value| sizes.meta(value).shape).collect();
         let found: Vec<_> = plan.outputs.iter().map(|meta| meta.shape.clone()).collect();
         if found != expected {

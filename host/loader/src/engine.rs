@@ -3,7 +3,7 @@
 use std::{rc::Rc, sync::OnceLock};
 
 use unswag_abi::{
-    doc::{Device, OpCall},
+    doc::{Device, OpCall, OpPlan},
     frame::Launch,
 };
 use unswag_engine::{Buffer, BufferMut, PluginKernel, PluginLaunch, PluginOps};
@@ -11,8 +11,12 @@ use unswag_engine::{Buffer, BufferMut, PluginKernel, PluginLaunch, PluginOps};
 use crate::{Kernel, LaunchOptions, OpenProtocols, PluginError, device::Machine};
 
 impl PluginOps for OpenProtocols {
-    fn kernel(&self, call: &OpCall, device: Device) -> Result<Rc<dyn PluginKernel>, String> {
-        let owner = self.owner(&call.kind).ok_or_else(|| format!("no open plugin has the op {}", call.kind))?;
+    fn plan(&self, path: &str, call: &OpCall) -> Result<OpPlan, String> {
+        self.owner(path, &call.kind)?.plan(call).map_err(|error| error.to_string())
+    }
+
+    fn kernel(&self, path: &str, call: &OpCall, device: Device) -> Result<Rc<dyn PluginKernel>, String> {
+        let owner = self.owner(path, &call.kind)?;
         let machine = machine();
         let target = machine.target(device).ok_or_else(|| format!("this machine has no {device:?}"))?;
         let built = owner.build(call, &target).map_err(reason)?;

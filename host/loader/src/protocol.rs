@@ -4,6 +4,7 @@
 //! short: a plugin runs on this process's threads, so one that never returns is only reported ([`Protocol::rewrite`]).
 
 use std::{
+    collections::HashMap,
     sync::mpsc::{self, RecvTimeoutError},
     time::Duration,
 };
@@ -15,7 +16,6 @@ use unswag_abi::{
     frame::{Extension, Module, OpBox, ProtocolBox},
 };
 use unswag_engine::{Buffer, BufferMut};
-use unswag_graph::Ops;
 
 use crate::{
     buffers::ViewList,
@@ -323,27 +323,56 @@ fn check_plan(call: &OpCall, plan: &OpPlan) -> Result<(), String> {
     Ok(())
 }
 
-/// The ops of several open protocols, as the graph asks for them.
+/// The ops of several open protocols, as a model's nodes ask for them.
 #[derive(Debug, Default)]
-pub struct OpenProtocols(pub Vec<Protocol>);
-
-impl OpenProtocols {
-    /// The protocol that has this op, by its manifest.
-    pub fn owner(&self, kind: &str) -> Option<&Protocol> {
-        self.0.iter().find(|protocol| protocol.info.ops.iter().any(|op| op == kind))
-    }
+pub struct OpenProtocols {
+    open: Vec<Protocol>,
+    /// Who brought in the node at a path, by its place in `open`.
+    makers: HashMap<String, usize>,
 }
 
-impl Ops for OpenProtocols {
-    fn plan(&self, call: &OpCall) -> Result<OpPlan, String> {
-        let protocol = self.owner(&call.kind).ok_or_else(|| {
-            let open: Vec<_> = self.0.iter().map(Protocol::id).collect();
+impl OpenProtocols {
+    pub fn new(open: Vec<Protocol>) -> Self {
+        OpenProtocols { open, makers: HashMap::new() }
+    }
+
+    /// Says that the nodes at these paths are those of one protocol with these options, which `open` opens where it is not open yet.
+    /// What was said of a path before no longer holds.
+    ///
+    /// # Errors
+    /// What `open` says.
+    pub fn made<E>(
+        &mut self,
+        paths: impl IntoIterator<Item = String>,
+        (id, options): (&str, &Attrs),
+        open: impl FnOnce() -> Result<Protocol, E>,
+    ) -> Result<(), E> {
+        let is_same = |protocol: &Protocol| protocol.id() == id && protocol.options() == options;
+        let maker = match self.open.iter().position(is_same) {
+            Some(maker) => maker,
+            None => {
+                self.open.push(open()?);
+                self.open.len() - 1
+            }
+        };
+        self.makers.extend(paths.into_iter().map(|path| (path, maker)));
+        Ok(())
+    }
+
+    /// The protocol that has the op of the node at `path`: the one that brought it in, else the first that lists the op.
+    ///
+    /// # Errors
+    /// None does, in a sentence for the user.
+    pub fn owner(&self, path: &str, kind: &str) -> Result<&Protocol, String> {
+        let lists = |protocol: &&Protocol| protocol.info.ops.iter().any(|op| op == kind);
+        let maker = self.makers.get(path).map(|&maker| &self.open[maker]).filter(lists);
+        maker.or_else(|| self.open.iter().find(lists)).ok_or_else(|| {
+            let open: Vec<_> = self.open.iter().map(Protocol::id).collect();
             let open = match open.is_empty() {
                 true => "none".to_owned(),
                 false => open.join(", "),
             };
-            format!("no open plugin has the op {}; open: {open}", plain::one_line(&call.kind, 80))
-        })?;
-        protocol.plan(call).map_err(|error| error.to_string())
+            format!("no open plugin has the op {}; open: {open}", plain::one_line(kind, 80))
+        })
     }
 }

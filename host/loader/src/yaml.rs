@@ -1,4 +1,4 @@
-//! Reading YAML that somebody else may have written: `unswag.lock` here, `unswag.yaml` one crate up.
+//! Reading YAML that somebody else may have written: `unswag.lock` here, `unswag.yaml` and recipes in crates above.
 
 use serde::de::DeserializeOwned;
 

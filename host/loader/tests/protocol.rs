@@ -14,7 +14,7 @@ use unswag_abi::{
     doc::{Attrs, Device, Dtype, Graph, Meta, OpCall, Target, TransformJob},
     frame::Launch,
 };
-use unswag_graph::Ops;
+use unswag_engine::PluginOps;
 use unswag_loader::{
     Buffer, BufferMut, Consent, Kernel, LaunchOptions, Log, LogLevel, OpenProtocols, Plugin, PluginError, PluginFile,
     Protocol, load,
@@ -162,11 +162,11 @@ fn a_plan_is_checked_before_anyone_allocates_by_it() {
 
 #[test]
 fn an_op_belongs_to_the_protocol_that_lists_it() {
-    let ops = OpenProtocols(vec![open("well")]);
-    assert_eq!(ops.plan(&call(&[])).unwrap().outputs, [meta(&[2, 3])]);
+    let ops = OpenProtocols::new(vec![open("well")]);
+    assert_eq!(ops.plan("x", &call(&[])).unwrap().outputs, [meta(&[2, 3])]);
     let other = OpCall { kind: "other.op".to_owned(), ..call(&[]) };
-    assert_eq!(ops.plan(&other).unwrap_err(), "no open plugin has the op other.op; open: raw");
-    let error = ops.0[0].plan(&other).unwrap_err();
+    assert_eq!(ops.plan("x", &other).unwrap_err(), "no open plugin has the op other.op; open: raw");
+    let error = ops.owner("x", "raw.double").unwrap().plan(&other).unwrap_err();
     assert!(error.to_string().contains("has no op `other.op`; its manifest lists: raw.double"), "{error}");
 }
 

@@ -118,7 +118,8 @@ impl Model {
             .map_err(|source| ModelError::Build { root: root.clone(), source: Box::new(source) })?;
         let Built { mut graph, duplicates, unclaimed, notes, .. } = built;
         for (step, done) in record.iter().flat_map(|record| record.steps.iter().enumerate()) {
-            let planner = Planner { known: &done.plans, protocol: None, asked: RefCell::default() };
+            let known: Vec<&Planned> = done.plans.iter().collect();
+            let planner = Planner { known: &known, protocol: None, used: RefCell::default() };
             let applied = apply(&graph, &done.patch, &planner).map_err(|source| ModelError::Replay {
                 root: root.clone(),
                 step: step + 1,
@@ -154,9 +155,10 @@ impl Model {
         Ok(())
     }
 
-    /// What plugins' ops answered in earlier steps.
-    pub(crate) fn plans(&self) -> Vec<Planned> {
-        self.record.iter().flat_map(|record| &record.steps).flat_map(|step| step.plans.iter().cloned()).collect()
+    /// What plugins' ops answered in earlier steps, with the step's protocol.
+    pub(crate) fn plans(&self) -> Vec<(String, Planned)> {
+        let steps = self.record.iter().flat_map(|record| &record.steps);
+        steps.flat_map(|step| step.plans.iter().map(|planned| (step.protocol.clone(), planned.clone()))).collect()
     }
 
     /// A name for people and for outputs: the folder's, or the file's without its ending.

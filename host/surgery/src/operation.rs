@@ -71,7 +71,7 @@ pub fn operate<'a>(model: &Model, protocols: &'a [Box<dyn Protocol>]) -> Result<
         return Err(OperateError::NoProtocol);
     }
     let mut graph = model.graph.clone();
-    let mut known = model.plans();
+    let mut recorded = model.plans();
     let mut operation = Operation {
         before: model.graph.clone(),
         after: Graph::default(),
@@ -93,10 +93,12 @@ pub fn operate<'a>(model: &Model, protocols: &'a [Box<dyn Protocol>]) -> Result<
         if patch.edits.is_empty() {
             return Err(OperateError::Nothing { protocol: id() });
         }
-        let planner = Planner { known: &known, protocol: Some(protocol), asked: RefCell::default() };
+        let of_others: Vec<&Planned> =
+            recorded.iter().filter(|(other, _)| other != protocol.id()).map(|(_, planned)| planned).collect();
+        let planner = Planner { known: &of_others, protocol: Some(protocol), used: RefCell::default() };
         let applied = apply(&graph, &patch, &planner)
             .map_err(|source| OperateError::Patch { protocol: id(), source: Box::new(source) })?;
-        let plans = planner.asked.into_inner();
+        let plans = planner.used.into_inner();
         let keeps_forward = keeps_forward(&graph, &patch);
         operation.keeps_forward &= keeps_forward;
         operation.made.push(
@@ -108,7 +110,7 @@ pub fn operate<'a>(model: &Model, protocols: &'a [Box<dyn Protocol>]) -> Result<
         );
         operation.transforms.push(applied.transforms);
         graph = applied.graph;
-        known.extend(plans.iter().cloned());
+        recorded.extend(plans.iter().map(|planned| (id(), planned.clone())));
         operation.steps.push(Step {
             protocol: id(),
             version: protocol.version().to_owned(),
@@ -123,31 +125,32 @@ pub fn operate<'a>(model: &Model, protocols: &'a [Box<dyn Protocol>]) -> Result<
     Ok(operation)
 }
 
-/// Answers an op's plan from a record, else from the plugin, and remembers what the plugin said.
+/// Answers an op's plan from a record, else from the plugin, and remembers all that it answered: a step's record is complete by
+/// itself. Of a protocol's own ops none is answered from its earlier steps, which may have had other options.
 pub(crate) struct Planner<'a> {
-    pub known: &'a [Planned],
+    pub known: &'a [&'a Planned],
     pub protocol: Option<&'a dyn Protocol>,
-    pub asked: RefCell<Vec<Planned>>,
+    pub used: RefCell<Vec<Planned>>,
 }
 
 impl Ops for Planner<'_> {
     fn plan(&self, call: &OpCall) -> Result<OpPlan, String> {
-        let remembered = |planned: &&Planned| planned.call == *call;
-        if let Some(planned) = self.known.iter().find(remembered) {
+        if let Some(planned) = self.used.borrow().iter().find(|planned| planned.call == *call) {
             return Ok(planned.plan.clone());
         }
-        if let Some(planned) = self.asked.borrow().iter().find(remembered) {
-            return Ok(planned.plan.clone());
-        }
-        let Some(protocol) = self.protocol else {
-            let inputs: Vec<&Meta> = call.inputs.iter().collect();
-            return Err(format!(
-                "the record holds no plan of {} for inputs {inputs:?}; it was edited or damaged",
-                call.kind
-            ));
+        let known = self.known.iter().find(|planned| planned.call == *call);
+        let plan = match (known, self.protocol) {
+            (Some(planned), _) => planned.plan.clone(),
+            (None, Some(protocol)) => protocol.plan(call)?,
+            (None, None) => {
+                let inputs: Vec<&Meta> = call.inputs.iter().collect();
+                return Err(format!(
+                    "the record holds no plan of {} for inputs {inputs:?}; it was edited or damaged",
+                    call.kind
+                ));
+            }
         };
-        let plan = protocol.plan(call)?;
-        self.asked.borrow_mut().push(Planned { call: call.clone(), plan: plan.clone() });
+        self.used.borrow_mut().push(Planned { call: call.clone(), plan: plan.clone() });
         Ok(plan)
     }
 }

@@ -96,31 +96,30 @@ fn open(spec: &PluginSpec, locks: &Locks, allow_unlocked: bool, log: &Log) -> Re
     Ok(Box::new(open_protocol(&plugin, &id, &options, log)?))
 }
 
-/// Opens the protocols whose ops these steps brought in, with the options that they had: who runs the model needs their kernels.
+/// Opens the protocols whose ops these steps brought in, each node's with the options that its step had: who runs the model needs
+/// their kernels. The steps are those of the model, in order.
 /// A plugin that has changed since is told to `log`; whether its ops still fit is seen when they are planned.
 ///
 /// # Errors
 /// As [`open_plugins`], for a plugin that a lock file names.
 pub fn open_recorded(steps: &[Step], log: &Log) -> Result<OpenProtocols, OpenError> {
     let locks = Locks::read()?;
-    let mut open: Vec<unswag_loader::Protocol> = Vec::new();
+    let mut open = OpenProtocols::default();
     for step in steps.iter().filter(|step| !step.plans.is_empty()) {
-        if open.iter().any(|protocol| protocol.id() == step.protocol) {
-            continue;
-        }
-        let found = locks.find(&step.protocol)?;
-        let plugin = load(&found.read()?, Consent::Locked(found.entry))?;
-        let sha256 = plugin.sha256().to_string();
-        if sha256 != step.plugin.sha256 {
-            let (protocol, recorded) = (&step.protocol, &step.plugin.sha256);
-            log(
-                LogLevel::Warning,
-                &format!("plugin {protocol} has changed since the surgery: {sha256}, then {recorded}"),
-            );
-        }
-        open.push(plugin.open(&step.protocol, &step.options, log.clone())?);
+        open.made(step.patch_nodes(), (&step.protocol, &step.options), || open_step(step, &locks, log))?;
     }
-    Ok(OpenProtocols(open))
+    Ok(open)
+}
+
+fn open_step(step: &Step, locks: &Locks, log: &Log) -> Result<unswag_loader::Protocol, OpenError> {
+    let found = locks.find(&step.protocol)?;
+    let plugin = load(&found.read()?, Consent::Locked(found.entry))?;
+    let sha256 = plugin.sha256().to_string();
+    if sha256 != step.plugin.sha256 {
+        let (protocol, recorded) = (&step.protocol, &step.plugin.sha256);
+        log(LogLevel::Warning, &format!("plugin {protocol} has changed since the surgery: {sha256}, then {recorded}"));
+    }
+    Ok(plugin.open(&step.protocol, &step.options, log.clone())?)
 }
 
 /// Opens one protocol of a loaded plugin.

@@ -91,6 +91,17 @@ pub struct Step {
     pub patch: Patch,
 }
 
+impl Step {
+    /// Paths of the nodes that it put into the graph.
+    pub(crate) fn patch_nodes(&self) -> impl Iterator<Item = String> {
+        let replaced = self.patch.edits.iter().filter_map(|edit| match edit {
+            Edit::Replace { at, with } => Some((at, &with.nodes)),
+            _ => None,
+        });
+        replaced.flat_map(|(at, nodes)| nodes.iter().map(move |node| node.path(at)))
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PluginId {

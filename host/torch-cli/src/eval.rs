@@ -24,7 +24,7 @@ impl Observer for Interrupt {
 }
 
 pub fn run(args: &Eval, output: &Output) -> Result<Done, Box<dyn Error>> {
-    let model = model::open(&args.model, args.dtype, args.quantization, args.device)?;
+    let model = model::open(&args.model, args.compute, output)?;
     let root = model.root().to_owned();
     let mut loader = data::open(&args.data, &root, Order::default())?;
     let model = model.for_inference(args.adapter.as_deref())?;

@@ -1,6 +1,6 @@
 //! `unswag fidelity`.
 
-use std::{error::Error, rc::Rc, sync::Arc};
+use std::{error::Error, rc::Rc};
 
 use serde_json::json;
 use unswag_console::{
@@ -16,7 +16,7 @@ use unswag_train::{Exact, FidelityReport, GradientError, LoraConfig};
 use crate::model;
 
 pub fn run(args: &Fidelity, output: &Output) -> Result<Done, Box<dyn Error>> {
-    let model = model::open(&args.model, args.dtype, args.quantization, args.device)?;
+    let model = model::open(&args.model, args.compute, output)?;
     let mut loader = data::open(&args.data, model.root(), Order::default())?;
     loader.start_epoch(0);
     let mut rows: Vec<Row> = Vec::new();
@@ -30,8 +30,7 @@ pub fn run(args: &Fidelity, output: &Output) -> Result<Done, Box<dyn Error>> {
     let model = model.for_fidelity(lora)?;
     let exact = Exact::new(&model, &batches)?;
 
-    let quiet = output.clone();
-    let log: unswag_loader::Log = Arc::new(move |_, line| term::note(&quiet, line));
+    let log = term::plugin_log(output);
     // The weights are in memory by now; the graph is asked for again.
     let plain = Model::open(&args.model, None)?;
     let mut reports = Vec::new();
@@ -39,7 +38,7 @@ pub fn run(args: &Fidelity, output: &Output) -> Result<Done, Box<dyn Error>> {
         let protocols = open_plugins(std::slice::from_ref(spec), false, &log)?;
         let operation = operate(&plain, &protocols)?;
         let earlier = plain.record.iter().flat_map(|record| &record.steps);
-        let steps: Vec<_> = operation.steps.iter().chain(earlier).cloned().collect();
+        let steps: Vec<_> = earlier.chain(&operation.steps).cloned().collect();
         let ops = Rc::new(open_recorded(&steps, &log)?);
         reports.push((spec.as_str(), exact.compare(&operation.after, ops)?));
     }

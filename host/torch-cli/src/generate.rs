@@ -14,7 +14,7 @@ use unswag_train::{Sampling, generate};
 use crate::model;
 
 pub fn run(args: &Generate, output: &Output) -> Result<Done, Box<dyn Error>> {
-    let model = model::open(&args.model, args.dtype, args.quantization, args.device)?;
+    let model = model::open(&args.model, args.compute, output)?;
     let tokenizer = Tokenizer::load(model.root())?;
     let prompt = if args.chat {
         let template = ChatTemplate::load(model.root(), &tokenizer, None)?;

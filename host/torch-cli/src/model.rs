@@ -3,28 +3,27 @@
 use std::path::Path;
 
 use unswag_abi::doc::{self, Dtype};
-use unswag_console::args::{Device, Precision, Quantization};
+use unswag_console::{
+    args::{Compute, Device, Output, Precision},
+    term,
+};
 use unswag_train::{Nf4, TrainError, UnswagModel};
 
-/// Opens a model to be computed where and in the element type that was asked for, its weights held as was asked for.
-pub fn open(
-    path: &Path,
-    precision: Precision,
-    quantization: Quantization,
-    device: Device,
-) -> Result<UnswagModel, TrainError> {
-    let device = match device {
+/// Opens a model to be computed where and in the element type that was asked for, its weights held as was asked for. What its plugins say is
+/// shown as surgery shows it.
+pub fn open(path: &Path, compute: Compute, output: &Output) -> Result<UnswagModel, TrainError> {
+    let device = match compute.device {
         Device::Cpu => doc::Device::Cpu,
         Device::Cuda => doc::Device::Cuda,
     };
-    let model = UnswagModel::from_pretrained(path)?.with_device(device)?;
-    let model = match precision {
+    let model = UnswagModel::from_pretrained_with_log(path, &term::plugin_log(output))?.with_device(device)?;
+    let model = match compute.dtype {
         Precision::Auto if model.dtype() == Dtype::F16 => model.with_dtype(Dtype::F32),
         Precision::Auto => model,
         Precision::Float32 => model.with_dtype(Dtype::F32),
         Precision::Bfloat16 => model.with_dtype(Dtype::Bf16),
     };
-    Ok(match quantization.double_quant() {
+    Ok(match compute.quantization.double_quant() {
         Some(double_quant) => model.with_4bit(Nf4 { double_quant }),
         None => model,
     })

@@ -16,7 +16,7 @@ use unswag_train::{
 use crate::{live::Live, model::open as open_model};
 
 pub fn run(args: &Train, output: &Output) -> Result<Done, Box<dyn Error>> {
-    let model = open_model(&args.model, args.dtype, args.quantization, args.device)?;
+    let model = open_model(&args.model, args.compute, output)?;
     let arguments = arguments(args)?;
     arguments.check()?;
     let tuning = tuning(&args.lora, args.seed);

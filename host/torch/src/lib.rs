@@ -16,9 +16,10 @@ mod offload;
 mod plugin;
 mod tensor;
 mod threads;
+mod torch;
 
-pub use backend::Torch;
 pub use offload::FileStore;
 pub use tensor::TorchTensor;
 pub(crate) use tensor::torch_error;
 pub use threads::threads;
+pub use torch::Torch;

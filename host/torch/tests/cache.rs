@@ -3,11 +3,12 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod common;
 
-use std::{path::PathBuf, time::Instant};
+use std::time::Instant;
 
 use common::{Model, assert_close};
 use unswag_abi::doc::Dtype;
 use unswag_engine::{Backend, Batch, Cache, Params, Program, Trainable};
+use unswag_tests::smollm2;
 use unswag_torch::{Torch, TorchTensor};
 
 /// Longer than the cases' windows, and than the lengths at which their rotations change.
@@ -23,16 +24,8 @@ fn last_row(torch: &Torch, program: &Program, params: &Params<TorchTensor>, ids:
 
 #[test]
 fn every_familys_next_logits_are_those_of_the_whole_text() {
-    tch::set_num_threads(1);
     assert_eq!(PARTS.iter().sum::<usize>(), TOKENS);
-    let folder = common::made_once("engine.py", &["families.py"]);
-    let mut cases = 0;
-    for entry in std::fs::read_dir(&folder).expect("made") {
-        let path = entry.expect("readable").path();
-        if !path.is_dir() {
-            continue;
-        }
-        let case = path.file_name().expect("a name").to_string_lossy().into_owned();
+    for (case, path) in common::cases() {
         let model = Model::open(&path);
         let program = Program::new(&model.graph, Trainable::Nothing).expect("the engine runs it");
         let ids: Vec<u32> = (0..TOKENS as u32).map(|at| (at * 7 + 3) % 31).collect();
@@ -52,17 +45,7 @@ fn every_familys_next_logits_are_those_of_the_whole_text() {
             let error = program.next_logits(&torch, &params, &ids, &mut cache).expect_err("there is no new token");
             assert!(error.to_string().contains("more than the 24"), "{error}");
         }
-        cases += 1;
     }
-    assert!(cases >= 35, "only {cases} cases");
-}
-
-fn smollm2() -> PathBuf {
-    let repository = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let cache = std::env::var_os("UNSWAG_CACHE").map_or_else(|| repository.join(".cache"), PathBuf::from);
-    let folder = cache.join("models/SmolLM2-135M-Instruct");
-    assert!(folder.exists(), "{} is missing; run `scripts/fetch smollm2` (or `make test`)", folder.display());
-    folder
 }
 
 fn likeliest(logits: &[f32]) -> u32 {
@@ -106,7 +89,7 @@ fn smollm2_says_the_same_tokens_with_a_cache_and_without() {
 #[test]
 fn a_cache_of_another_text_is_of_no_use_and_a_cleared_one_begins_anew() {
     tch::set_num_threads(1);
-    let folder = common::made_once("engine.py", &["families.py"]);
+    let folder = common::families();
     let path = std::fs::read_dir(folder).expect("made").map(|entry| entry.expect("readable").path());
     let path = path.filter(|path| path.is_dir()).min().expect("some case");
     let (model, torch) = (Model::open(&path), Torch::cpu());

@@ -51,7 +51,7 @@ fn gradients(grads: &Grads<unswag_torch::TorchTensor>, program: &Program) -> Vec
 #[test]
 fn packed_documents_do_not_see_each_other() {
     tch::set_num_threads(1);
-    let folder = common::made_once("engine.py", &["families.py"]);
+    let folder = common::families();
     let backends = [("kernels", Torch::cpu()), ("libtorch", Torch::plain_cpu())];
     for (case, (name, torch)) in
         ["llama", "mistral", "gemma2"].iter().flat_map(|case| backends.iter().map(move |by| (case, by)))
@@ -88,7 +88,7 @@ fn packed_documents_do_not_see_each_other() {
 /// Long enough for several blocks of queries, whose first keys differ, and rows whose documents end at other places.
 #[test]
 fn documents_longer_than_a_block_of_queries_give_and_learn_what_they_do_alone() {
-    let folder = common::made_once("engine.py", &["families.py"]);
+    let folder = common::families();
     // mistral's window ends within a document.
     for case in ["llama", "mistral"] {
         let model = Model::open(&folder.join(case));
@@ -121,7 +121,7 @@ fn documents_longer_than_a_block_of_queries_give_and_learn_what_they_do_alone() 
 
 #[test]
 fn document_numbers_that_fall_are_refused() {
-    let folder = common::made_once("engine.py", &["families.py"]);
+    let folder = common::families();
     let (model, torch) = (Model::open(&folder.join("llama")), Torch::cpu());
     let program = Program::new(&model.graph, Trainable::Nothing).expect("a model that the engine runs");
     let params = model.params(&torch, &program);

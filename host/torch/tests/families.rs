@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use common::{Model, assert_close};
 use safetensors::SafeTensors;
@@ -41,22 +41,6 @@ impl Expected {
     }
 }
 
-/// The folder with what the script made, and the cases in it.
-fn cases() -> (PathBuf, Vec<(String, PathBuf)>) {
-    // Small products gain nothing from threads, and threads that wait for each other lose much on a busy machine.
-    tch::set_num_threads(1);
-    let folder = common::made_once("engine.py", &["families.py"]);
-    let mut cases: Vec<_> = std::fs::read_dir(&folder)
-        .expect("made")
-        .map(|entry| entry.expect("readable").path())
-        .filter(|path| path.is_dir())
-        .map(|path| (path.file_name().expect("a name").to_string_lossy().into_owned(), path))
-        .collect();
-    cases.sort();
-    assert!(cases.len() >= 35, "only {} cases", cases.len());
-    (folder, cases)
-}
-
 const STEP: Step = Step { policies: Vec::new(), loss_rows: 3, tile_rows: 4, seed: 1, dropout: false, loss_count: None };
 
 #[test]
@@ -79,7 +63,7 @@ fn a_gpu_gives_them_too() {
 }
 
 fn compare_with_transformers(torch: fn() -> Torch) {
-    let (folder, cases) = cases();
+    let (folder, cases) = (common::families(), common::cases());
     for (case, path) in &cases {
         let expected = Expected::read(&folder.join(format!("{case}.safetensors")));
         let (model, torch, batch) = (Model::open(path), torch(), expected.batch());
@@ -143,7 +127,7 @@ fn counts<B: Backend>(
 
 #[test]
 fn meta_counts_the_bytes_that_a_step_takes() {
-    let (folder, cases) = cases();
+    let (folder, cases) = (common::families(), common::cases());
     for (case, path) in &cases {
         let batch = Expected::read(&folder.join(format!("{case}.safetensors"))).batch();
         let model = Model::open(path);
@@ -186,7 +170,7 @@ fn meta_counts_the_bytes_that_a_step_takes() {
 
 #[test]
 fn recompute_and_offload_give_the_bits_of_keep_and_tiles_the_same_sums_in_another_order() {
-    let (folder, cases) = cases();
+    let (folder, cases) = (common::families(), common::cases());
     let mut dropping = 0;
     for (case, path) in &cases {
         let batch = Expected::read(&folder.join(format!("{case}.safetensors"))).batch();
@@ -225,7 +209,7 @@ fn recompute_and_offload_give_the_bits_of_keep_and_tiles_the_same_sums_in_anothe
 
 #[test]
 fn lora_with_zero_b_equals_base() {
-    let (folder, cases) = cases();
+    let (folder, cases) = (common::families(), common::cases());
     for (case, path) in &cases {
         let batch = Expected::read(&folder.join(format!("{case}.safetensors"))).batch();
         let (model, torch) = (Model::open(path), Torch::cpu());
@@ -258,7 +242,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 
 #[test]
 fn in_bf16_every_family_stays_close_to_transformers_in_f32() {
-    let (folder, cases) = cases();
+    let (folder, cases) = (common::families(), common::cases());
     for (case, path) in &cases {
         let expected = Expected::read(&folder.join(format!("{case}.safetensors")));
         let (model, torch, batch) = (Model::open(path), Torch::cpu(), expected.batch());
@@ -286,7 +270,7 @@ fn in_bf16_every_family_stays_close_to_transformers_in_f32() {
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    let (folder, cases) = cases();
+    let (folder, cases) = (common::families(), common::cases());
     let (case, path) = &cases[0];
     let batch = Expected::read(&folder.join(format!("{case}.safetensors"))).batch();
     let (model, torch) = (Model::open(path), Torch::cpu());

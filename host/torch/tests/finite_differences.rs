@@ -88,18 +88,8 @@ fn batch() -> Batch {
     batch
 }
 
-fn cases() -> Vec<(String, Graph)> {
-    tch::set_num_threads(1);
-    let folder = common::made_once("engine.py", &["families.py"]);
-    let mut cases: Vec<_> = std::fs::read_dir(&folder)
-        .expect("made")
-        .map(|entry| entry.expect("readable").path())
-        .filter(|path| path.is_dir())
-        .map(|path| (path.file_name().expect("a name").to_string_lossy().into_owned(), Model::open(&path).graph))
-        .collect();
-    cases.sort_by(|a, b| a.0.cmp(&b.0));
-    assert!(cases.len() >= 35, "only {} cases", cases.len());
-    cases
+fn cases() -> impl Iterator<Item = (String, Graph)> {
+    common::cases().into_iter().map(|(case, path)| (case, Model::open(&path).graph))
 }
 
 fn in_f64(graph: &Graph) -> Program {
@@ -110,15 +100,14 @@ fn in_f64(graph: &Graph) -> Program {
 
 #[test]
 fn every_gradient_of_every_family_is_the_slope_of_the_loss() {
-    for (case, graph) in &cases() {
-        check(case, &in_f64(graph), &batch(), &[]);
+    for (case, graph) in cases() {
+        check(&case, &in_f64(&graph), &batch(), &[]);
     }
 }
 
 #[test]
 fn so_is_the_gradient_of_packed_documents_and_of_sinks() {
-    for (case, graph) in cases().into_iter().filter(|(case, _)| ["llama", "mistral", "gemma2"].contains(&case.as_str()))
-    {
+    for (case, graph) in cases().filter(|(case, _)| ["llama", "mistral", "gemma2"].contains(&case.as_str())) {
         let mut packed = batch();
         packed.document_ids = vec![0, 0, 1, 1, 1, 0, 0, 0, 0, 1];
         packed.position_ids = vec![0, 1, 0, 1, 2, 0, 1, 2, 3, 0];
@@ -140,7 +129,7 @@ fn so_is_the_gradient_of_packed_documents_and_of_sinks() {
 }
 
 fn llama() -> Graph {
-    let found = cases().into_iter().find(|(case, _)| case == "llama_biases");
+    let found = cases().find(|(case, _)| case == "llama_biases");
     found.expect("a model with biases").1
 }
 

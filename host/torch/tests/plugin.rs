@@ -33,8 +33,8 @@ fn fill(to: &mut BufferMut<'_>, values: &[f32]) {
     }
 }
 
-impl unswag_graph::Ops for Swiglu {
-    fn plan(&self, call: &OpCall) -> Result<OpPlan, String> {
+impl PluginOps for Swiglu {
+    fn plan(&self, _: &str, call: &OpCall) -> Result<OpPlan, String> {
         let outputs = vec![call.inputs[0].clone()];
         Ok(OpPlan {
             outputs,
@@ -44,10 +44,8 @@ impl unswag_graph::Ops for Swiglu {
             ..OpPlan::default()
         })
     }
-}
 
-impl PluginOps for Swiglu {
-    fn kernel(&self, _: &OpCall, _: Device) -> Result<Rc<dyn PluginKernel>, String> {
+    fn kernel(&self, _: &str, _: &OpCall, _: Device) -> Result<Rc<dyn PluginKernel>, String> {
         Ok(Rc::new(Swiglu { rematerialized: self.rematerialized.clone() }))
     }
 }
@@ -109,7 +107,7 @@ fn rewritten(graph: &Graph) -> (Graph, u32) {
 
 fn model() -> Model {
     tch::set_num_threads(1);
-    let folder = common::made_once("engine.py", &["families.py"]);
+    let folder = common::families();
     Model::open(&folder.join("llama"))
 }
 
@@ -194,8 +192,8 @@ struct Seen {
     backwards: Vec<u64>,
 }
 
-impl unswag_graph::Ops for RmsNorm {
-    fn plan(&self, call: &OpCall) -> Result<OpPlan, String> {
+impl PluginOps for RmsNorm {
+    fn plan(&self, _: &str, call: &OpCall) -> Result<OpPlan, String> {
         self.seen.borrow_mut().plans += 1;
         let [x, _] = &call.inputs[..] else { return Err("expected x and a weight".into()) };
         let rows = x.shape[..x.shape.len() - 1].to_vec();
@@ -207,10 +205,8 @@ impl unswag_graph::Ops for RmsNorm {
             ..OpPlan::default()
         })
     }
-}
 
-impl PluginOps for RmsNorm {
-    fn kernel(&self, _: &OpCall, _: Device) -> Result<Rc<dyn PluginKernel>, String> {
+    fn kernel(&self, _: &str, _: &OpCall, _: Device) -> Result<Rc<dyn PluginKernel>, String> {
         Ok(Rc::new(self.clone()))
     }
 }

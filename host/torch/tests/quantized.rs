@@ -11,16 +11,7 @@ use unswag_torch::{Torch, TorchTensor};
 const BOTH: [Nf4; 2] = [Nf4 { double_quant: false }, Nf4 { double_quant: true }];
 
 fn cases() -> Vec<(String, Model)> {
-    tch::set_num_threads(1);
-    let folder = common::made_once("engine.py", &["families.py"]);
-    let entries = std::fs::read_dir(folder).expect("made").map(|entry| entry.expect("readable").path());
-    let mut paths: Vec<_> = entries.filter(|path| path.is_dir()).collect();
-    paths.sort();
-    assert!(paths.len() >= 35, "only {} cases", paths.len());
-    paths
-        .iter()
-        .map(|path| (path.file_name().expect("a name").to_string_lossy().into_owned(), Model::open(path)))
-        .collect()
+    common::cases().into_iter().map(|(case, path)| (case, Model::open(&path))).collect()
 }
 
 fn program(model: &Model, dtype: Dtype, nf4: Option<Nf4>, dora: bool) -> Program {

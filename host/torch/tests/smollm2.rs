@@ -4,22 +4,15 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use common::Model;
 use unswag_engine::{Backend, Batch, Grads, Params, Plan, PlanOptions, Policy, Program, Trainable};
+use unswag_tests::smollm2;
 use unswag_torch::{FileStore, Torch, TorchTensor};
 
 /// No multiple of a stretch.
 const SEQ: u64 = 150;
-
-fn smollm2() -> PathBuf {
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let cache = std::env::var_os("UNSWAG_CACHE").map_or_else(|| repository.join(".cache"), PathBuf::from);
-    let folder = cache.join("models/SmolLM2-135M-Instruct");
-    assert!(folder.exists(), "{} is missing; run `scripts/fetch smollm2` (or `make test`)", folder.display());
-    folder
-}
 
 /// The checkpoint, with adapters of small numbers that no rank has in common.
 fn params(model: &Model, torch: &Torch, program: &Program) -> Params<TorchTensor> {

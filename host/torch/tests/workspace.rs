@@ -11,7 +11,7 @@ use unswag_torch::Torch;
 #[test]
 fn a_plan_lists_what_the_kernels_take_within_a_call() {
     tch::set_num_threads(2);
-    let folder = common::made_once("engine.py", &["families.py"]);
+    let folder = common::families();
     let mut shown = 0;
     for case in ["llama", "mistral"] {
         let model = Model::open(&folder.join(case));

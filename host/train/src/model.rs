@@ -35,15 +35,22 @@ pub struct UnswagModel {
 
 impl UnswagModel {
     /// Opens a file or a folder as Hugging Face's `from_pretrained` does. A folder that surgery wrote is opened by its record:
-    /// what was rewritten stays rewritten.
+    /// what was rewritten stays rewritten. What its plugins say besides errors goes nowhere.
     ///
     /// # Errors
-    /// No sound checkpoint, no config, a family that no builder knows, or an unsound record.
+    /// No sound checkpoint, no config, a family that no builder knows, an unsound record, or a plugin that no lock file names.
     pub fn from_pretrained(path: &Path) -> Result<Self, TrainError> {
-        let model = Model::open(path, None)?;
-        // Their lines go nowhere: what matters of them is an error.
         let log: Log = Arc::new(|_, _| ());
-        let ops = model.record.as_ref().map(|record| open_recorded(&record.steps, &log)).transpose()?;
+        Self::from_pretrained_with_log(path, &log)
+    }
+
+    /// As [`UnswagModel::from_pretrained`]; what the plugins say to the user goes to `log`, for as long as the model lives.
+    ///
+    /// # Errors
+    /// As [`UnswagModel::from_pretrained`].
+    pub fn from_pretrained_with_log(path: &Path, log: &Log) -> Result<Self, TrainError> {
+        let model = Model::open(path, None)?;
+        let ops = model.record.as_ref().map(|record| open_recorded(&record.steps, log)).transpose()?;
         let ops: Rc<dyn PluginOps> = Rc::new(ops.unwrap_or_default());
         let mut dtypes = model.graph.params.values().map(|param| param.dtype);
         let dtype = dtypes.find(|dtype| dtype.is_float()).unwrap_or(Dtype::F32);

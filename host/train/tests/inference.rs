@@ -3,14 +3,13 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use tempfile::TempDir;
 use unswag_adapter::{Adapter, AdapterError, merge};
 use unswag_checkpoint::{Checkpoint, RealDisk, silent};
 use unswag_data::{Batch, Row, Tokenizer};
-use unswag_tests::{Family, Tiny};
+use unswag_tests::{Family, Tiny, python};
 use unswag_train::{
     LoraConfig, Sampling, Schedule, SchedulerType, Trainer, TrainingArguments, UnswagModel, generate, save_adapter,
 };
@@ -170,10 +169,6 @@ fn greedy_generation_takes_the_likeliest_token_and_a_seed_draws_the_same_again()
 
 #[test]
 fn schedules_are_those_of_transformers() {
-    let cache = std::env::var_os("UNSWAG_CACHE").map(PathBuf::from);
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let python = cache.unwrap_or_else(|| repository.join(".cache")).join("venv/bin/python");
-    assert!(python.exists(), "{} is missing; run `make venv`", python.display());
     let kinds = [
         ("constant", SchedulerType::Constant),
         ("constant_with_warmup", SchedulerType::ConstantWithWarmup),
@@ -181,8 +176,7 @@ fn schedules_are_those_of_transformers() {
         ("cosine", SchedulerType::Cosine),
         ("inverse_sqrt", SchedulerType::InverseSqrt),
     ];
-    let output = Command::new(python)
-        .arg(repository.join("tests/peers/schedules.py"))
+    let output = python("peers/schedules.py")
         .args(kinds.map(|(name, _)| name))
         .output()
         .expect("the environment's Python starts");

@@ -1,15 +1,13 @@
 //! LoRA steps on the real SmolLM2-135M against PEFT and torch's AdamW: the same adapter, the same text, the same losses.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::path::Path;
 
 use serde_json::Value as Json;
 use tempfile::TempDir;
 use unswag_abi::doc::Dtype;
 use unswag_checkpoint::{Checkpoint, Commit, Existing, NewTensor, RealDisk, Staging, TensorData, silent};
 use unswag_data::{Batch, DataLoader, Row, StreamingContextDataLoader, TextOptions, Tokenizer};
+use unswag_tests::{cached, python, smollm2};
 use unswag_train::{
     LoraConfig, StepReport, Trainer, TrainingArguments, TrainingModel, Tuning, UnswagModel, save_adapter, save_model,
 };
@@ -17,18 +15,6 @@ use unswag_train::{
 const STEPS: usize = 10;
 const BLOCK: usize = 96;
 const LEARNING_RATE: f64 = 1e-3;
-
-fn cached(relative: &str) -> PathBuf {
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let cache = std::env::var_os("UNSWAG_CACHE").map_or_else(|| repository.join(".cache"), PathBuf::from);
-    let path = cache.join(relative);
-    assert!(path.exists(), "{} is missing; run `make test`, which fetches it", path.display());
-    path
-}
-
-fn smollm2() -> PathBuf {
-    cached("models/SmolLM2-135M-Instruct")
-}
 
 fn config() -> LoraConfig {
     let projections = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
@@ -43,7 +29,7 @@ fn config() -> LoraConfig {
 /// The first blocks of a play, one to a batch.
 fn blocks() -> Vec<Batch> {
     let tokenizer = Tokenizer::load(&smollm2()).expect("a tokenizer beside the model");
-    let mut plays: Vec<_> = std::fs::read_dir(cached("data/shakespeare"))
+    let mut plays: Vec<_> = std::fs::read_dir(cached("shakespeare", "data/shakespeare"))
         .expect("fetched")
         .map(|entry| entry.expect("readable").path())
         .collect();
@@ -70,10 +56,9 @@ fn trainer_of(config: LoraConfig, gradient_checkpointing: bool) -> Trainer {
 
 /// Runs a script of tests/peers in `folder`, and gives what it wrote to out.json.
 fn peer(script: &str, folder: &Path, args: &[&str]) -> Json {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/peers").join(script);
-    let mut python = Command::new(cached("venv/bin/python"));
-    python.arg(script).arg(smollm2()).args(args.iter().map(|name| folder.join(name)));
-    python.env("HF_HUB_OFFLINE", "1").env("TQDM_DISABLE", "1").env("TOKENIZERS_PARALLELISM", "false");
+    let mut python = python(&format!("peers/{script}"));
+    python.arg(smollm2()).args(args.iter().map(|name| folder.join(name)));
+    python.env("TQDM_DISABLE", "1").env("TOKENIZERS_PARALLELISM", "false");
     let output = python.output().expect("the environment's Python starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&std::fs::read(folder.join("out.json")).expect("written")).expect("JSON")

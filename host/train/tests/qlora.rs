@@ -1,10 +1,6 @@
 //! QLoRA on the real SmolLM2-135M against transformers, PEFT and bitsandbytes: the same codes, the same text, the same losses.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::Path};
 
 use safetensors::{SafeTensors, tensor::TensorView};
 use serde_json::Value as Json;
@@ -13,7 +9,7 @@ use unswag_abi::doc::Dtype;
 use unswag_checkpoint::{Checkpoint, RealDisk};
 use unswag_data::{Batch, Row, StreamingContextDataLoader, TextOptions, Tokenizer};
 use unswag_engine::Backend;
-use unswag_tests::{Family, Tiny};
+use unswag_tests::{Family, Tiny, cached, python, smollm2};
 use unswag_torch::Torch;
 use unswag_train::{LoraConfig, Nf4, Resume, Trainer, TrainingArguments, UnswagModel, UnswagTrainer, save_adapter};
 
@@ -22,21 +18,9 @@ const LEARNING_RATE: f64 = 1e-3;
 const PLAIN_SCALES: Nf4 = Nf4 { double_quant: false };
 const DOUBLE: Nf4 = Nf4 { double_quant: true };
 
-fn cached(relative: &str) -> PathBuf {
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let cache = std::env::var_os("UNSWAG_CACHE").map_or_else(|| repository.join(".cache"), PathBuf::from);
-    let path = cache.join(relative);
-    assert!(path.exists(), "{} is missing; run `make test`, which fetches it", path.display());
-    path
-}
-
-fn smollm2() -> PathBuf {
-    cached("models/SmolLM2-135M-Instruct")
-}
-
 /// The first tokens of a play, so many to a row.
 fn rows(count: usize) -> Vec<Vec<u32>> {
-    let mut plays: Vec<_> = fs::read_dir(cached("data/shakespeare"))
+    let mut plays: Vec<_> = fs::read_dir(cached("shakespeare", "data/shakespeare"))
         .expect("fetched")
         .map(|entry| entry.expect("readable").path())
         .collect();
@@ -56,11 +40,10 @@ fn batch(ids: &[u32]) -> Batch {
 
 fn peer(scratch: &Path, nf4: Nf4) -> (Json, Vec<u8>) {
     let path = |name: &str| scratch.join(name);
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/peers/peft_steps.py");
-    let mut python = Command::new(cached("venv/bin/python"));
-    python.arg(script).arg(smollm2()).args(["start", "final", "rows.json", "out.json"].map(path)).arg("--load-in-4bit");
+    let mut python = python("peers/peft_steps.py");
+    python.arg(smollm2()).args(["start", "final", "rows.json", "out.json"].map(path)).arg("--load-in-4bit");
     python.args(nf4.double_quant.then_some("--double-quant"));
-    python.env("HF_HUB_OFFLINE", "1").env("TQDM_DISABLE", "1").env("TOKENIZERS_PARALLELISM", "false");
+    python.env("TQDM_DISABLE", "1").env("TOKENIZERS_PARALLELISM", "false");
     let output = python.output().expect("the environment's Python starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let expected = serde_json::from_slice(&fs::read(path("out.json")).expect("written")).expect("JSON");

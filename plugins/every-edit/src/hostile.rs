@@ -1,5 +1,5 @@
 //! Misbehaves on request. `bad=NAME` answers `rewrite` with a patch that is wrong in one way; `panic=WHERE` panics there;
-//! `hang=WHERE` never returns. With neither it swaps SwiGLU for an op of its own that does the same.
+//! `hang=WHERE` never returns. With none of them it swaps SwiGLU for an op of its own that does the same.
 
 mod op;
 mod patches;
@@ -25,6 +25,8 @@ pub struct Options {
     bad: String,
     panic: String,
     hang: String,
+    at: String,
+    say: String,
 }
 
 impl Options {
@@ -77,10 +79,16 @@ impl Protocol for Hostile {
             .option("bad", opt::string("Which wrong patch to answer with.").default(NONE).choices(bad))
             .option("panic", opt::string("Where to panic.").default(NONE).choices(places()))
             .option("hang", opt::string("Where to hang.").default(NONE).choices(places()))
+            .option("say", opt::string("What to tell the user on opening.").default(""))
+            .option("at", opt::string("How the paths of swapped nodes begin.").default(""))
     }
 
-    fn open(options: Options, _: Host) -> Result<Self, Error> {
+    fn open(options: Options, host: Host) -> Result<Self, Error> {
         options.act("open");
+        if !options.say.is_empty() {
+            host.info(&options.say);
+            host.debug(&format!("in detail: {}", options.say));
+        }
         Ok(Self { options })
     }
 
@@ -93,7 +101,7 @@ impl Protocol for Hostile {
             return patches::make(bad, graph);
         }
         let mut patch = PatchBuilder::new();
-        for node in graph.of_kind("swiglu") {
+        for node in graph.of_kind("swiglu").filter(|node| node.path.starts_with(&self.options.at)) {
             patch.swap(graph, node, op::KIND)?.stands_for("swiglu");
         }
         if self.options.panic == "transform" || self.options.hang == "transform" {

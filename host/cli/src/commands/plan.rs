@@ -16,7 +16,7 @@ use unswag_surgery::{Model, Operation, open_recorded, operate, record::Step};
 use crate::{
     Done,
     args::{self, Cli, Output, Precision},
-    commands::{plugin_log, run::protocols},
+    commands::run::protocols,
     term::{self, BOLD, DIM, NAME, Table, paint},
 };
 
@@ -176,7 +176,7 @@ fn program(
     if !(1..=1 << 16).contains(&lora.lora_r) {
         return Err(format!("--lora-r: expected 1 to 65536, got {}", lora.lora_r).into());
     }
-    let log = plugin_log(output);
+    let log = term::plugin_log(output);
     // A plain model asks for no lock file.
     let open = (!subject.steps.is_empty()).then(|| open_recorded(&subject.steps, &log)).transpose()?;
     let ops: Rc<dyn PluginOps> = Rc::new(open.unwrap_or_default());

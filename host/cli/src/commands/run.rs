@@ -13,7 +13,7 @@ use crate::{
     Done,
     args::{Output, Run},
     commands::{
-        plan, plugin_log,
+        plan,
         surgery::{report, written},
         torch,
     },
@@ -50,7 +50,7 @@ pub fn protocols(recipe: &Recipe, output: &Output) -> Result<Vec<Box<dyn Protoco
     match specs.is_empty() {
         // Without surgery no lock file is asked for.
         true => Ok(Vec::new()),
-        false => Ok(open_specs(&specs, false, &plugin_log(output))?),
+        false => Ok(open_specs(&specs, false, &term::plugin_log(output))?),
     }
 }
 

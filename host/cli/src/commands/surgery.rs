@@ -22,7 +22,7 @@ use unswag_surgery::{
 use crate::{
     Done,
     args::{Output, Surgery},
-    commands::{plugin_log, plural},
+    commands::plural,
     term::{self, BOLD, DIM, GOOD, NAME, Table, WARN, paint},
 };
 
@@ -44,7 +44,7 @@ pub fn run(args: &Surgery, output: &Output) -> Result<Done, Box<dyn Error>> {
                     `unswag plugin list` shows the plugins"
             .into());
     }
-    let protocols = open_plugins(&specs, args.allow_unlocked, &plugin_log(output))?;
+    let protocols = open_plugins(&specs, args.allow_unlocked, &term::plugin_log(output))?;
     let operation = operate(&model, &protocols)?;
     let out = args.output.clone().unwrap_or_else(|| default_output(&model, &operation));
     let changes = diff(&operation.before, &operation.after);

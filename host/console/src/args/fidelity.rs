@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
-use super::{Data, Device, Precision, Quantization};
+use super::{Compute, Data};
 
 /// Measure what a lossy protocol does to the gradients, on your own model and data.
 ///
@@ -25,23 +25,17 @@ pub struct Fidelity {
     /// A plugin's protocol and its options; each one given is compared with the model as it is.
     #[arg(long = "plugin", short, required = true, value_name = "NAME[:KEY=VALUE,…]")]
     pub plugins: Vec<String>,
-    #[command(flatten)]
-    pub data: Data,
     /// Rows to take the gradients of.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     pub rows: u64,
     /// The adapters' rank.
     #[arg(long, value_name = "R", default_value_t = 8)]
     pub lora_r: u64,
-    /// The element type that is computed in; `auto` is the checkpoint's, but float32 for a float16 one.
-    #[arg(long, value_enum, default_value_t = Precision::Auto)]
-    pub dtype: Precision,
-    /// Where tensors are computed.
-    #[arg(long, value_enum, default_value_t = Device::Cpu)]
-    pub device: Device,
-    #[command(flatten)]
-    pub quantization: Quantization,
     /// Of the adapters' weights, and of the protocol's own randomness.
     #[arg(long, value_name = "N", default_value_t = 42)]
     pub seed: u64,
+    #[command(flatten)]
+    pub data: Data,
+    #[command(flatten)]
+    pub compute: Compute,
 }

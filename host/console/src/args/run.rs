@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
-use super::{Data, Device, Precision, Quantization};
+use super::{Compute, Data};
 
 /// Measure a model on data: loss, perplexity and bits per byte.
 ///
@@ -22,19 +22,13 @@ pub struct Eval {
     /// A LoRA adapter in PEFT's format to measure the model with.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub adapter: Option<PathBuf>,
-    #[command(flatten)]
-    pub data: Data,
     /// Rows that are computed at once.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     pub batch_size: u64,
-    /// The element type that is computed in; `auto` is the checkpoint's, but float32 for a float16 one.
-    #[arg(long, value_enum, default_value_t = Precision::Auto)]
-    pub dtype: Precision,
-    /// Where tensors are computed.
-    #[arg(long, value_enum, default_value_t = Device::Cpu)]
-    pub device: Device,
     #[command(flatten)]
-    pub quantization: Quantization,
+    pub data: Data,
+    #[command(flatten)]
+    pub compute: Compute,
 }
 
 /// Go on with a text, token by token as they come.
@@ -72,20 +66,15 @@ pub struct Generate {
     pub top_p: f64,
     #[arg(long, value_name = "N", default_value_t = 42)]
     pub seed: u64,
-    /// The element type that is computed in; `auto` is the checkpoint's, but float32 for a float16 one.
-    #[arg(long, value_enum, default_value_t = Precision::Auto)]
-    pub dtype: Precision,
-    /// Where tensors are computed.
-    #[arg(long, value_enum, default_value_t = Device::Cpu)]
-    pub device: Device,
     #[command(flatten)]
-    pub quantization: Quantization,
+    pub compute: Compute,
 }
 
 /// Merge a LoRA adapter into a checkpoint's weights.
 ///
 /// W + scale B A is computed in float64 and rounded once to the weight's own type. The base is not changed, and the output
-/// appears whole or not at all. A merge that would change no weight is refused.
+/// appears whole or not at all. A merge that would change no weight is refused. Of a folder that surgery wrote comes a plain model
+/// with the base's graph; where a patch changes what the model computes, the merge is refused.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  unswag merge ./SmolLM2-135M run/adapter -o ./SmolLM2-135M-shakespeare")]
 pub struct Merge {

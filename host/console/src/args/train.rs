@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, ValueEnum, ValueHint};
 
-use super::{Quantization, plan::size};
+use super::{Compute, plan::size};
 
 /// Train a checkpoint: LoRA adapters on it, in PEFT's format, or all of it.
 ///
@@ -45,14 +45,8 @@ pub struct Train {
     /// Of the adapters' first weights, of the data's order and of dropout.
     #[arg(long, value_name = "N", default_value_t = 42)]
     pub seed: u64,
-    /// The element type that is computed in; `auto` is the checkpoint's, but float32 for a float16 one.
-    #[arg(long, value_enum, default_value_t = Precision::Auto, help_heading = "Memory")]
-    pub dtype: Precision,
-    /// Where tensors are computed.
-    #[arg(long, value_enum, default_value_t = Device::Cpu, help_heading = "Memory")]
-    pub device: Device,
     #[command(flatten)]
-    pub quantization: Quantization,
+    pub compute: Compute,
     /// Keep only what comes into each layer, and compute the rest again: less memory, more time, the same result.
     #[arg(long, help_heading = "Memory")]
     pub gradient_checkpointing: bool,
@@ -220,21 +214,6 @@ pub struct Saving {
     /// Where each step's figures go: metrics.jsonl, TensorBoard's event files in runs/, both, or nowhere.
     #[arg(long, value_enum, num_args = 1.., value_delimiter = ',', default_value = "jsonl", action = ArgAction::Set)]
     pub report_to: Vec<ReportTo>,
-}
-
-/// Where tensors are computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Device {
-    Cpu,
-    /// The first GPU, by libtorch's own operations; needs a libtorch for CUDA.
-    Cuda,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Precision {
-    Auto,
-    Float32,
-    Bfloat16,
 }
 
 /// Transformers' names.

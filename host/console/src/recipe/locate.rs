@@ -6,31 +6,6 @@
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_yaml::Value;
-
-/// More than any recipe nests.
-const MAX_DEPTH: usize = 16;
-
-/// Reads a document.
-///
-/// # Errors
-/// Text that is no YAML, with a key twice, or that opens brackets and never closes them.
-pub fn parse(text: &str) -> Result<Value, serde_yaml::Error> {
-    // For each token the parser looks at every open bracket: a megabyte of them would take it an hour.
-    let (mut depth, mut line) = (0usize, 1);
-    for byte in text.bytes() {
-        match byte {
-            b'\n' => line += 1,
-            b'[' | b'{' => depth += 1,
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => continue,
-        }
-        if depth > MAX_DEPTH {
-            return Err(serde_yaml::Error::custom(format!("line {line}: more than {MAX_DEPTH} brackets are open")));
-        }
-    }
-    serde_yaml::from_str(text)
-}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {

@@ -1,24 +1,18 @@
 //! The tokens of windows against the tokens of the whole text, with real tokenizers on real and on awkward text.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{fs, sync::Arc};
+
+use unswag_tests::cached;
 
 use super::*;
 use crate::{error::Place, text::MemoryText};
 
-fn cached(relative: &str) -> PathBuf {
-    let repository = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let cache = std::env::var_os("UNSWAG_CACHE").map_or_else(|| repository.join(".cache"), PathBuf::from);
-    let path = cache.join(relative);
-    assert!(path.exists(), "{} is missing; run `make demo`, which makes it", path.display());
-    path
-}
-
 fn smollm2() -> Tokenizer {
-    Tokenizer::load(&cached("models/SmolLM2-135M-Instruct")).unwrap()
+    Tokenizer::load(&unswag_tests::smollm2()).unwrap()
 }
 
 fn play(name: &str) -> String {
-    fs::read_to_string(cached(&format!("data/shakespeare/{name}_gut.txt"))).unwrap()
+    fs::read_to_string(cached("shakespeare", &format!("data/shakespeare/{name}_gut.txt"))).unwrap()
 }
 
 fn source(text: &str) -> MemoryText {
@@ -128,7 +122,7 @@ fn trained(json: &str) -> Tokenizer {
             .unwrap()
             .into(),
     };
-    let files = ["macbeth", "tempest"].map(|name| cached(&format!("data/shakespeare/{name}_gut.txt")));
+    let files = ["macbeth", "tempest"].map(|name| cached("shakespeare", &format!("data/shakespeare/{name}_gut.txt")));
     inner.train_from_files(&mut trainer, files.map(|file| file.to_str().unwrap().to_owned()).to_vec()).unwrap();
     let folder = tempfile::TempDir::new().unwrap();
     inner.save(folder.path().join("tokenizer.json"), false).unwrap();

@@ -1,29 +1,10 @@
 //! What the tests of this crate share: the tokenizer and the texts that `make test` lays down.
 #![allow(dead_code)] // each test file uses a part
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::Path, sync::Arc};
 
 use unswag_data::{DataLoader, Row, Tokenizer};
-
-pub fn repository() -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    path.canonicalize().expect("the crate lies two folders below the repository")
-}
-
-#[track_caller]
-pub fn cached(relative: &str) -> PathBuf {
-    let cache = std::env::var_os("UNSWAG_CACHE").map_or_else(|| repository().join(".cache"), PathBuf::from);
-    let path = cache.join(relative);
-    assert!(path.exists(), "{} is missing; run `make test`, which lays it down", path.display());
-    path
-}
-
-pub fn smollm2_folder() -> PathBuf {
-    cached("models/SmolLM2-135M-Instruct")
-}
+use unswag_tests::{cached, smollm2 as smollm2_folder};
 
 pub fn smollm2() -> Arc<Tokenizer> {
     Arc::new(Tokenizer::load(&smollm2_folder()).unwrap())
@@ -31,7 +12,7 @@ pub fn smollm2() -> Arc<Tokenizer> {
 
 /// The path of one of Shakespeare's works.
 pub fn work(name: &str) -> String {
-    text(&cached(&format!("data/shakespeare/{name}_gut.txt")))
+    text(&cached("shakespeare", &format!("data/shakespeare/{name}_gut.txt")))
 }
 
 pub fn text(path: &Path) -> String {

@@ -70,7 +70,7 @@ impl Surgeon<'_> {
         bound: &mut Bindings<'a>,
         made_later: &HashSet<&str>,
     ) -> Result<Node, PatchFault> {
-        let path = if sub.name.is_empty() { at.to_owned() } else { format!("{at}.{}", sub.name) };
+        let path = sub.path(at);
         names::check_path(&path).map_err(|why| PatchFault::name("node", &path, why))?;
         if self.work.has_path(&path) {
             return Err(PatchFault::Duplicate { what: "node", name: path });

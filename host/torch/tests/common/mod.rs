@@ -9,6 +9,7 @@ use std::{
 use unswag_checkpoint::Checkpoint;
 use unswag_engine::{Backend, LoraSpec, Params, Program, Storage};
 use unswag_graph::builders::{self, TensorInfo};
+use unswag_tests::{cached, workspace_root};
 use unswag_torch::{Torch, TorchTensor};
 
 pub struct Model {
@@ -73,13 +74,16 @@ pub fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32,
     }
 }
 
+fn peers() -> PathBuf {
+    workspace_root().join("tests/peers")
+}
+
 /// The folder that a script of tests/peers fills, filled again only where the script or what it imports has changed.
 #[track_caller]
-pub fn made_once(script: &str, imports: &[&str]) -> PathBuf {
-    let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/peers");
+fn made_once(script: &str, imports: &[&str]) -> PathBuf {
     let sources = imports.iter().chain([&script]);
     let text: String =
-        sources.map(|name| std::fs::read_to_string(peers.join(name)).expect("a script of ours")).collect();
+        sources.map(|name| std::fs::read_to_string(peers().join(name)).expect("a script of ours")).collect();
     let stem = Path::new(env!("CARGO_TARGET_TMPDIR")).join(script);
     let lock = File::create(stem.with_extension("lock")).expect("a lock");
     lock.lock().expect("the only one who fills it");
@@ -93,15 +97,31 @@ pub fn made_once(script: &str, imports: &[&str]) -> PathBuf {
     folder
 }
 
+/// What transformers said of every family: for each case a model's folder, and a .safetensors file beside it.
+pub fn families() -> PathBuf {
+    made_once("engine.py", &["families.py"])
+}
+
+/// The cases' names and models' folders.
+pub fn cases() -> Vec<(String, PathBuf)> {
+    // Small products gain nothing from threads, and threads that wait for each other lose much on a busy machine.
+    tch::set_num_threads(1);
+    let mut cases: Vec<_> = std::fs::read_dir(families())
+        .expect("made")
+        .map(|entry| entry.expect("readable").path())
+        .filter(|path| path.is_dir())
+        .map(|path| (path.file_name().expect("a name").to_string_lossy().into_owned(), path))
+        .collect();
+    cases.sort();
+    assert!(cases.len() >= 35, "only {} cases", cases.len());
+    cases
+}
+
 /// Runs a script of tests/peers; a failure shows all it said.
 #[track_caller]
 pub fn peer(script: &str, arguments: &[&str]) -> String {
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let cache = std::env::var_os("UNSWAG_CACHE").map_or_else(|| repository.join(".cache"), PathBuf::from);
-    let python = cache.join("venv/bin/python");
-    assert!(python.exists(), "{} is missing; run `scripts/fetch venv` (or `make test`)", python.display());
-    let mut command = Command::new(python);
-    command.arg(repository.join("tests/peers").join(script)).args(arguments);
+    let mut command = Command::new(cached("venv", "venv/bin/python"));
+    command.arg(peers().join(script)).args(arguments);
     // Python loads the libtorch that it came with.
     command.env_remove("LD_LIBRARY_PATH").env("HF_HUB_OFFLINE", "1").env("TQDM_DISABLE", "1");
     let output = command.output().expect("the environment's Python starts");

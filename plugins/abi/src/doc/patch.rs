@@ -87,3 +87,10 @@ pub struct SubNode {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stands_for: Option<String>,
 }
+
+impl SubNode {
+    /// The node's path in a graph where its subgraph stands in the place of `at`.
+    pub fn path(&self, at: &str) -> String {
+        if self.name.is_empty() { at.to_owned() } else { format!("{at}.{}", self.name) }
+    }
+}

@@ -83,7 +83,7 @@ fn replace(graph: &mut Graph, at: &str, with: &Subgraph) -> Result<(), Error> {
     let mut nodes = Vec::with_capacity(with.nodes.len());
     let mut values = Vec::new();
     for sub in &with.nodes {
-        let path = if sub.name.is_empty() { at.to_owned() } else { format!("{at}.{}", sub.name) };
+        let path = sub.path(at);
         let mut node = Node {
             path: path.clone(),
             kind: sub.kind.clone(),
