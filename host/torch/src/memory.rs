@@ -2,8 +2,9 @@
 //!
 //! The C library gives large blocks back to the system at once, so that each step would fault the same pages in again: a
 //! quarter of a step's time. A model's layers ask for the same few sizes over and over, so a block waits here for the next
-//! tensor of exactly its size. What waits is freed, oldest first, before blocks in use and waiting together would be more
-//! than were ever in use at once: this memory is never more than the program's own peak.
+//! tensor of exactly its size. What waits is freed before blocks in use and waiting together would be more than were ever in
+//! use at once: this memory is never more than the program's own peak. As little is freed as makes room: every block of a step
+//! is wanted again in the next one, and the oldest soonest.
 //!
 //! Nothing here may be read before it is written: a block holds what its last tensor left.
 
@@ -93,8 +94,10 @@ impl Pool {
                 storage
             }
             None => {
-                while used + state.waiting_bytes.get() > peak {
-                    let Some((freed, _)) = waiting.pop_front() else { break };
+                while let Some(missing) =
+                    (used + state.waiting_bytes.get()).checked_sub(peak).filter(|bytes| *bytes > 0)
+                {
+                    let Some((freed, _)) = victim(&waiting, missing).and_then(|at| waiting.remove(at)) else { break };
                     state.waiting_bytes.set(state.waiting_bytes.get() - freed);
                 }
                 let mut storage = Tensor::f_empty([bytes as i64], (Kind::Uint8, Device::Cpu))?;
@@ -108,6 +111,13 @@ impl Pool {
         state.peak_bytes.set(peak);
         Ok(Block { pool: self.clone(), bytes, storage: Some(storage) })
     }
+}
+
+/// The smallest block of those that are enough, else the largest; the older of equals.
+fn victim(waiting: &VecDeque<(u64, Tensor)>, missing: u64) -> Option<usize> {
+    let sizes = || waiting.iter().map(|(bytes, _)| *bytes).enumerate();
+    let enough = sizes().filter(|(_, bytes)| *bytes >= missing).min_by_key(|(_, bytes)| *bytes);
+    enough.or_else(|| sizes().rev().max_by_key(|(_, bytes)| *bytes)).map(|(at, _)| at)
 }
 
 /// Asks the system for pages of 2 MiB where memory that nobody has touched yet spans them: to take them one of 4 KiB at a time was a
