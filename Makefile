@@ -60,6 +60,7 @@ bench: build torch venv $(SMOLLM2)/model.safetensors ## Measure documents, loadi
 	UNSWAG_BENCH_PLUGIN=$(abspath $(TARGET)/release/libunswag_delhi.so) cargo bench --package unswag-loader
 	$(CACHE)/venv/bin/python kernels/benches/compare.py
 	$(CACHE)/venv/bin/python kernels/benches/compare_optim.py
+	$(CACHE)/venv/bin/python kernels/benches/compare_attention.py
 	tests/bench/surgery.py $(UNSWAG) $(SMOLLM2) $(CACHE)/bench
 	scripts/fetch shakespeare
 	tests/bench/train.py $(UNSWAG) $(SMOLLM2) $(CACHE)/data/shakespeare/hamlet_gut.txt $(CACHE)/venv/bin/python

@@ -4,13 +4,14 @@
 //!
 //! Random data; the answer of the first rows is checked against the definition before anything is timed. Figures are products per
 //! second: 2 for each element of a score that is seen, of q k^T and p v in the forward, and of five products in the backward.
-//! `tests/bench/attention.py` has libtorch's figures on the same machine.
+//! The ceiling is what the same threads reach with the same instruction on registers alone. `compare_attention.py` beside this has
+//! libtorch's figures.
 
 use std::{hint::black_box, time::Instant};
 
 use half::bf16;
 use unswag_kernels::{
-    Exec,
+    Exec, Isa,
     attention::{self, Attention, Word, reference},
 };
 
@@ -39,9 +40,9 @@ fn random<T: Word>(seed: u64, n: usize) -> Vec<T> {
     (0..n).map(at).collect()
 }
 
-/// The least of seven.
+/// The least of nine.
 fn seconds(mut run: impl FnMut()) -> f64 {
-    let mut times: Vec<f64> = (0..7)
+    let mut times: Vec<f64> = (0..9)
         .map(|_| {
             let start = Instant::now();
             run();
@@ -94,11 +95,48 @@ fn to_first<T: Word>(x: &[T]) -> Option<T> {
     x.first().copied()
 }
 
+/// Products per second of AVX512_BF16's one instruction, on as many sums as keep it busy.
+#[cfg(target_arch = "x86_64")]
+fn ceiling(threads: usize) -> f64 {
+    use std::arch::x86_64::{
+        __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_reduce_add_ps, _mm512_set1_epi16, _mm512_set1_ps,
+    };
+
+    const ROUNDS: usize = 10_000_000;
+    const SUMS: usize = 16;
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    fn work() -> f32 {
+        let mut sums = [_mm512_set1_ps(0.0); SUMS];
+        // SAFETY: both types are 64 bytes of any bits.
+        let mut ones = unsafe { std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi16(0x3f80)) };
+        for _ in 0..ROUNDS {
+            for sum in &mut sums {
+                *sum = _mm512_dpbf16_ps(*sum, ones, ones);
+            }
+            ones = black_box(ones);
+        }
+        sums.iter().map(|sum| _mm512_reduce_add_ps(*sum)).sum()
+    }
+    let seconds = seconds(|| {
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                // SAFETY: the caller has found the instructions.
+                scope.spawn(|| black_box(unsafe { work() }));
+            }
+        });
+    });
+    (threads * ROUNDS * SUMS * 64) as f64 / seconds
+}
+
 fn main() {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let wide = Attention { heads: 8, kv_heads: 2, head_dim: 128, v_head_dim: 128, ..SMOL };
     for threads in [1, threads] {
         let exec = Exec::new(threads);
+        #[cfg(target_arch = "x86_64")]
+        if exec.isa == Isa::Avx512Bf16 {
+            println!("{:<28} {threads:>4} threads {:>41.0} GFLOP/s", "bf16, registers alone", ceiling(threads) / 1e9);
+        }
         measure::<bf16>("bf16, 2048 x 9 x 64", SMOL, exec);
         measure::<bf16>("bf16, 512 x 9 x 64", Attention { seq: 512, ..SMOL }, exec);
         measure::<bf16>("bf16, 2048 x 8 x 128", wide, exec);
