@@ -10,7 +10,7 @@ use std::{
 };
 
 use serde_json::Value;
-use unswag_tests::{Family, Run, smollm2_gguf, unswag, unswag_torch};
+use unswag_tests::{Family, Run, smollm2, smollm2_gguf, unswag, unswag_torch};
 
 use crate::house::{House, names};
 
@@ -361,7 +361,8 @@ fn a_step_takes_the_planned_bytes_and_a_budget_is_kept() {
     let dry = house.json(&train("dry", &["--max-steps", "3", "--dry-run"]));
     let planned = |field: &str| dry[field].as_u64().unwrap_or_else(|| panic!("{field} of {dry}"));
     assert_eq!(planned("planned_peak_bytes"), kept, "what a dry run says is what a run says");
-    let state = planned("planned_growth_bytes") - planned("planned_peak_bytes") - planned("planned_workspace_bytes");
+    let beside = ["planned_peak_bytes", "planned_workspace_bytes", "planned_runtime_bytes"].map(planned);
+    let state = planned("planned_growth_bytes") - beside.iter().sum::<u64>();
     assert!(state > 0, "two moments of each adapter");
     let budget = ((kept + checkpointed) / 2 + state).to_string();
     let (within, _) = report("within", &["--memory-budget", &budget]);
@@ -444,6 +445,33 @@ fn paged_state_larger_than_its_budget_trains_to_the_same_bits_within_it() {
         }
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left behind");
+}
+
+#[test]
+fn a_process_grows_by_what_was_planned_to_a_twentieth() {
+    let house = house();
+    let model = smollm2();
+    let model = model.to_str().unwrap();
+    let text = "What's in a name? that which we call a rose by any other name would smell as sweet. ".repeat(100);
+    fs::write(house.path("rose.txt"), text).unwrap();
+    let report = house.json(&[
+        "train",
+        model,
+        "--data",
+        "rose.txt",
+        "--block-size",
+        "512",
+        "--max-steps",
+        "2",
+        "--lora-r",
+        "16",
+        "-o",
+        "out",
+    ]);
+    let bytes = |field: &str| report[field].as_u64().unwrap_or_else(|| panic!("{field} of {report}"));
+    assert_eq!(bytes("peak_bytes"), bytes("planned_peak_bytes"));
+    let (grew, planned) = (bytes("resident_growth_bytes"), bytes("planned_growth_bytes"));
+    assert!(grew.abs_diff(planned) * 20 <= planned, "{grew} bytes, of {planned} planned");
 }
 
 #[test]

@@ -10,7 +10,8 @@ use unswag_console::{
     term::{self, GOOD, paint},
 };
 use unswag_train::{
-    LoraConfig, Optim, Resume, RunReport, SchedulerType, TrainingArguments, Tuning, UnswagModel, UnswagTrainer, Warmup,
+    LoraConfig, Optim, Plan, Resume, RunReport, SchedulerType, TrainingArguments, Tuning, UnswagModel, UnswagTrainer,
+    Warmup,
 };
 
 use crate::{live::Live, model::open as open_model};
@@ -146,6 +147,7 @@ fn dry_run(
             "trainable_parameters": trainable,
             "planned_peak_bytes": plan.tensor_bytes(),
             "planned_workspace_bytes": plan.workspace_bytes,
+            "planned_runtime_bytes": Plan::RUNTIME_BYTES,
             "planned_growth_bytes": plan.growth_bytes(),
             "dtype": dtype.name(),
             "epoch": size,
@@ -157,7 +159,7 @@ fn dry_run(
     term::print(&format!(
         "would train {} parameters in {dtype}, {steps} steps\n\
          an epoch: {} rows, {} tokens, {} of them supervised; the longest row has {}\n\
-         a step of {} x {} tokens: at most {}, the optimizer's state and operations' workspace among it\n",
+         a step of {} x {} tokens: at most {}, the optimizer's state, operations' workspace and libtorch's own among it\n",
         term::count(trainable),
         term::thousands(size.rows),
         term::thousands(size.tokens),
@@ -200,7 +202,7 @@ fn print(report: &RunReport, output: &Output) -> Result<(), Box<dyn Error>> {
     if let (Some(grew), Some(planned)) = (report.resident_growth_bytes, report.planned_growth_bytes) {
         let [grew, planned] = [grew, planned].map(term::bytes);
         page.push_str(&format!(
-            "resident memory grew by {grew}; with optimizer state and workspace {planned} were planned\n"
+            "resident memory grew by {grew}; with optimizer state, workspace and libtorch's own {planned} were planned\n"
         ));
     }
     if report.skipped_steps > 0 {
