@@ -52,11 +52,7 @@ impl Isa {
             };
             match self {
                 Isa::Portable => true,
-                Isa::Avx2 => {
-                    std::arch::is_x86_feature_detected!("avx2")
-                        && std::arch::is_x86_feature_detected!("fma")
-                        && std::arch::is_x86_feature_detected!("f16c")
-                }
+                Isa::Avx2 => unswag_kernel_plan::has_vectors(),
                 Isa::Avx512 => avx512(),
                 Isa::Avx512Bf16 => avx512() && std::arch::is_x86_feature_detected!("avx512bf16"),
             }

@@ -24,10 +24,14 @@ pub(super) struct Lanes<'a> {
 
 #[inline(always)]
 fn lanes<S: Simd>(s: S, words: &[u32], at: usize) -> S::I {
-    match words[at..].first_chunk() {
-        Some(words) => s.load_i(words),
-        None => s.splat_i(0),
-    }
+    s.load_i(whole(words[at..].first_chunk()))
+}
+
+/// Every size is one of whole vectors.
+#[inline(always)]
+pub(super) fn whole<T>(vector: Option<T>) -> T {
+    let Some(vector) = vector else { unreachable!("part of a vector") };
+    vector
 }
 
 /// sums += rows lanes over `count` words.
@@ -139,9 +143,7 @@ fn add_columns<S: Simd, T: Word, const C: usize, const TURNED: bool>(
 /// Writes sixteen sums as f32 bits.
 #[inline(always)]
 pub(super) fn put<S: Simd>(s: S, to: &mut [u32], at: usize, value: S::F) {
-    if let Some(to) = to[at..].first_chunk_mut() {
-        s.store_i(to, s.as_i(value));
-    }
+    s.store_i(whole(to[at..].first_chunk_mut()), s.as_i(value));
 }
 
 /// Sixteen f32 from their bits.

@@ -2,7 +2,10 @@
 
 use half::bf16;
 
-use super::Kernels;
+use super::{
+    Kernels,
+    tile::{put, whole},
+};
 use crate::{Element, simd::Simd};
 
 /// An element type of [`super::forward`]: f32 or bf16.
@@ -13,7 +16,7 @@ pub trait Word: Element + Kernels {
     /// The element's bits, in the low end.
     #[doc(hidden)]
     fn to_bits(self) -> u32;
-    /// The first sixteen words of a row, or zeros where there are not so many.
+    /// The first sixteen words of a row, which has as many.
     #[doc(hidden)]
     fn load_words<S: Simd>(s: S, row: &[Self]) -> S::I;
     /// sum + a b, elements of a lane multiplied pairwise.
@@ -27,13 +30,6 @@ pub trait Word: Element + Kernels {
     fn put_column<S: Simd>(s: S, to: &mut [u32], lead: usize, upper: S::F, lower: S::F);
 }
 
-#[inline(always)]
-fn put<S: Simd>(s: S, to: &mut [u32], value: S::I) {
-    if let Some(to) = to.first_chunk_mut() {
-        s.store_i(to, value);
-    }
-}
-
 impl Word for f32 {
     const PER_WORD: usize = 1;
 
@@ -43,10 +39,7 @@ impl Word for f32 {
     }
     #[inline(always)]
     fn load_words<S: Simd>(s: S, row: &[Self]) -> S::I {
-        match row.first_chunk() {
-            Some(row) => s.as_i(s.load_f32(row)),
-            None => s.splat_i(0),
-        }
+        s.as_i(s.load_f32(whole(row.first_chunk())))
     }
     #[inline(always)]
     fn dot<S: Simd>(s: S, sum: S::F, a: S::I, b: S::I) -> S::F {
@@ -54,13 +47,13 @@ impl Word for f32 {
     }
     #[inline(always)]
     fn put_row<S: Simd>(s: S, to: &mut [u32], low: S::F, high: S::F) {
-        put(s, to, s.as_i(low));
-        put(s, &mut to[16..], s.as_i(high));
+        put(s, to, 0, low);
+        put(s, to, 16, high);
     }
     #[inline(always)]
     fn put_column<S: Simd>(s: S, to: &mut [u32], lead: usize, upper: S::F, lower: S::F) {
-        put(s, to, s.as_i(upper));
-        put(s, &mut to[lead..], s.as_i(lower));
+        put(s, to, 0, upper);
+        put(s, to, lead, lower);
     }
 }
 
@@ -73,10 +66,7 @@ impl Word for bf16 {
     }
     #[inline(always)]
     fn load_words<S: Simd>(s: S, row: &[Self]) -> S::I {
-        match row.first_chunk() {
-            Some(row) => s.load_pairs(row),
-            None => s.splat_i(0),
-        }
+        s.load_pairs(whole(row.first_chunk()))
     }
     #[inline(always)]
     fn dot<S: Simd>(s: S, sum: S::F, a: S::I, b: S::I) -> S::F {
@@ -84,10 +74,10 @@ impl Word for bf16 {
     }
     #[inline(always)]
     fn put_row<S: Simd>(s: S, to: &mut [u32], low: S::F, high: S::F) {
-        put(s, to, s.row_bf16(low, high));
+        put(s, to, 0, s.as_f(s.row_bf16(low, high)));
     }
     #[inline(always)]
     fn put_column<S: Simd>(s: S, to: &mut [u32], _: usize, upper: S::F, lower: S::F) {
-        put(s, to, s.pair_bf16(upper, lower));
+        put(s, to, 0, s.as_f(s.pair_bf16(upper, lower)));
     }
 }

@@ -7,8 +7,12 @@
 //! The ceiling is what the same threads reach with the same instruction on registers alone. `compare_attention.py` beside this has
 //! libtorch's figures.
 
+#[path = "../tests/common/mod.rs"]
+mod common;
+
 use std::{hint::black_box, time::Instant};
 
+use common::Seeded;
 use half::bf16;
 use unswag_kernels::{
     Exec, Isa,
@@ -29,17 +33,6 @@ const SMOL: Attention<'static> = Attention {
     documents: None,
 };
 
-fn random<T: Word>(seed: u64, n: usize) -> Vec<T> {
-    let at = |i: usize| {
-        let mut x = (i as u64 ^ (seed << 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        x = (x ^ (x >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x ^= x >> 32;
-        let sum: f32 = (0..4).map(|k| f32::from((x >> (16 * k)) as u16) / 65536.0 - 0.5).sum();
-        T::from_f32(sum * 1.732)
-    };
-    (0..n).map(at).collect()
-}
-
 /// The least of nine.
 fn seconds(mut run: impl FnMut()) -> f64 {
     let mut times: Vec<f64> = (0..9)
@@ -56,8 +49,8 @@ fn seconds(mut run: impl FnMut()) -> f64 {
 fn measure<T: Word>(name: &str, config: Attention<'_>, exec: Exec) {
     let (rows, heads) = (config.batch * config.seq, config.heads);
     let keys = rows * config.kv_heads * config.head_dim;
-    let [q, dy] = [1, 4].map(|seed| random::<T>(seed, rows * heads * config.head_dim));
-    let [k, v] = [2, 3].map(|seed| random::<T>(seed, keys));
+    let [q, dy] = [1, 4].map(|seed| Seeded(seed).normals::<T>(rows * heads * config.head_dim));
+    let [k, v] = [2, 3].map(|seed| Seeded(seed).normals::<T>(keys));
     let (mut y, mut lse) = (vec![T::ZERO; q.len()], vec![0.0; rows * heads]);
     let [forward, backward] = attention::scratch_len::<T>(exec, &config).expect("sound");
     let mut scratch = vec![0; forward.max(backward)];

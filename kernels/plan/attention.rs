@@ -123,17 +123,6 @@ fn check_documents(documents: &[u32], rows: usize, seq: usize) -> Result<(), Pro
     Ok(())
 }
 
-/// Whether the kernel is for this CPU: without vector instructions a library's products are faster.
-pub fn is_fast() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let has = [is_x86_feature_detected!("avx2"), is_x86_feature_detected!("fma"), is_x86_feature_detected!("f16c")];
-        has == [true; 3]
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    false
-}
-
 /// Words that a call wants lent: \[forward, backward\]. `per_word`: elements in 32 bits.
 ///
 /// # Errors

@@ -2,23 +2,12 @@
 
 mod common;
 
+use common::Seeded;
 use half::bf16;
 use unswag_kernels::{
     Exec, Isa, KernelError,
     attention::{self, Attention, Word, reference},
 };
-
-/// Values around 1, from a counter.
-fn random<T: Word>(seed: u64, n: usize) -> Vec<T> {
-    let at = |i: usize| {
-        let mut x = (i as u64 ^ (seed << 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        x = (x ^ (x >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x ^= x >> 32;
-        let sum: f32 = (0..4).map(|k| f32::from((x >> (16 * k)) as u16) / 65536.0 - 0.5).sum();
-        T::from_f32(sum * 1.732)
-    };
-    (0..n).map(at).collect()
-}
 
 struct Case<T> {
     config: Attention<'static>,
@@ -41,9 +30,9 @@ impl<T: Word> Case<T> {
         let mut seed = 0;
         let qkv = sizes.map(|size| {
             seed += 1;
-            random(seed, rows * size)
+            Seeded(seed).normals(rows * size)
         });
-        Case { config, qkv, dy: random(4, rows * config.heads * config.v_head_dim), sinks: None }
+        Case { config, qkv, dy: Seeded(4).normals(rows * config.heads * config.v_head_dim), sinks: None }
     }
 
     fn inputs(&self) -> [&[T]; 3] {

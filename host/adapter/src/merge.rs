@@ -46,8 +46,7 @@ pub fn merge(
     progress: &Progress<'_>,
 ) -> Result<MergeReport, AdapterError> {
     // Where every patch keeps the forward, config.json is the base's own and the merged folder is a plain one.
-    let model_type = base.config().and_then(|config| config.get("model_type")).and_then(|name| name.as_str());
-    if model_type.is_some_and(|name| name.starts_with("unswag_")) {
+    if base.own_model_type().is_some() {
         return Err(AdapterError::Patched { path: base.root().to_owned() });
     }
     let adapted = targets(base, adapter)?;

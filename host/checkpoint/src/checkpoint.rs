@@ -38,6 +38,9 @@ pub struct WeightFile {
     identity: Identity,
 }
 
+/// What surgery puts before a `model_type`, so that no other tool opens a model that it would compute wrongly.
+pub const OWN_MODEL_TYPE: &str = "unswag_";
+
 /// An opened checkpoint. Cheap to open, safe to share between threads.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -144,6 +147,12 @@ impl Checkpoint {
     /// The contents of `config.json`, where there is one.
     pub fn config(&self) -> Option<&Attrs> {
         self.config.as_ref().map(|(_, config)| config)
+    }
+
+    /// The `model_type`, where it is one that surgery gave ([`OWN_MODEL_TYPE`]).
+    pub fn own_model_type(&self) -> Option<&str> {
+        let name = self.config()?.get("model_type")?.as_str()?;
+        name.starts_with(OWN_MODEL_TYPE).then_some(name)
     }
 
     /// Where [`Checkpoint::config`] was read.

@@ -29,7 +29,7 @@ mod transfer;
 mod write_error;
 mod writer;
 
-pub use checkpoint::{Checkpoint, WeightFile};
+pub use checkpoint::{Checkpoint, OWN_MODEL_TYPE, WeightFile};
 pub use disk::{Disk, RealDisk};
 pub use error::{Error, IndexFault};
 pub use foreign::{Foreign, identify};

@@ -3,7 +3,10 @@
 //! These are the CPU's, whose kernels say what they want lent. What libtorch takes within an operation of its own is not known.
 
 use unswag_abi::doc::Dtype;
-use unswag_kernel_plan::attention::{self, Attention};
+use unswag_kernel_plan::{
+    attention::{self, Attention},
+    has_vectors,
+};
 
 use crate::AttentionSpec;
 
@@ -35,7 +38,7 @@ pub(crate) fn attention(spec: &AttentionSpec, dtype: Dtype, threads: usize) -> [
         _ => return [0; 2],
     };
     match attention::scratch_len(&spec.kernel(None), per_word, threads) {
-        Ok(words) if attention::is_fast() => words.map(|words| 4 * words as u64),
+        Ok(words) if has_vectors() => words.map(|words| 4 * words as u64),
         _ => [0; 2],
     }
 }

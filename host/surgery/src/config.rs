@@ -5,8 +5,8 @@
 
 use serde_json::Value;
 use unswag_abi::doc::Attrs;
+use unswag_checkpoint::OWN_MODEL_TYPE;
 
-const PREFIX: &str = "unswag_";
 /// Holds what the mark replaced.
 const KEPT: &str = "unswag";
 
@@ -20,7 +20,7 @@ pub fn marked(config: &Attrs) -> Attrs {
         }
     }
     let model_type = kept.get("model_type").and_then(Value::as_str).unwrap_or_default();
-    marked.insert("model_type".to_owned(), Value::String(format!("{PREFIX}{model_type}")));
+    marked.insert("model_type".to_owned(), Value::String(format!("{OWN_MODEL_TYPE}{model_type}")));
     marked.insert(KEPT.to_owned(), Value::Object(kept));
     marked
 }
@@ -28,7 +28,8 @@ pub fn marked(config: &Attrs) -> Attrs {
 /// `config` as it was before [`marked`]; one without a mark is returned as it is.
 pub fn unmarked(config: &Attrs) -> Attrs {
     let mut unmarked = config.clone();
-    let is_marked = config.get("model_type").and_then(Value::as_str).is_some_and(|name| name.starts_with(PREFIX));
+    let is_marked =
+        config.get("model_type").and_then(Value::as_str).is_some_and(|name| name.starts_with(OWN_MODEL_TYPE));
     if is_marked && let Some(Value::Object(kept)) = unmarked.remove(KEPT) {
         unmarked.remove("model_type");
         unmarked.extend(kept);

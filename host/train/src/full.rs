@@ -32,8 +32,7 @@ pub fn save_model(model: &TrainingModel, folder: &Path, disk: &dyn Disk) -> Resu
 /// # Errors
 /// Surgery changed what the model computes, so that its weights, all trained, would be nobody else's.
 pub(crate) fn check_base(base: &Checkpoint) -> Result<(), TrainError> {
-    let model_type = base.config().and_then(|config| config.get("model_type")).and_then(|name| name.as_str());
-    match model_type.filter(|name| name.starts_with("unswag_")) {
+    match base.own_model_type() {
         Some(name) => Err(TrainError::OwnModelType { path: base.root().to_owned(), model_type: name.to_owned() }),
         None => Ok(()),
     }
