@@ -11,7 +11,7 @@ SECONDS_EACH ?= 60
 export LIBTORCH ?= $(abspath $(CACHE)/libtorch)
 
 .DEFAULT_GOAL := help
-.PHONY: help build torch demo test venv libtorch bench fuzz lint clean-cache
+.PHONY: help build torch demo test venv libtorch bench bench-surgery bench-train fuzz lint clean-cache
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -55,15 +55,23 @@ venv: ## Lay down the Python environment that the tests compare with (about 700 
 libtorch: ## Lay down the view of libtorch that the engine builds against (LIBTORCH, by default .cache/libtorch)
 	scripts/fetch libtorch
 
-bench: build torch venv $(SMOLLM2)/model.safetensors ## Measure documents, loading, kernels, and whole runs against cp (10 GB of scratch)
+bench: bench-surgery bench-train ## Measure everything (two hours, 10 GB of scratch)
+
+bench-surgery: build venv $(SMOLLM2)/model.safetensors ## Measure documents, loading, Delhi's kernels, and whole surgeries against cp (10 GB of scratch)
 	cargo bench --package unswag-graph --package unswag-loader --package unswag-sdk
 	UNSWAG_BENCH_PLUGIN=$(abspath $(TARGET)/release/libunswag_delhi.so) cargo bench --package unswag-loader
 	$(CACHE)/venv/bin/python kernels/benches/compare.py
-	$(CACHE)/venv/bin/python kernels/benches/compare_optim.py
-	$(CACHE)/venv/bin/python kernels/benches/compare_attention.py
 	tests/bench/surgery.py $(UNSWAG) $(SMOLLM2) $(CACHE)/bench
-	scripts/fetch shakespeare
-	tests/bench/train.py $(UNSWAG) $(SMOLLM2) $(CACHE)/data/shakespeare/hamlet_gut.txt $(CACHE)/venv/bin/python
+
+bench-train: build torch venv $(SMOLLM2)/model.safetensors ## Measure training: the demo, kernels, optimizers, runs against PEFT, what Delhi costs (an hour)
+	@git log -1 --format='commit %h'; grep -m1 'model name' /proc/cpuinfo; uptime
+	start=$$(date +%s); $(MAKE) --no-print-directory demo && echo "make demo, built: $$(($$(date +%s) - start)) s"
+	$(CACHE)/venv/bin/python kernels/benches/compare_attention.py
+	$(CACHE)/venv/bin/python kernels/benches/compare_optim.py
+	cargo bench --package unswag-pager --bench paged_step
+	tests/bench/train.py $(UNSWAG) $(SMOLLM2) $(CACHE)/data/shakespeare/hamlet_gut.txt $(CACHE)/venv/bin/python --dtype bfloat16 --steps 3
+	tests/bench/train.py $(UNSWAG) $(SMOLLM2) $(CACHE)/data/shakespeare/hamlet_gut.txt $(CACHE)/venv/bin/python --dtype float32 \
+	  --seq 512 2048 --steps 3
 	head -c 12000 $(CACHE)/data/shakespeare/macbeth_gut.txt >$(CACHE)/tmp/held-out.txt
 	tests/bench/delhi.py $(UNSWAG) $(SMOLLM2) $(CACHE)/data/shakespeare/hamlet_gut.txt $(CACHE)/tmp/held-out.txt --block-size 128
 	$(CACHE)/venv/bin/python tests/bench/ungated.py $(UNSWAG) $(SMOLLM2) $(CACHE)/data/shakespeare/hamlet_gut.txt \

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 MODES = {mode: f"delhi:mode={mode}" for mode in ["exact", "8bit", "4bit", "2bit"]}
+MODES.update({f"{mode} stochastic": f"delhi:mode={mode},rounding=stochastic" for mode in ["8bit", "4bit", "2bit"]})
 
 
 def main():

@@ -6,11 +6,13 @@
 
 No un-gated checkpoint is to be had without a model hub, so one is made here: GPT-2 with GELU's tanh form, 6 layers of 256 and 4
 heads, in f32, with SmolLM2's tokenizer, trained whole by transformers on LEARNED_TEXT. It is small and knows one text; its
-activations are those of training all the same, which random weights' are not. Then, as `delhi.py` does, the gradients of LoRA
+activations are those of training all the same, which random weights' are not. Histograms of them are counted on LEARNED_TEXT,
+for Delhi's calibrated codes. Then, as `delhi.py` does, the gradients of LoRA
 adapters on TEXT, LoRA steps on it, and the loss on HELD_OUT_TEXT. Prints Markdown. Needs torch and transformers.
 """
 
 import ctypes
+import json
 import math
 import sys
 import tempfile
@@ -28,11 +30,9 @@ LEARNING_RATE = 1e-3
 WARMUP_STEPS = 20
 # glibc's `mallopt`: the C library gives large blocks back to the system, and a step faults them in again for longer than it computes.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-MODES = {
-    f"{mode} {weighting}": f"delhi:mode={mode},weighting={weighting}"
-    for mode in ["4bit", "3bit", "2bit", "1bit"]
-    for weighting in ["uniform", "normal"]
-}
+# What a histogram counts: Delhi's codes end at the same places.
+LEAST, MOST, BINS = -16.0, 16.0, 4096
+CALIBRATION_ROWS = 32
 
 
 def main():
@@ -41,13 +41,20 @@ def main():
     parser.set_defaults(block_size=128)
     options = parser.parse_args()
     print(machine(f"torch {torch.__version__}; blocks of {options.block_size} tokens"))
-    with tempfile.TemporaryDirectory() as folder:
-        learn(options, Path(folder))
-        compare(options, Path(folder), MODES)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, histograms = Path(scratch) / "model", Path(scratch) / "histograms.json"
+        learn(options, folder, histograms)
+        codes = {"uniform": "weighting=uniform", "normal": "weighting=normal", "calibrated": f"calibration={histograms}"}
+        modes = {
+            f"{mode} {name}": f"delhi:mode={mode},{code}"
+            for mode in ["4bit", "3bit", "2bit", "1bit"]
+            for name, code in codes.items()
+        }
+        compare(options, folder, modes)
 
 
-def learn(options, folder):
-    """Trains the model from random weights and saves it and its tokenizer."""
+def learn(options, folder, histograms):
+    """Trains the model from random weights, saves it and its tokenizer, and counts what its activations are given."""
     libc = ctypes.CDLL(None)
     libc.mallopt(M_MMAP_MAX, 0)
     libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
@@ -81,6 +88,21 @@ def learn(options, folder):
           f"tokens on {options.learned.name} ({len(ids)} tokens), loss {losses[0]:.3f} at first, {last:.3f} over the last ten\n")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    histograms.write_text(json.dumps(count_inputs(model, ids[: CALIBRATION_ROWS * options.block_size].view(-1, options.block_size))))
+
+
+def count_inputs(model, rows):
+    """A histogram of each activation's input, by the node's path."""
+    counts = {}
+
+    def count(path):
+        return lambda module, inputs: counts.update({path: torch.histc(inputs[0].float(), BINS, LEAST, MOST)})
+
+    for index, block in enumerate(model.transformer.h):
+        block.mlp.act.register_forward_pre_hook(count(f"transformer.h.{index}.mlp.act"))
+    with torch.no_grad():
+        model(input_ids=rows)
+    return {path: {"min": LEAST, "max": MOST, "counts": found.long().tolist()} for path, found in counts.items()}
 
 
 def rate(step, steps):

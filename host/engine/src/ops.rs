@@ -312,11 +312,21 @@ impl Op {
         saved: &[B::Tensor],
         output: usize,
     ) -> Result<B::Tensor, EngineError> {
-        let Op::Plugin(op) = self else { unreachable!("only plugins' ops make outputs again") };
-        let call = op.planned(cx.sizes())?;
-        let at =
-            call.plan.rematerializes.iter().position(|&index| index == output).expect("checked when it was planned");
-        Ok(cx.backend.plugin_rematerialize(&call, saved, cx.plugin_run())?.swap_remove(at))
+        if let Op::Plugin(op) = self {
+            let call = op.planned(cx.sizes())?;
+            let made = &call.plan.rematerializes;
+            let at = made.iter().position(|&index| index == output).expect("checked when it was planned");
+            return Ok(cx.backend.plugin_rematerialize(&call, saved, cx.plugin_run())?.swap_remove(at));
+        }
+        let inputs = self.saved_inputs(saved.len(), cx.trainable);
+        let inputs = inputs.into_iter().map(|(at, _)| saved[at].clone()).collect();
+        let (mut made, _) = self.forward(&Cx { saves: false, ..*cx }, inputs)?;
+        Ok(made.swap_remove(output))
+    }
+
+    /// Whether making the outputs again takes little beside a product.
+    pub fn is_cheap(&self) -> bool {
+        matches!(self, Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::Activation(_) | Op::Gated(_))
     }
 
     /// Which of the saved tensors are inputs as they came: (place among the saved, input).

@@ -99,8 +99,8 @@ impl Default for Rates {
     /// Two Zen cores with AVX512-BF16, in bf16, and a local disk.
     fn default() -> Self {
         Rates {
-            matmul_flops_per_s: 1e12,
-            attention_flops_per_s: 2e11,
+            matmul_flops_per_s: 3.8e11,
+            attention_flops_per_s: 2.8e11,
             moved_bytes_per_s: 2e10,
             offload_bytes_per_s: 1e9,
         }
@@ -112,7 +112,7 @@ impl Rates {
     pub fn of(dtype: Dtype) -> Self {
         match dtype {
             Dtype::Bf16 | Dtype::F16 => Rates::default(),
-            _ => Rates { matmul_flops_per_s: 2.4e11, attention_flops_per_s: 1.5e11, ..Rates::default() },
+            _ => Rates { matmul_flops_per_s: 1.9e11, attention_flops_per_s: 1.7e11, ..Rates::default() },
         }
     }
 

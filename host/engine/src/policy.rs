@@ -11,7 +11,10 @@ pub enum Policy {
     /// All that its nodes ask for.
     #[default]
     Keep,
-    /// The same, but of a stretch of nodes that work row by row around an activation (the MLP) only what comes into it. They
+    /// The same, but for what norms and activations make: they make it again, for each who asks, from what they keep anyway. It
+    /// costs no product.
+    Selective,
+    /// As [`Policy::Keep`], but of a stretch of nodes that work row by row around an activation (the MLP) only what comes into it. They
     /// run on [`crate::Step::tile_rows`] rows at a time, and again in the backward, so that what they make never exists whole.
     Tile,
     /// What comes into the block; the rest is computed again.
@@ -26,15 +29,24 @@ pub enum Policy {
 }
 
 impl Policy {
-    pub const ALL: [Policy; 6] =
-        [Policy::Keep, Policy::Tile, Policy::Recompute, Policy::RecomputeTile, Policy::Offload, Policy::OffloadTile];
+    pub const ALL: [Policy; 7] = [
+        Policy::Keep,
+        Policy::Selective,
+        Policy::Tile,
+        Policy::Recompute,
+        Policy::RecomputeTile,
+        Policy::Offload,
+        Policy::OffloadTile,
+    ];
 
     /// Those that need no [`crate::Store`].
-    pub const IN_MEMORY: [Policy; 4] = [Policy::Keep, Policy::Tile, Policy::Recompute, Policy::RecomputeTile];
+    pub const IN_MEMORY: [Policy; 5] =
+        [Policy::Keep, Policy::Selective, Policy::Tile, Policy::Recompute, Policy::RecomputeTile];
 
     pub fn name(self) -> &'static str {
         match self {
             Policy::Keep => "keep",
+            Policy::Selective => "selective",
             Policy::Tile => "tile",
             Policy::Recompute => "recompute",
             Policy::RecomputeTile => "recompute_tile",
@@ -45,7 +57,7 @@ impl Policy {
 
     /// Whether the block is computed again.
     pub fn recomputes(self) -> bool {
-        !matches!(self, Policy::Keep | Policy::Tile)
+        !matches!(self, Policy::Keep | Policy::Selective | Policy::Tile)
     }
 
     pub fn tiles(self) -> bool {

@@ -33,6 +33,16 @@ pub(crate) struct Node {
     pub requires_grad: bool,
 }
 
+/// How a value can be made again from what its node keeps anyway.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MadeAgain {
+    pub node: usize,
+    /// Which of the node's outputs it is.
+    pub output: usize,
+    /// Whatever the block's policy: a plugin's op is there for this.
+    pub always: bool,
+}
+
 /// What a backward needs of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
@@ -60,8 +70,8 @@ pub struct Program {
     pub(crate) value_requires_grad: Vec<bool>,
     /// The position of the last node that uses a value; past the end for the output.
     pub(crate) last_use: Vec<usize>,
-    /// The node that can make a value again for who would keep it, and which of its outputs it is.
-    pub(crate) made_again: Vec<Option<(usize, usize)>>,
+    /// Who can make a value again for whoever would keep it.
+    pub(crate) made_again: Vec<Option<MadeAgain>>,
     pub(crate) segments: Vec<Segment>,
     /// The last linear layer and what follows it.
     pub(crate) head: Range<usize>,
@@ -122,9 +132,13 @@ impl Program {
         last_use[output] = nodes.len();
         let mut made_again = vec![None; values];
         for (index, node) in nodes.iter().enumerate() {
-            let Op::Plugin(op) = &node.op else { continue };
-            for &at in &op.rematerializes {
-                made_again[node.outputs[at]] = Some((index, at));
+            let (outputs, always) = match &node.op {
+                Op::Plugin(op) => (op.rematerializes.as_slice(), true),
+                op if op.is_cheap() => (&[0][..], false),
+                _ => continue,
+            };
+            for &output in outputs {
+                made_again[node.outputs[output]] = Some(MadeAgain { node: index, output, always });
             }
         }
         let head = head_start..nodes.len();

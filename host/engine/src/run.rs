@@ -19,13 +19,15 @@ pub(crate) struct At {
     pub times: u64,
     /// Whether within a tile, whose nodes do not see what the block's other nodes saved.
     pub in_tile: bool,
+    /// Whether what an op can make again cheaply is left to it.
+    pub selective: bool,
     /// Of the rows that are worked on, among the batch's.
     pub first_row: u64,
 }
 
 impl At {
     pub fn new(pass: Pass, segment: usize) -> Self {
-        At { pass, segment, times: 1, in_tile: false, first_row: 0 }
+        At { pass, segment, times: 1, in_tile: false, selective: false, first_row: 0 }
     }
 
     pub fn place(self, node: usize) -> Place {
@@ -159,7 +161,8 @@ impl<B: Backend> Run<'_, B> {
         let block = self.program.segments.get(at.segment).map_or(&self.program.head, |segment| &segment.nodes);
         // A node that needs no gradient saved nothing that it could be made from.
         let can_make = |node: usize| block.contains(&node) && self.program.nodes[node].requires_grad;
-        self.program.made_again[value].filter(|(node, _)| !at.in_tile && can_make(*node))
+        let made_again = self.program.made_again[value].filter(|made| made.always || at.selective);
+        made_again.map(|made| (made.node, made.output)).filter(|(node, _)| !at.in_tile && can_make(*node))
     }
 
     /// Hands a value over where this is its last use, so that the op may reuse its memory.
@@ -320,8 +323,7 @@ impl<B: Backend> Run<'_, B> {
             let (maker, output) = self.maker(at, node.inputs[*input]).expect("it was left out because it has a maker");
             let place = pieces.iter().position(|piece| matches!(piece, Piece::Node(node) if *node == maker));
             let place = place.expect("a maker is a node of the same block");
-            // A plugin's op leaves out nothing itself.
-            let kept: Vec<_> = saved[place].iter().flatten().cloned().collect();
+            let kept = self.whole(at, maker, saved[place].clone(), pieces, saved)?;
             self.program.nodes[maker].op.rematerialize(&self.cx(at, maker, true), &kept, output)
         };
         kept.into_iter().enumerate().map(|(slot, tensor)| tensor.map_or_else(|| make(slot), Ok)).collect()

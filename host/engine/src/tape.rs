@@ -138,7 +138,8 @@ impl Program {
         let mut values = self.no_values();
         let mut kept: Vec<Kept<B::Tensor>> = Vec::new();
         for (index, segment) in self.segments.iter().enumerate() {
-            let (at, policy) = (At::new(Pass::Forward, index), step.policy(segment));
+            let policy = step.policy(segment);
+            let at = At { selective: policy == Policy::Selective, ..At::new(Pass::Forward, index) };
             let pieces = segment.pieces(policy.tiles());
             if !segment.requires_grad {
                 run.forward(at, &pieces, &mut values, None)?;
@@ -160,7 +161,8 @@ impl Program {
         let mut dvalues = self.no_values();
         dvalues[self.head_input] = dhidden;
         for (index, segment) in self.segments.iter().enumerate().rev() {
-            let pieces = segment.pieces(step.policy(segment).tiles());
+            let policy = step.policy(segment);
+            let pieces = segment.pieces(policy.tiles());
             let saved = match kept.pop().expect("every segment left something, if only nothing") {
                 Kept::Nothing => continue,
                 Kept::Saved(saved) => saved,
@@ -177,7 +179,8 @@ impl Program {
                     run.again(index, &pieces, values)?
                 }
             };
-            run.backward(At::new(Pass::Backward, index), &pieces, saved, &mut dvalues, grads)?;
+            let at = At { selective: policy == Policy::Selective, ..At::new(Pass::Backward, index) };
+            run.backward(at, &pieces, saved, &mut dvalues, grads)?;
         }
         Ok(loss)
     }

@@ -209,13 +209,17 @@ mod smollm2_by_hand {
         let keep = T * (2 * halves + 4 * singles);
         // Without norm(x) of the MLP, the residual, gate, up and their product; its five x A^T and one rstd.
         let tiled = keep - T * (2 * (2 * hidden + 3 * wide + 4 * r) + 4);
+        // Without both norms and the product of the gate.
+        let selective = keep - T * 2 * (2 * hidden + wide);
         // The embedding is frozen: the first norm has nothing to go back to, and keeps neither x nor rstd. Its residual needs
-        // x, where it is tiled.
+        // x, where it is tiled; and what keeps nothing makes nothing again.
         assert_eq!(survey.kept_bytes(0, Policy::Keep), Some(keep - T * (2 * hidden + 4)));
+        assert_eq!(survey.kept_bytes(0, Policy::Selective), Some(selective - T * 4));
         assert_eq!(survey.kept_bytes(0, Policy::Tile), Some(tiled - T * 4));
         for block in 0..LAYERS as usize {
             if block > 0 {
                 assert_eq!(survey.kept_bytes(block, Policy::Keep), Some(keep), "block {block}");
+                assert_eq!(survey.kept_bytes(block, Policy::Selective), Some(selective), "block {block}");
                 assert_eq!(survey.kept_bytes(block, Policy::Tile), Some(tiled), "block {block}");
             }
             assert_eq!(survey.kept_bytes(block, Policy::Recompute), Some(T * 2 * hidden), "block {block}");
@@ -237,6 +241,10 @@ mod smollm2_by_hand {
         let unneeded = (576 * (576 + 2 * 192) + 3 * 16 * 576) as f64;
         assert_eq!(keep.backward.matmul_flops, 2.0 * tokens * (base + 2.0 * adapters - unneeded));
         assert_eq!(keep.recompute.matmul_flops, 0.0);
+        let selective = plan(Policy::Selective);
+        assert_eq!(selective.forward, keep.forward);
+        assert_eq!(selective.backward.matmul_flops, keep.backward.matmul_flops);
+        assert!(selective.backward.moved_bytes > keep.backward.moved_bytes);
         let again = plan(Policy::Recompute);
         assert_eq!(again.forward, keep.forward);
         assert_eq!(again.backward, keep.backward);
@@ -253,7 +261,14 @@ mod smollm2_by_hand {
     fn memory_falls_from_policy_to_policy() {
         let program = program(&smollm2(), Dtype::Bf16, Some(16));
         let plan = |policy| Plan::new(&program, &options(8192), &[policy; LAYERS as usize]).expect("a plan");
-        let order = [Policy::Keep, Policy::Tile, Policy::Recompute, Policy::RecomputeTile, Policy::OffloadTile];
+        let order = [
+            Policy::Keep,
+            Policy::Selective,
+            Policy::Tile,
+            Policy::Recompute,
+            Policy::RecomputeTile,
+            Policy::OffloadTile,
+        ];
         let peaks = order.map(|policy| plan(policy).peak_bytes);
         assert!(peaks.is_sorted_by(|a, b| a > b), "{peaks:?}");
         assert_eq!(plan(Policy::Offload).offloaded_bytes, LAYERS * 8192 * 576 * 2);

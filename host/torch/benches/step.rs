@@ -1,7 +1,7 @@
 //! One LoRA step (r = 16 on every linear layer but the head) on a checkpoint, random tokens: seconds, tokens per second, and
 //! what memory it took.
 //!
-//! `cargo bench -p unswag-torch --bench step -- MODEL [--seq 2048] [--dtype BF16] [--recompute] [--steps 3]`
+//! `cargo bench -p unswag-torch --bench step -- MODEL [--seq 2048] [--dtype BF16] [--policy selective] [--steps 3]`
 
 #[path = "../tests/common/mod.rs"]
 #[allow(dead_code, reason = "tests use the rest")]
@@ -27,8 +27,9 @@ fn main() {
     let seq: u64 = value("--seq", "2048").parse().expect("a length");
     let steps: u32 = value("--steps", "3").parse().expect("a number of steps");
     let dtype = Dtype::from_name(&value("--dtype", "BF16")).expect("an element type");
+    let policy = value("--policy", Policy::Selective.name());
     let policy =
-        if arguments.iter().any(|argument| argument == "--recompute") { Policy::Recompute } else { Policy::Keep };
+        Policy::IN_MEMORY.into_iter().find(|known| known.name() == policy).expect("a policy that needs no store");
 
     let model = Model::open(Path::new(path));
     let mut program = Program::new(&model.graph, Trainable::Nothing).expect("a model that the engine runs");

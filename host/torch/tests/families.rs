@@ -169,7 +169,7 @@ fn meta_counts_the_bytes_that_a_step_takes() {
 }
 
 #[test]
-fn recompute_and_offload_give_the_bits_of_keep_and_tiles_the_same_sums_in_another_order() {
+fn what_is_made_again_has_the_bits_of_what_was_kept_and_tiles_give_the_same_sums_in_another_order() {
     let (folder, cases) = (common::families(), common::cases());
     let mut dropping = 0;
     for (case, path) in &cases {
@@ -186,6 +186,7 @@ fn recompute_and_offload_give_the_bits_of_keep_and_tiles_the_same_sums_in_anothe
             (loss.to_bits(), (0..program.params().len()).map(grad).collect::<Vec<_>>())
         };
         let kept = run(Policy::Keep, true);
+        assert!(kept == run(Policy::Selective, true), "{case}: selective");
         assert!(kept == run(Policy::Recompute, true), "{case}");
         assert!(kept == run(Policy::Offload, true), "{case}: offloaded");
         // A product of fewer rows may be summed in another order, and a weight's gradient is the sum of the stretches'.
