@@ -135,9 +135,11 @@ fn main() {
         measure::<bf16>("bf16, 2048 x 8 x 128", wide, exec);
         measure::<f32>("f32, 2048 x 9 x 64", SMOL, exec);
     }
-    let older = Exec { isa: Isa::Avx2, ..Exec::new(threads) };
-    if older.isa.is_available() {
-        measure::<bf16>("bf16_avx2, 2048 x 9 x 64", SMOL, older);
-        measure::<f32>("f32_avx2, 2048 x 9 x 64", SMOL, older);
+    for (name, isa) in [("avx512", Isa::Avx512), ("avx2", Isa::Avx2)] {
+        let older = Exec { isa, ..Exec::new(threads) };
+        if isa.is_available() {
+            measure::<bf16>(&format!("bf16_{name}, 2048 x 9 x 64"), SMOL, older);
+            measure::<f32>(&format!("f32_{name}, 2048 x 9 x 64"), SMOL, older);
+        }
     }
 }

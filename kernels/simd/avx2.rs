@@ -113,6 +113,13 @@ impl Avx2 {
         }
     }
 
+    #[inline(always)]
+    fn pair_half(self, low: __m256, high: __m256) -> __m256i {
+        let (low, high) = (self.round_to_bf16(low), self.round_to_bf16(high));
+        // SAFETY: `self` proves that the CPU has the instructions.
+        unsafe { _mm256_or_si256(low, _mm256_slli_epi32::<16>(high)) }
+    }
+
     /// # Safety
     /// `to` is writable for 32 bytes, and aligned to 32 when streamed.
     #[inline(always)]
@@ -147,6 +154,14 @@ impl Simd for Avx2 {
         fn max(a: __m256, b: __m256) -> __m256 = _mm256_max_ps(a, b);
         fn neg(a: __m256) -> __m256 = _mm256_xor_ps(a, _mm256_set1_ps(-0.0));
         fn abs(a: __m256) -> __m256 = _mm256_andnot_ps(_mm256_set1_ps(-0.0), a);
+        fn dot_bf16(sum: __m256, a: __m256i, b: __m256i) -> __m256 = {
+            let upper = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+            let high_a = _mm256_castsi256_ps(_mm256_and_si256(a, upper));
+            let high_b = _mm256_castsi256_ps(_mm256_and_si256(b, upper));
+            let low_a = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(a));
+            let low_b = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(b));
+            _mm256_fmadd_ps(low_a, low_b, _mm256_fmadd_ps(high_a, high_b, sum))
+        };
         fn round(a: __m256) -> __m256 = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
         fn scale(p: __m256, n: __m256) -> __m256 = {
             // Two factors: the first product stays normal, so only the second rounds.
@@ -252,24 +267,14 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn pair_bf16(self, low: F, high: F) -> I {
-        // SAFETY: `self` proves that the CPU has the instructions.
-        let pair = |i: usize| unsafe {
-            let (low, high) = (self.round_to_bf16(low[i]), self.round_to_bf16(high[i]));
-            _mm256_or_si256(low, _mm256_slli_epi32::<16>(high))
-        };
-        [pair(0), pair(1)]
+        [self.pair_half(low[0], high[0]), self.pair_half(low[1], high[1])]
     }
 
     #[inline(always)]
-    fn dot_bf16(self, sum: F, a: I, b: I) -> F {
-        // SAFETY: `self` proves that the CPU has the instructions.
-        let dot = |i: usize| unsafe {
-            let mask = _mm256_set1_epi32(0xffff_0000_u32 as i32);
-            let high = |a| _mm256_castsi256_ps(_mm256_and_si256(a, mask));
-            let low = |a| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(a));
-            _mm256_fmadd_ps(low(a[i]), low(b[i]), _mm256_fmadd_ps(high(a[i]), high(b[i]), sum[i]))
-        };
-        [dot(0), dot(1)]
+    fn row_bf16(self, low: F, high: F) -> I {
+        let low = self.narrow([self.round_to_bf16(low[0]), self.round_to_bf16(low[1])]);
+        let high = self.narrow([self.round_to_bf16(high[0]), self.round_to_bf16(high[1])]);
+        [low, high]
     }
 
     #[inline(always)]

@@ -241,13 +241,16 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         // SAFETY: `self` proves that the CPU has the instructions; the types have the same bits.
         unsafe {
             if BF16 {
-                let halves = |a| std::mem::transmute::<__m512i, __m512bh>(a);
-                return _mm512_dpbf16_ps(sum, halves(a), halves(b));
+                let [a, b] = [std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512i, __m512bh>(b)];
+                return _mm512_dpbf16_ps(sum, a, b);
             }
-            let mask = _mm512_set1_epi32(0xffff_0000_u32 as i32);
-            let high = |a| _mm512_castsi512_ps(_mm512_and_si512(a, mask));
-            let low = |a| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(a));
-            _mm512_fmadd_ps(low(a), low(b), _mm512_fmadd_ps(high(a), high(b), sum))
+            // No closures: each would be a function without the instruction set, and a call.
+            let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            let high_a = _mm512_castsi512_ps(_mm512_and_si512(a, upper));
+            let high_b = _mm512_castsi512_ps(_mm512_and_si512(b, upper));
+            let low_a = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(a));
+            let low_b = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(b));
+            _mm512_fmadd_ps(low_a, low_b, _mm512_fmadd_ps(high_a, high_b, sum))
         }
     }
 
@@ -324,8 +327,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         // SAFETY: `self` proves that the CPU has the instructions; `to` is 64 bytes, aligned when streamed.
         unsafe {
             // The instruction flushes denormals to zero; they are rare, so they take the integer path together.
-            let denormal = |a| _mm512_fpclass_ps_mask::<0x20>(a);
-            let packed: __m512i = if BF16 && (denormal(low) | denormal(high)) == 0 {
+            let denormal = _mm512_fpclass_ps_mask::<0x20>(low) | _mm512_fpclass_ps_mask::<0x20>(high);
+            let packed: __m512i = if BF16 && denormal == 0 {
                 std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
             } else {
                 let (low, high) = (self.round_to_bf16(low), self.round_to_bf16(high));
