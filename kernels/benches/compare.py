@@ -23,6 +23,8 @@ import torch.nn.functional as F
 ROWS, COLS = 16384, 2048
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+# Of this bench alone: others have figures of other kinds in the common folder.
+FIGURES = TARGET.absolute() / "criterion-delhi"
 # SiLU's optimal two-bit table, uniform on [-16, 16]: the figures do not depend on its values.
 BORDERS = torch.tensor([-0.743275, 0.0, 0.743275])
 LEVELS = torch.tensor([-0.002413, 0.322295, 0.677705, 1.002413])
@@ -76,7 +78,7 @@ def torch_rows(dtype):
 def ours():
     """Median seconds and bytes of each benchmark, from criterion's own files."""
     rows = {}
-    for file in sorted((TARGET / "criterion").glob("**/new/estimates.json")):
+    for file in sorted(FIGURES.glob("**/new/estimates.json")):
         benchmark = json.loads((file.parent / "benchmark.json").read_text())
         estimate = json.loads(file.read_text())["median"]
         interval = estimate["confidence_interval"]
@@ -92,7 +94,7 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     threads = parser.parse_args().threads
     torch.set_num_threads(threads)
-    environment = dict(os.environ, RAYON_NUM_THREADS=str(threads))
+    environment = dict(os.environ, RAYON_NUM_THREADS=str(threads), CRITERION_HOME=str(FIGURES))
     subprocess.run(["cargo", "bench", "-p", "unswag-kernels", "--bench", "delhi"], cwd=ROOT, env=environment,
                    check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     peer = {"bf16": torch_rows(torch.bfloat16), "f32": torch_rows(torch.float32)}

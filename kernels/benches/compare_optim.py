@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import time
@@ -25,6 +26,8 @@ from bitsandbytes import functional as F
 ELEMENTS = 1 << 24
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+# Of this bench alone: others have figures of other kinds in the common folder.
+FIGURES = TARGET.absolute() / "criterion-optim"
 NAMES = ["copy", "adamw", "lion", "adamw_8bit", "lion_8bit", "quantize_8bit", "dequantize_8bit", "quantize_nf4", "dequantize_nf4",
          "dequantize_nf4_double"]
 
@@ -79,7 +82,7 @@ def peers(dtype):
 def ours():
     """Median, its 95 % interval (seconds) and bytes of each benchmark, from criterion's own files."""
     rows = {}
-    for file in sorted((TARGET / "criterion").glob("**/new/estimates.json")):
+    for file in sorted(FIGURES.glob("**/new/estimates.json")):
         benchmark = json.loads((file.parent / "benchmark.json").read_text())
         if benchmark["group_id"] not in NAMES:
             continue
@@ -98,8 +101,8 @@ def main():
     threads = parser.parse_args().threads
     torch.set_num_threads(threads)
     # Another benchmark's figures may lie there under the same name ("copy").
-    subprocess.run(["rm", "-rf", *(str(TARGET / "criterion" / name) for name in NAMES)], check=True)
-    environment = dict(os.environ, RAYON_NUM_THREADS=str(threads))
+    shutil.rmtree(FIGURES, ignore_errors=True)
+    environment = dict(os.environ, RAYON_NUM_THREADS=str(threads), CRITERION_HOME=str(FIGURES))
     subprocess.run(["cargo", "bench", "-p", "unswag-kernels", "--bench", "optim"], cwd=ROOT, env=environment,
                    check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     theirs = {"f32": peers(torch.float32), "bf16": peers(torch.bfloat16)}
