@@ -69,9 +69,9 @@ bench-train: build torch venv $(SMOLLM2)/model.safetensors ## Measure training: 
 	$(CACHE)/venv/bin/python kernels/benches/compare_attention.py
 	$(CACHE)/venv/bin/python kernels/benches/compare_optim.py
 	cargo bench --package unswag-pager --bench paged_step
-	tests/bench/train.py $(UNSWAG) $(SMOLLM2) $(CACHE)/data/shakespeare/hamlet_gut.txt $(CACHE)/venv/bin/python --dtype bfloat16 --steps 3
-	tests/bench/train.py $(UNSWAG) $(SMOLLM2) $(CACHE)/data/shakespeare/hamlet_gut.txt $(CACHE)/venv/bin/python --dtype float32 \
-	  --seq 512 2048 --steps 3
+	tests/bench/train.py $(UNSWAG) $(SMOLLM2) $(CACHE)/data/shakespeare/hamlet_gut.txt $(CACHE)/venv/bin/python --seq 512 2048 --steps 3
+	tests/bench/train.py $(UNSWAG) $(SMOLLM2) $(CACHE)/data/shakespeare/hamlet_gut.txt $(CACHE)/venv/bin/python --seq 8192 --steps 2 \
+	  --dtype bfloat16
 	head -c 12000 $(CACHE)/data/shakespeare/macbeth_gut.txt >$(CACHE)/tmp/held-out.txt
 	tests/bench/delhi.py $(UNSWAG) $(SMOLLM2) $(CACHE)/data/shakespeare/hamlet_gut.txt $(CACHE)/tmp/held-out.txt --block-size 128
 	$(CACHE)/venv/bin/python tests/bench/ungated.py $(UNSWAG) $(SMOLLM2) $(CACHE)/data/shakespeare/hamlet_gut.txt \

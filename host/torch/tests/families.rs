@@ -168,6 +168,44 @@ fn meta_counts_the_bytes_that_a_step_takes() {
     }
 }
 
+/// A GELU on the gated product: the down projection's input is made from what is itself made again.
+#[test]
+fn what_is_made_again_may_be_made_from_what_is_made_again() {
+    let model = Model::open(&common::families().join("llama"));
+    let mut graph = model.graph.clone();
+    let mut changed = 0;
+    for index in (0..graph.nodes.len()).rev().filter(|&index| model.graph.nodes[index].kind == "swiglu") {
+        let product = model.graph.nodes[index].outputs[0].clone();
+        let again = format!("{product}.gelu");
+        graph.values.insert(again.clone(), graph.values[&product].clone());
+        for input in graph.nodes.iter_mut().flat_map(|node| &mut node.inputs).filter(|input| **input == product) {
+            input.clone_from(&again);
+        }
+        let mut gelu = graph.nodes[index].clone();
+        (gelu.path, gelu.kind) = (format!("{}.gelu", gelu.path), "gelu".into());
+        (gelu.inputs, gelu.outputs) = (vec![product], vec![again]);
+        graph.nodes.insert(index + 1, gelu);
+        changed += 1;
+    }
+    assert!(changed > 1, "every block has one");
+    let program = Program::new(&graph, Trainable::Everything).expect("a model that the engine runs");
+    let torch = Torch::cpu();
+    let params = model.params(&torch, &program);
+    // Long enough for the blocks to take the most.
+    let batch = Batch::causal(4, 24, (0..96).map(|id| id % 31 + 1).collect());
+    let run = |policy| {
+        let step = Step { policies: vec![policy; program.blocks()], ..STEP };
+        let mut grads = Grads::new(&program);
+        torch.meter().reset_peak();
+        let loss = program.step(&torch, &params, &batch, &step, &mut grads).expect("a step");
+        let grad = |index: usize| grads.get(index).expect("every parameter is trained").to_f32().expect("readable");
+        (torch.meter().peak(), (loss.to_bits(), (0..program.params().len()).map(grad).collect::<Vec<_>>()))
+    };
+    let ((keeps, kept), (takes, made)) = (run(Policy::Keep), run(Policy::Selective));
+    assert!(kept == made, "the bits of what was kept");
+    assert!(takes < keeps, "{takes} bytes instead of {keeps}");
+}
+
 #[test]
 fn what_is_made_again_has_the_bits_of_what_was_kept_and_tiles_give_the_same_sums_in_another_order() {
     let (folder, cases) = (common::families(), common::cases());
