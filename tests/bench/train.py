@@ -9,7 +9,8 @@ its fastest. Ours is run as it is and with gradient checkpointing. Each process 
 median is quoted. Before a ratio is quoted, the answer is checked: the first steps' losses agree.
 
 The floor is what the step's arithmetic alone takes: its matrix products at the rate that the peer's process measured for
-libtorch's own, and attention's at the same. A second table has what each of our runs planned and took. Prints Markdown. Needs nothing but Python 3.9 and the peer's environment.
+libtorch's own, and attention's at the same. A second table has what each of our runs planned and took. Prints Markdown. Needs
+nothing but Python 3.9 and the peer's environment.
 """
 
 import argparse

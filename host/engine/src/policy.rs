@@ -43,6 +43,11 @@ impl Policy {
     pub const IN_MEMORY: [Policy; 5] =
         [Policy::Keep, Policy::Selective, Policy::Tile, Policy::Recompute, Policy::RecomputeTile];
 
+    /// What every block follows where none is searched for: making norms and activations again costs next to nothing.
+    pub fn unsearched(gradient_checkpointing: bool) -> Self {
+        if gradient_checkpointing { Policy::Recompute } else { Policy::Selective }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Policy::Keep => "keep",

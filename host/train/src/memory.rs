@@ -29,7 +29,7 @@ impl Memory {
                     got: "none".into(),
                 });
             }
-            let policies = vec![alike(arguments); model.program().blocks()];
+            let policies = vec![Policy::unsearched(arguments.gradient_checkpointing); model.program().blocks()];
             return Ok(Memory { policies, store: None, planned_bytes: None, planned_growth_bytes: None });
         };
         let plan = plan(model.program(), model.dtype(), arguments, row_tokens)?;
@@ -48,11 +48,6 @@ pub(crate) fn resident() -> Option<[u64; 2]> {
         found?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
     };
     Some([line("VmRSS")?, line("VmHWM")?])
-}
-
-/// Every block's policy where none is searched for: making norms and activations again costs next to nothing.
-fn alike(arguments: &TrainingArguments) -> Policy {
-    if arguments.gradient_checkpointing { Policy::Recompute } else { Policy::Selective }
 }
 
 /// A step on the longest batch, run on sizes: the fastest way within the budget, where there is one.
@@ -74,6 +69,9 @@ pub(crate) fn plan(
     let options = PlanOptions { threads: unswag_torch::threads(), ..options };
     Ok(match arguments.memory_budget {
         Some(budget) => Plan::within(program, &options, budget)?,
-        None => Plan::new(program, &options, &vec![alike(arguments); program.blocks()])?,
+        None => {
+            let policy = Policy::unsearched(arguments.gradient_checkpointing);
+            Plan::new(program, &options, &vec![policy; program.blocks()])?
+        }
     })
 }

@@ -79,7 +79,7 @@ pub fn show(args: &args::Plan, subject: &Subject, output: &Output) -> Result<Don
     let plan = match args.memory_budget {
         Some(budget) => Plan::within(&program, &options, budget).map_err(|error| told(error, args, &survey))?,
         None => {
-            let policy = if args.gradient_checkpointing { Policy::Recompute } else { Policy::Selective };
+            let policy = Policy::unsearched(args.gradient_checkpointing);
             Plan::new(&program, &options, &vec![policy; program.blocks()])?
         }
     };
