@@ -11,7 +11,7 @@ SECONDS_EACH ?= 60
 export LIBTORCH ?= $(abspath $(CACHE)/libtorch)
 
 .DEFAULT_GOAL := help
-.PHONY: help build torch demo test venv libtorch bench bench-surgery bench-train fuzz lint clean-cache
+.PHONY: help build torch programs demo test venv libtorch bench bench-surgery bench-train fuzz lint clean-cache
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -23,7 +23,12 @@ build: ## Build target/release/unswag and the plugins, and lock the plugins' has
 torch: libtorch ## Build target/release/unswag-torch, which unswag becomes to train
 	cargo build --release --package unswag-torch-cli
 
-demo: build torch $(SMOLLM2)/model.safetensors ## Operate on SmolLM2-135M with the Delhi plugin, train the result, and let it speak
+# In one call: apart, the two differ in a feature of a build script, and blake3 and all that hashes with it are compiled twice.
+programs: libtorch
+	cargo build --release --package unswag --package unswag-delhi --package unswag-torch-cli
+	$(UNSWAG) plugin add --bundled $(TARGET)/release/libunswag_delhi.so
+
+demo: programs $(SMOLLM2)/model.safetensors ## Operate on SmolLM2-135M with the Delhi plugin, train the result, and let it speak
 	scripts/fetch shakespeare
 	$(UNSWAG) surgery --plugin delhi $(SMOLLM2)/model.safetensors -o $(SMOLLM2)-delhi --force
 	$(UNSWAG) verify $(SMOLLM2)-delhi
@@ -32,7 +37,10 @@ demo: build torch $(SMOLLM2)/model.safetensors ## Operate on SmolLM2-135M with t
 	  --lora-alpha 32 --learning-rate 1e-3 --logging-steps 5 -o $(CACHE)/demo
 	$(UNSWAG) generate $(SMOLLM2)-delhi --adapter $(CACHE)/demo/adapter --prompt "Shall I compare thee" --max-new-tokens 32
 
-$(SMOLLM2)/model.safetensors: | build
+$(UNSWAG):
+	$(MAKE) --no-print-directory build
+
+$(SMOLLM2)/model.safetensors: | $(UNSWAG)
 	scripts/fetch smollm2
 	$(UNSWAG) import $(SMOLLM2).Q4_1.gguf -o $(SMOLLM2)
 
@@ -63,7 +71,7 @@ bench-surgery: build venv $(SMOLLM2)/model.safetensors ## Measure documents, loa
 	$(CACHE)/venv/bin/python kernels/benches/compare.py
 	tests/bench/surgery.py $(UNSWAG) $(SMOLLM2) $(CACHE)/bench
 
-bench-train: build torch venv $(SMOLLM2)/model.safetensors ## Measure training: the demo, kernels, optimizers, runs against PEFT, what Delhi costs (an hour)
+bench-train: programs venv $(SMOLLM2)/model.safetensors ## Measure training: the demo, kernels, optimizers, runs against PEFT, what Delhi costs (an hour)
 	@git log -1 --format='commit %h'; grep -m1 'model name' /proc/cpuinfo; uptime
 	start=$$(date +%s); $(MAKE) --no-print-directory demo && echo "make demo, built: $$(($$(date +%s) - start)) s"
 	$(CACHE)/venv/bin/python kernels/benches/compare_attention.py

@@ -115,15 +115,21 @@ impl Exec {
                 run(item);
             }
         };
-        match TEAM.get() {
-            Some(team) => team.run(tasks, &take_all),
-            None => rayon::scope(|scope| {
-                for _ in 1..tasks {
-                    scope.spawn(|_| take_all());
-                }
-                take_all();
-            }),
-        }
+        on_threads(tasks, &take_all);
         Ok(())
+    }
+}
+
+/// Calls `task` from up to `threads` threads at once. Not generic: with the pool's own code in each of them, kernels take a
+/// tenth more to compile.
+fn on_threads(threads: usize, task: &(dyn Fn() + Sync)) {
+    match TEAM.get() {
+        Some(team) => team.run(threads, task),
+        None => rayon::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(|_| task());
+            }
+            task();
+        }),
     }
 }
