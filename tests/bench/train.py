@@ -56,13 +56,13 @@ def peer(options, seq, dtype, checkpointing, keeps_memory):
     )
 
 
-def ours(options, seq, dtype, *flags):
+def ours(options, seq, dtype, *flags, model=None):
     if options.scratch:
         os.makedirs(options.scratch, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         out = Path(scratch) / "run"
         command = [
-            options.unswag, "train", options.model, "--data", options.text, "--no-shuffle", "--block-size", seq, "--max-steps",
+            options.unswag, "train", model or options.model, "--data", options.text, "--no-shuffle", "--block-size", seq, "--max-steps",
             options.steps, "--lora-r", 16, "--lora-alpha", 32, "--learning-rate", "2e-4", "--lr-scheduler-type", "constant",
             "--dtype", dtype, "--save-steps", 0, "--json", "-o", out, *flags,
         ]
@@ -112,9 +112,18 @@ def main():
         for seq in options.seq:
             for name, found in row(options, dtype, seq).items():
                 grown[dtype, seq, name] = found["said"]
-    nf4 = ours(options, min(options.seq), options.dtype[0], "--gradient-checkpointing", "--load-in-4bit", "--bnb-4bit-use-double-quant")
-    if nf4:
-        grown[options.dtype[0], min(options.seq), "unswag, checkpointing, NF4 with double quantisation"] = nf4["said"]
+    # For memory alone: what is small, where all that does not depend on the plan counts the most.
+    nf4 = ["--gradient-checkpointing", "--load-in-4bit", "--bnb-4bit-use-double-quant"]
+    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+        operated = Path(scratch) / "delhi"
+        run([options.unswag, "surgery", "--plugin", "delhi", options.model, "-o", operated])
+        for name, seq, flags, model in [
+            ("unswag, checkpointing, NF4 with double quantisation", min(options.seq), nf4, None),
+            ("unswag", 64, [], None),
+            ("unswag, Delhi's kernels", 256, [], operated),
+        ]:
+            if found := ours(options, seq, options.dtype[0], *flags, model=model):
+                grown[options.dtype[0], seq, name] = found["said"]
     print("\n| dtype | tokens | who | tensors, planned | taken | growth, planned | taken | over |")
     print("|---|---|---|---|---|---|---|---|")
     for (dtype, seq, name), said in grown.items():

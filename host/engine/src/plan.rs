@@ -374,9 +374,9 @@ impl Plan {
         self.peak_bytes - self.parts.optimizer
     }
 
-    /// What a process takes on the CPU beside all that is planned, whatever the model: pages of libtorch's code that the first step
-    /// brings in, and small blocks that the C library keeps. Measured from 512 to 8,192 tokens (docs/benchmarks.md).
-    pub const RUNTIME_BYTES: u64 = 31 << 20;
+    /// What a process takes on the CPU beside all that is planned, whatever the model: what libtorch's products are packed into, and small
+    /// blocks that the C library keeps. Measured from 64 to 8,192 tokens (docs/benchmarks.md).
+    pub const RUNTIME_BYTES: u64 = 22 << 20;
 
     /// By how much a process should grow: tensors, the optimizer's state, what operations take within a call, and
     /// [`Plan::RUNTIME_BYTES`].

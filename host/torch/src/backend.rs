@@ -24,6 +24,9 @@ fn viewed(x: &Tensor, view: View) -> Result<Tensor, TchError> {
     }
 }
 
+/// Of a product that is added to a tensor of another type: 4 MiB in bf16, and few enough calls that none is noticed.
+const PRODUCT_ELEMENTS: i64 = 2 << 20;
+
 impl Backend for Torch {
     type Tensor = TorchTensor;
 
@@ -120,9 +123,19 @@ impl Backend for Torch {
                 *smaller = smaller.f_mul_scalar(alpha)?;
             }
             let mut y = y.view.shallow_clone();
-            if y.kind() == a.kind() { y.f_addmm_(&a, &b) } else { y.f_add_(&a.f_matmul(&b)?) }
+            if y.kind() == a.kind() {
+                return y.f_addmm_(&a, &b).map(drop);
+            }
+            // libtorch makes the product, and then a copy of it in y's type: a few rows at a time, neither is large.
+            let [rows, columns] = [y.size()[0], y.size()[1]];
+            let at_once = (PRODUCT_ELEMENTS / columns.max(1)).clamp(1, rows.max(1));
+            for start in (0..rows).step_by(at_once as usize) {
+                let count = at_once.min(rows - start);
+                drop(y.f_narrow(0, start, count)?.f_add_(&a.f_narrow(0, start, count)?.f_matmul(&b)?)?);
+            }
+            Ok(())
         };
-        add().map(drop).map_err(torch_error)
+        add().map_err(torch_error)
     }
 
     fn add_bias(&self, x: TorchTensor, bias: &TorchTensor) -> Made {

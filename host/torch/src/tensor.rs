@@ -32,12 +32,9 @@ impl TorchTensor {
         if self.quantized.is_some() {
             return Err(EngineError::Backend("expected elements, got a quantised tensor; dequantize it first".into()));
         }
-        let host = self.view.f_to_kind(Kind::Float).and_then(|x| x.f_to_device(tch::Device::Cpu));
+        let host = self.view.f_to_kind(Kind::Float).and_then(|x| x.f_to_device(Device::Cpu));
         let flat = host.and_then(|x| x.f_contiguous()).map_err(torch_error)?;
-        let mut values = vec![0f32; flat.numel()];
-        let count = values.len();
-        flat.f_copy_data(&mut values, count).map_err(torch_error)?;
-        Ok(values)
+        Ok(cpu::read::<f32>(&flat)?.to_vec())
     }
 }
 

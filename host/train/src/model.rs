@@ -21,7 +21,9 @@ use unswag_loader::Log;
 use unswag_surgery::{Model, open_recorded};
 use unswag_torch::{Torch, TorchTensor};
 
-use crate::{LoraConfig, TrainError, TrainingArguments, Tuning, batch::for_engine, full, memory, tuning};
+use crate::{
+    LoraConfig, TrainError, TrainingArguments, Tuning, batch::for_engine, full, memory, memory::Resident, tuning,
+};
 
 /// A checkpoint whose graph is known and whose weights are not yet read.
 pub struct UnswagModel {
@@ -209,7 +211,7 @@ impl UnswagModel {
         tuning: Tuning,
     ) -> Result<TrainingModel, TrainError> {
         let torch = self.torch.clone();
-        let resident_before = memory::resident().map(|[now, _]| now);
+        let resident_before = Resident::now();
         let graph_params = self.model.graph.params.len();
         let mut hasher = blake3::Hasher::new();
         hasher.update(&serde_json::to_vec(&self.model.graph).expect("a graph is a document"));
@@ -370,8 +372,8 @@ pub struct TrainingModel {
     dtype: Dtype,
     nf4: Option<Nf4>,
     base_digest: String,
-    /// Bytes of this process that were in memory before a weight was read.
-    resident_before: Option<u64>,
+    /// What of this process was in memory before a weight was read.
+    resident_before: Option<Resident>,
 }
 
 impl TrainingModel {
@@ -407,11 +409,10 @@ impl TrainingModel {
         &self.path
     }
 
-    /// By how much this process's resident memory grew at most since the first weight was read. `None` where the system does not
-    /// say.
+    /// By how much this process's resident memory grew at most since the first weight was read, pages of libraries' files aside.
+    /// `None` where the system does not say.
     pub fn resident_growth_bytes(&self) -> Option<u64> {
-        let [_, most] = memory::resident()?;
-        most.checked_sub(self.resident_before?)
+        self.resident_before.as_ref()?.growth_bytes()
     }
 
     /// BLAKE3 over the base's graph, which says what is computed from the weights, and the weights' names, types, shapes and bytes.

@@ -51,7 +51,7 @@ pub struct RunReport {
     /// The most bytes that tensors took, and were planned to take.
     pub peak_bytes: u64,
     pub planned_peak_bytes: Option<u64>,
-    /// By how much the process's resident memory grew at most since the first weight was read, and was planned to grow:
+    /// By how much the process's resident memory grew at most since the first weight was read, code aside, and was planned to grow:
     /// tensors, optimizer state, the trained tensors in f32, and what operations take within one call.
     pub resident_growth_bytes: Option<u64>,
     pub planned_growth_bytes: Option<u64>,
