@@ -6,6 +6,7 @@
 CACHE := $(or $(UNSWAG_CACHE),.cache)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 UNSWAG := $(TARGET)/release/unswag
+LOCK_PLUGINS := $(UNSWAG) plugin add --bundled $(TARGET)/release/libunswag_delhi.so
 SMOLLM2 := $(CACHE)/models/SmolLM2-135M-Instruct
 SECONDS_EACH ?= 60
 export LIBTORCH ?= $(abspath $(CACHE)/libtorch)
@@ -18,7 +19,7 @@ help: ## List the targets
 
 build: ## Build target/release/unswag and the plugins, and lock the plugins' hashes
 	cargo build --release --package unswag --package unswag-delhi
-	$(UNSWAG) plugin add --bundled $(TARGET)/release/libunswag_delhi.so
+	$(LOCK_PLUGINS)
 
 torch: libtorch ## Build target/release/unswag-torch, which unswag becomes to train
 	cargo build --release --package unswag-torch-cli
@@ -26,7 +27,7 @@ torch: libtorch ## Build target/release/unswag-torch, which unswag becomes to tr
 # In one call: apart, the two differ in a feature of a build script, and blake3 and all that hashes with it are compiled twice.
 programs: libtorch
 	cargo build --release --package unswag --package unswag-delhi --package unswag-torch-cli
-	$(UNSWAG) plugin add --bundled $(TARGET)/release/libunswag_delhi.so
+	$(LOCK_PLUGINS)
 
 demo: programs $(SMOLLM2)/model.safetensors ## Operate on SmolLM2-135M with the Delhi plugin, train the result, and let it speak
 	scripts/fetch shakespeare

@@ -120,8 +120,7 @@ impl Exec {
     }
 }
 
-/// Calls `task` from up to `threads` threads at once. Not generic: with the pool's own code in each of them, kernels take a
-/// tenth more to compile.
+/// Calls `task` from up to `threads` threads at once. Not generic: the pool's own code was compiled 216 times, once for each kernel.
 fn on_threads(threads: usize, task: &(dyn Fn() + Sync)) {
     match TEAM.get() {
         Some(team) => team.run(threads, task),

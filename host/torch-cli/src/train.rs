@@ -202,7 +202,7 @@ fn print(report: &RunReport, output: &Output) -> Result<(), Box<dyn Error>> {
     if let (Some(grew), Some(planned)) = (report.resident_growth_bytes, report.planned_growth_bytes) {
         let [grew, planned] = [grew, planned].map(term::bytes);
         page.push_str(&format!(
-            "resident memory grew by {grew}; with optimizer state, workspace and libtorch's own {planned} were planned\n"
+            "resident memory grew by {grew}, code aside; with optimizer state, workspace and libtorch's own {planned} were planned\n"
         ));
     }
     if report.skipped_steps > 0 {
