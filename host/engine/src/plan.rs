@@ -374,8 +374,8 @@ impl Plan {
         self.peak_bytes - self.parts.optimizer
     }
 
-    /// What a process takes on the CPU beside all that is planned, whatever the model: what libtorch's products are packed into, and small
-    /// blocks that the C library keeps. Measured from 64 to 8,192 tokens (docs/benchmarks.md).
+    /// What a process takes on the CPU beside all that is planned, whatever the model: what libtorch's operations take of their own, and
+    /// what the C library keeps. Measured from 64 to 8,192 tokens as one sum, and not taken apart (docs/benchmarks.md).
     pub const RUNTIME_BYTES: u64 = 22 << 20;
 
     /// By how much a process should grow: tensors, the optimizer's state, what operations take within a call, and
