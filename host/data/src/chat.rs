@@ -13,10 +13,10 @@ use crate::{
     corpus::{Cursor, file_order},
     error::{Error, Place, RowFault},
     files::{self, DataFile},
+    jinja::Value,
     lines::Lines,
     loader::{Mark, Plan, Rows, Windowed, delegate_loader, fingerprint, nothing},
-    options::{Split, check_block_size, check_window},
-    python,
+    options::{Split, check_block_size, check_window, setting},
     template::{ChatTemplate, variables},
     tokenizer::{Token, Tokenizer},
     turns,
@@ -209,7 +209,9 @@ impl ChatDataLoader {
             pad_id: tokenizer.pad_id(),
             fingerprint: fingerprint(files.iter().map(|file| &file.digest), tokenizer.digest(), &named),
         };
-        let extra = variables(&options.template_variables);
+        let extra = variables(&options.template_variables).map_err(|fault| {
+            setting("template_variables", "values nested less deeply".to_owned(), &fault.to_string())
+        })?;
         let chat = Arc::new(Chat { files, tokenizer, template, extra, options: options.clone() });
         Ok(ChatDataLoader(Windowed::new(ChatRows::new(chat, 0), plan)))
     }
@@ -313,7 +315,7 @@ struct Chat {
     files: Vec<DataFile>,
     tokenizer: Arc<Tokenizer>,
     template: Arc<ChatTemplate>,
-    extra: Vec<(String, minijinja::Value)>,
+    extra: Vec<(String, Value)>,
     options: ChatOptions,
 }
 
@@ -332,7 +334,7 @@ impl Chat {
         if self.options.split != Split::All {
             let mut text = String::new();
             for message in &conversation.messages {
-                python::print(&mut text, message).map_err(|error| RowFault::Template { message: error.to_string() })?;
+                text.push_str(&message.to_text());
             }
             if !self.options.split.takes(&text) {
                 return Ok(Taken::OtherPart);

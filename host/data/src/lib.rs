@@ -17,6 +17,7 @@ mod corpus;
 mod error;
 mod files;
 mod held;
+mod jinja;
 mod lines;
 mod loader;
 mod options;

@@ -2,10 +2,13 @@
 //!
 //! The template comes with a downloaded model. It reads nothing but the conversation, and its steps are bounded.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use minijinja::{
-    Environment, ErrorKind, Value,
+    Environment, ErrorKind,
     syntax::SyntaxConfig,
     value::{Kwargs, Serde},
 };
@@ -13,7 +16,9 @@ use serde_json::{Map, Value as Json};
 
 use crate::{
     error::{Error, RowFault},
-    files, python,
+    files,
+    jinja::Value,
+    python,
     tokenizer::Tokenizer,
 };
 
@@ -24,7 +29,11 @@ const MARKS: [char; 2] = ['\u{fdd0}', '\u{fdd1}'];
 const FILTER: &str = "unswag_generated";
 const ROLES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// A compiled chat template.
+/// The template that transformers takes where a model has several, and the one where a conversation has tools.
+const DEFAULT: &str = "default";
+const TOOL_USE: &str = "tool_use";
+
+/// A model's compiled chat templates: mostly one.
 pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
@@ -53,9 +62,17 @@ pub(crate) struct Rendered {
     pub generated: Vec<std::ops::Range<usize>>,
 }
 
+/// Messages to render, and whether a generation prompt follows them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rendering<'a> {
+    pub messages: &'a [Value],
+    pub add_generation_prompt: bool,
+}
+
 impl ChatTemplate {
-    /// The template of a model folder: `chat_template.jinja`, else `chat_template` of `tokenizer_config.json` (of
-    /// several, the one named "default"), else `chat_template.json`.
+    /// The template of a model folder: `chat_template.jinja`, else `chat_template` of `tokenizer_config.json`, else
+    /// `chat_template.json`. Of several named ones, and of those in `additional_chat_templates/`, "tool_use" is taken for
+    /// a conversation with tools and "default" for another, as transformers does.
     ///
     /// `now` is the date that the template may ask for, such as `2026-11-21T08:00:00`; the local time where it is
     /// `None`.
@@ -63,8 +80,7 @@ impl ChatTemplate {
     /// # Errors
     /// There is none, or it is unsound.
     pub fn load(folder: &Path, tokenizer: &Tokenizer, now: Option<&str>) -> Result<Self, Error> {
-        let (path, source) = find(folder, tokenizer)?;
-        Self::new(source, &path, tokenizer, now)
+        Self::compile(find(folder, tokenizer)?, tokenizer, now)
     }
 
     /// Compiles a template's text; `path` is named in errors.
@@ -72,7 +88,10 @@ impl ChatTemplate {
     /// # Errors
     /// The text is no sound template, or `now` is no date and time.
     pub fn new(source: String, path: &Path, tokenizer: &Tokenizer, now: Option<&str>) -> Result<Self, Error> {
-        let unsound = |error: minijinja::Error| Error::Template { path: path.to_owned(), message: explain(&error) };
+        Self::compile(vec![Named { name: DEFAULT, path: path.to_owned(), source }], tokenizer, now)
+    }
+
+    fn compile(templates: Vec<Named>, tokenizer: &Tokenizer, now: Option<&str>) -> Result<Self, Error> {
         let time = match now {
             None => jiff::Zoned::now().datetime(),
             Some(text) => text.parse::<jiff::civil::DateTime>().map_err(|error| {
@@ -81,8 +100,8 @@ impl ChatTemplate {
             })?,
         };
         let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(unsound)?;
-        environment.set_syntax(syntax);
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.expect("Jinja's own delimiters are sound"));
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_fuel(Some(MOST_STEPS));
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -91,22 +110,27 @@ impl ChatTemplate {
             python::print(&mut text, value)?;
             out.write_str(&text).map_err(minijinja::Error::from)
         });
-        environment.add_filter("tojson", |value: &Value, options: Kwargs| python::tojson(value, &options));
+        environment.add_filter("tojson", |value: &minijinja::Value, options: Kwargs| python::tojson(value, &options));
         environment.add_filter(FILTER, |text: String| format!("{}{text}{}", MARKS[0], MARKS[1]));
-        environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
+        environment.add_function("raise_exception", |message: String| -> Result<minijinja::Value, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
         environment.add_function("strftime_now", move |format: String| -> Result<String, minijinja::Error> {
             jiff::fmt::strtime::format(&format, time)
                 .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.to_string()))
         });
-        environment.add_template_owned("chat", with_marks(&source)).map_err(unsound)?;
+        for Named { name, path, source } in &templates {
+            environment
+                .add_template_owned(*name, with_marks(source))
+                .map_err(|error| Error::Template { path: path.clone(), message: explain(&error) })?;
+        }
         let role = |name: &str| tokenizer.role(name).map(|text| (name.to_owned(), text.to_owned()));
         let roles = ROLES.iter().filter_map(|name| role(name)).collect();
+        let source = templates.into_iter().map(|template| template.source).collect::<Vec<_>>().join("\n");
         Ok(ChatTemplate { environment, source, now: time.to_string(), roles })
     }
 
-    /// The template as it was read.
+    /// The template as it was read; of several, one behind the other.
     pub fn source(&self) -> &str {
         &self.source
     }
@@ -132,8 +156,12 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         extra: &Map<String, Json>,
     ) -> Result<String, RowFault> {
-        let messages: Vec<Value> = messages.iter().map(|message| Value::from(Serde(message))).collect();
-        Ok(self.render_values(&messages, add_generation_prompt, &variables(extra))?.text)
+        let message = |message: &Message| {
+            let fields = [("role", message.role.as_str().into()), ("content", message.content.as_str().into())];
+            Value::object(fields).expect("a message of two texts is flat")
+        };
+        let messages: Vec<Value> = messages.iter().map(message).collect();
+        Ok(self.render_values(&messages, add_generation_prompt, &variables(extra)?)?.text)
     }
 
     /// Renders messages given as a JSON list, with whatever fields they have, in their order.
@@ -148,7 +176,7 @@ impl ChatTemplate {
     ) -> Result<String, RowFault> {
         let messages: Vec<Value> =
             serde_json::from_str(messages).map_err(|error| RowFault::Json { message: error.to_string() })?;
-        Ok(self.render_values(&messages, add_generation_prompt, &variables(extra))?.text)
+        Ok(self.render_values(&messages, add_generation_prompt, &variables(extra)?)?.text)
     }
 
     pub(crate) fn render_values(
@@ -157,21 +185,57 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         extra: &[(String, Value)],
     ) -> Result<Rendered, RowFault> {
+        let mut rendered = self.render_many(&[Rendering { messages, add_generation_prompt }], extra);
+        rendered.pop().expect("as many results as renderings")
+    }
+
+    /// Renders several lists of messages under the same variables, each on its own: one result for each, in their order.
+    ///
+    /// A call costs some 50 us besides the renderings: give what a row needs in one call. The last one of `extra` with a
+    /// name counts.
+    pub(crate) fn render_many(
+        &self,
+        renderings: &[Rendering<'_>],
+        extra: &[(String, Value)],
+    ) -> Vec<Result<Rendered, RowFault>> {
+        let has_tools = extra.iter().rev().find(|(name, _)| name == "tools").is_some_and(|(_, tools)| !tools.is_null());
+        renderings.iter().map(|rendering| self.render_one(rendering, extra, has_tools)).collect()
+    }
+
+    fn render_one(
+        &self,
+        rendering: &Rendering<'_>,
+        extra: &[(String, Value)],
+        has_tools: bool,
+    ) -> Result<Rendered, RowFault> {
         let refused = |error: minijinja::Error| RowFault::Template { message: explain(&error) };
-        let template = self.environment.get_template("chat").map_err(refused)?;
-        let none = || Value::from(());
+        let named = |name| self.environment.get_template(name).ok();
+        let template = named(TOOL_USE).filter(|_| has_tools).or_else(|| named(DEFAULT)).ok_or_else(no_default)?;
+        let none = || minijinja::Value::from(());
         let mut all = vec![("tools".to_owned(), none()), ("documents".to_owned(), none())];
         all.extend(self.roles.iter().map(|(name, text)| (name.clone(), text.as_str().into())));
-        all.extend(extra.iter().cloned());
-        all.push(("messages".to_owned(), messages.to_vec().into()));
-        all.push(("add_generation_prompt".to_owned(), add_generation_prompt.into()));
-        let marked = template.render(Value::from_pairs(all)).map_err(refused)?;
+        all.extend(extra.iter().map(|(name, value)| (name.clone(), minijinja::Value::from(Serde(value)))));
+        all.push(("messages".to_owned(), minijinja::Value::from(Serde(rendering.messages))));
+        all.push(("add_generation_prompt".to_owned(), rendering.add_generation_prompt.into()));
+        let marked = template.render(minijinja::Value::from_pairs(all)).map_err(refused)?;
         Ok(without_marks(&marked))
     }
 }
 
-pub(crate) fn variables(extra: &Map<String, Json>) -> Vec<(String, Value)> {
-    extra.iter().map(|(name, value)| (name.clone(), Value::from(Serde(value)))).collect()
+/// Variables of a template, of JSON.
+///
+/// # Errors
+/// One is nested too deeply.
+pub(crate) fn variables(extra: &Map<String, Json>) -> Result<Vec<(String, Value)>, RowFault> {
+    let too_deep = |name: &str| RowFault::Template { message: format!("the variable {name} is nested too deeply") };
+    let convert =
+        |(name, value): (&String, &Json)| Ok((name.clone(), Value::try_from(value).map_err(|_| too_deep(name))?));
+    extra.iter().map(convert).collect()
+}
+
+fn no_default() -> RowFault {
+    let message = "the model has named templates, but none with the name \"default\", and the row has no tools";
+    RowFault::Template { message: message.to_owned() }
 }
 
 /// Whether a text holds a character that stands for the edge of a generated part.
@@ -179,31 +243,70 @@ pub(crate) fn has_mark(text: &str) -> bool {
     text.contains(MARKS)
 }
 
-fn find(folder: &Path, tokenizer: &Tokenizer) -> Result<(PathBuf, String), Error> {
-    let path = folder.join("chat_template.jinja");
-    match files::read_small(&path, files::MAX_CONFIG_BYTES) {
-        Ok(content) => {
-            let text = String::from_utf8(content)
-                .map_err(|error| Error::Template { path: path.clone(), message: format!("not UTF-8: {error}") })?;
-            return Ok((path, text));
-        }
-        Err(Error::Missing { .. }) => {}
-        Err(error) => return Err(error),
+/// A template by its name.
+struct Named {
+    name: &'static str,
+    path: PathBuf,
+    source: String,
+}
+
+/// The templates of a model folder that conversations may need.
+fn find(folder: &Path, tokenizer: &Tokenizer) -> Result<Vec<Named>, Error> {
+    let in_files = in_files(folder)?;
+    if !in_files.is_empty() {
+        return Ok(in_files);
     }
-    let in_object = |object: &Map<String, Json>| match object.get("chat_template") {
-        Some(Json::String(text)) => Some(text.clone()),
-        Some(Json::Array(list)) => {
-            let is_default = |entry: &&Json| entry.get("name").and_then(Json::as_str) == Some("default");
-            list.iter().find(is_default)?.get("template")?.as_str().map(str::to_owned)
-        }
-        _ => None,
-    };
-    if let Some(text) = in_object(tokenizer.config()) {
-        return Ok((folder.join("tokenizer_config.json"), text));
+    let path = folder.join("tokenizer_config.json");
+    if let Some(found) = tokenizer.config().get("chat_template").and_then(|value| in_value(value, &path)) {
+        return Ok(found);
     }
     let path = folder.join("chat_template.json");
-    let text = files::read_object(&path)?.as_ref().and_then(in_object);
-    text.map(|text| (path, text)).ok_or_else(|| Error::NoTemplate { folder: folder.to_owned() })
+    let object = files::read_object(&path)?.unwrap_or_default();
+    let found = object.get("chat_template").and_then(|value| in_value(value, &path));
+    found.ok_or_else(|| Error::NoTemplate { folder: folder.to_owned() })
+}
+
+/// `chat_template.jinja`, and what is in the folder beside it. Where one of these is there, transformers looks no further.
+fn in_files(folder: &Path) -> Result<Vec<Named>, Error> {
+    let mut found = Vec::new();
+    let additional = folder.join("additional_chat_templates");
+    let paths = [(DEFAULT, folder.join("chat_template.jinja")), (TOOL_USE, additional.join("tool_use.jinja"))];
+    // A file of the same name in that folder takes the place of `chat_template.jinja`.
+    for (name, path) in [(DEFAULT, additional.join("default.jinja"))].into_iter().chain(paths) {
+        let content = match files::read_small(&path, files::MAX_CONFIG_BYTES) {
+            Ok(content) => content,
+            Err(Error::Missing { .. }) => continue,
+            Err(error) => return Err(error),
+        };
+        let source = String::from_utf8(content)
+            .map_err(|error| Error::Template { path: path.clone(), message: format!("not UTF-8: {error}") })?;
+        if !found.iter().any(|other: &Named| other.name == name) {
+            found.push(Named { name, path, source });
+        }
+    }
+    let is_named = |entry: fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == "jinja");
+    let has_others = || fs::read_dir(&additional).into_iter().flatten().flatten().any(is_named);
+    if found.is_empty() && has_others() {
+        let message = "none of the templates in this folder is named \"default\" or \"tool_use\", and there is no \
+                       chat_template.jinja beside it";
+        return Err(Error::Template { path: additional, message: message.to_owned() });
+    }
+    Ok(found)
+}
+
+/// A template's text, a list of `{"name", "template"}`, or an object of texts by name.
+fn in_value(value: &Json, path: &Path) -> Option<Vec<Named>> {
+    let template = |name| -> Option<&str> {
+        match value {
+            Json::String(text) if name == DEFAULT => Some(text),
+            Json::Array(list) => list.iter().rev().find(|entry| entry["name"] == name)?.get("template")?.as_str(),
+            Json::Object(named) => named.get(name)?.as_str(),
+            _ => None,
+        }
+    };
+    let named = |name| Some(Named { name, path: path.to_owned(), source: template(name)?.to_owned() });
+    let found: Vec<Named> = [DEFAULT, TOOL_USE].into_iter().filter_map(named).collect();
+    (!found.is_empty()).then_some(found)
 }
 
 /// Replaces `{% generation %}` and `{% endgeneration %}`, which transformers adds to Jinja, by a filter that marks its
@@ -218,7 +321,7 @@ fn with_marks(source: &str) -> String {
             rest = tag;
             break;
         };
-        let inner = &tag[2..end];
+        let inner = tag.get(2..end).unwrap_or_default();
         let name = inner.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
         match name {
             "generation" => out.push_str(&tag[..end].replace("generation", &format!("filter {FILTER}"))),

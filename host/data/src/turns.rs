@@ -9,10 +9,9 @@
 
 use std::ops::Range;
 
-use minijinja::Value;
-
 use crate::{
     error::RowFault,
+    jinja::Value,
     template::{ChatTemplate, Rendered},
 };
 
@@ -40,7 +39,7 @@ pub(crate) fn find(template: &ChatTemplate, messages: &[Value], extra: &[(String
     }
     let mut supervised: Vec<Range<usize>> = Vec::new();
     for index in 0..messages.len() {
-        if text_of(&messages[index], "role").as_deref() != Some(ASSISTANT) {
+        if messages[index].text_of("role") != Some(ASSISTANT) {
             continue;
         }
         let turn = match by_prefixes(template, messages, extra, index, &text) {
@@ -83,12 +82,12 @@ fn by_substitution(
     index: usize,
     text: &str,
 ) -> Result<Range<usize>, RowFault> {
-    if text_of(&messages[index], "content").is_none() {
+    if messages[index].text_of("content").is_none() {
         return Err(lost(index, "its content is not a text"));
     }
     let word = (0..).map(|n| format!("qz{n}zq")).find(|word| !text.contains(word.as_str())).expect("texts are finite");
     let mut replaced = messages.to_vec();
-    replaced[index] = with_content(&messages[index], &word)?;
+    replaced[index] = messages[index].with_field("content", word.as_str().into()).expect("a text is flat");
     let whole = template.render_values(&replaced, false, extra)?.text;
     let (ahead, behind) =
         whole.split_once(word.as_str()).ok_or_else(|| lost(index, "the template leaves its content out"))?;
@@ -116,23 +115,4 @@ fn by_substitution(
 /// Bytes that two texts have in common at the start, whole characters only.
 fn common_prefix(a: &str, b: &str) -> usize {
     a.chars().zip(b.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum()
-}
-
-/// A field of a message that is a text.
-pub(crate) fn text_of(message: &Value, field: &str) -> Option<String> {
-    message.get_attr(field).ok()?.as_str().map(str::to_owned)
-}
-
-/// The message with another content, its fields in their order.
-fn with_content(message: &Value, content: &str) -> Result<Value, RowFault> {
-    let broken = |error: minijinja::Error| RowFault::Template { message: error.to_string() };
-    let mut fields = Vec::new();
-    for key in message.try_iter().map_err(broken)? {
-        let value = match key.as_str() {
-            Some("content") => content.into(),
-            _ => message.get_item(&key).map_err(broken)?,
-        };
-        fields.push((key, value));
-    }
-    Ok(Value::from_pairs(fields))
 }
