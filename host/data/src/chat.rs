@@ -10,13 +10,12 @@ use serde_json::{Map, Value as Json};
 use crate::{
     batch::{IGNORED, Row},
     conversation,
-    corpus::{Cursor, file_order},
     error::{Error, Place, RowFault},
     files::{self, DataFile},
     jinja::Value,
-    lines::Lines,
     loader::{Mark, Plan, Rows, Windowed, delegate_loader, fingerprint, nothing},
     options::{Split, check_block_size, check_window, setting},
+    source::RowFiles,
     template::{ChatTemplate, variables},
     tokenizer::{Token, Tokenizer},
     turns,
@@ -212,7 +211,7 @@ impl ChatDataLoader {
         let extra = variables(&options.template_variables).map_err(|fault| {
             setting("template_variables", "values nested less deeply".to_owned(), &fault.to_string())
         })?;
-        let chat = Arc::new(Chat { files, tokenizer, template, extra, options: options.clone() });
+        let chat = Arc::new(Chat { files: Arc::new(files), tokenizer, template, extra, options: options.clone() });
         Ok(ChatDataLoader(Windowed::new(ChatRows::new(chat, 0), plan)))
     }
 
@@ -312,7 +311,7 @@ impl ChatReport {
 
 /// What is read, and how; shared by every reader of it.
 struct Chat {
-    files: Vec<DataFile>,
+    files: Arc<Vec<DataFile>>,
     tokenizer: Arc<Tokenizer>,
     template: Arc<ChatTemplate>,
     extra: Vec<(String, Value)>,
@@ -436,11 +435,7 @@ impl From<RowFault> for Judged {
 
 struct ChatRows {
     chat: Arc<Chat>,
-    order: Vec<usize>,
-    file: usize,
-    offset: u64,
-    line: u64,
-    lines: Option<Lines>,
+    files: RowFiles,
 }
 
 /// A row's line, and the row; no row where it is left out for its length.
@@ -448,24 +443,13 @@ type NextBuilt = (Place, Result<Option<Built>, RowFault>);
 
 impl ChatRows {
     fn new(chat: Arc<Chat>, epoch: u64) -> Self {
-        let order = file_order(chat.files.len(), chat.options.shuffle_seed, epoch);
-        ChatRows { chat, order, file: 0, offset: 0, line: 1, lines: None }
+        let files = RowFiles::new(chat.files.clone(), chat.options.shuffle_seed, epoch);
+        ChatRows { chat, files }
     }
 
     /// The next row of this part, sound or not.
     fn next_built(&mut self) -> Result<Option<NextBuilt>, Error> {
-        while let Some(&index) = self.order.get(self.file) {
-            let lines = match &mut self.lines {
-                Some(lines) => lines,
-                closed => closed.insert(Lines::open(&self.chat.files[index], self.offset, self.line)?),
-            };
-            let row = lines.next()?;
-            (self.offset, self.line) = lines.at();
-            let Some(row) = row else {
-                self.file += 1;
-                (self.offset, self.line, self.lines) = (0, 1, None);
-                continue;
-            };
+        while let Some((_, row)) = self.files.next(|_| None)? {
             let taken = match row.text {
                 Ok(text) => self.chat.build(&row.place, &text)?,
                 Err(fault) => Taken::Bad(fault),
@@ -494,15 +478,11 @@ impl Rows for ChatRows {
     }
 
     fn mark(&self) -> Mark {
-        let cursor = Cursor { file: self.file as u64, offset: self.offset, line: self.line, inside: None };
-        Mark { cursor, carry: Vec::new() }
+        Mark { cursor: self.files.cursor(), carry: Vec::new() }
     }
 
     fn seek(&mut self, mark: &Mark) -> Result<(), Error> {
-        let file = usize::try_from(mark.cursor.file).ok().filter(|file| *file <= self.order.len());
-        self.file = file.ok_or_else(|| Error::Position { why: format!("there is no file {}", mark.cursor.file) })?;
-        (self.offset, self.line, self.lines) = (mark.cursor.offset, mark.cursor.line.max(1), None);
-        Ok(())
+        self.files.seek(&mark.cursor)
     }
 
     fn at_epoch(&self, epoch: u64) -> Self {

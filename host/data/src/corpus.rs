@@ -5,10 +5,11 @@ use std::sync::Arc;
 use crate::{
     error::Error,
     files::{self, DataFile, Format},
-    lines::{Lines, text_field},
     options::{Split, TextOptions, setting},
     seams::{Limits, SeamTokens, TextPosition},
+    record,
     shuffle,
+    source::{self, ReadRows, RowMark},
     text::{FileText, MemoryText, cut_after},
     tokenizer::{Token, Tokenizer},
 };
@@ -19,11 +20,17 @@ use crate::{
 pub struct Cursor {
     /// Number of the file in the epoch's order.
     pub(crate) file: u64,
-    /// First byte and number of the line that is being read or comes next.
+    /// Where the row begins that is being read or comes next: bytes before it and the number of its line; rows in Parquet.
     pub(crate) offset: u64,
     pub(crate) line: u64,
     /// Where in the document; `None` where the next one is yet to be opened.
     pub(crate) inside: Option<Inside>,
+}
+
+impl Cursor {
+    pub(crate) fn mark(&self) -> RowMark {
+        RowMark { offset: self.offset, lines: self.line.saturating_sub(1) }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -62,20 +69,7 @@ impl Corpus {
         limits: Limits,
     ) -> Result<Self, Error> {
         let files = files::resolve(patterns)?;
-        let (before, after) = tokenizer.prefix_and_suffix();
-        let (before, mut after) = (before.to_vec(), after.to_vec());
-        if options.append_eos {
-            let eos = tokenizer.eos_id().ok_or_else(|| {
-                setting(
-                    "append_eos",
-                    "false, or a tokenizer that states its eos_token",
-                    "true, and the tokenizer states none",
-                )
-            })?;
-            if after.last() != Some(&eos) {
-                after.push(eos);
-            }
-        }
+        let (before, after) = surroundings(&tokenizer, options.append_eos)?;
         let (field, split, shuffle_seed) = (options.field.clone(), options.split, options.shuffle_seed);
         Ok(Corpus { files, tokenizer, field, split, shuffle_seed, before, after, limits })
     }
@@ -93,6 +87,28 @@ impl Corpus {
             Split::Validation { validation_fraction, .. } => (cut(validation_fraction)?, bytes),
         })
     }
+}
+
+/// The tokens that stand before and behind each text.
+///
+/// # Errors
+/// The end of a text is asked for, and the tokenizer has none.
+pub(crate) fn surroundings(tokenizer: &Tokenizer, append_eos: bool) -> Result<(Vec<u32>, Vec<u32>), Error> {
+    let (before, after) = tokenizer.prefix_and_suffix();
+    let (before, mut after) = (before.to_vec(), after.to_vec());
+    if append_eos {
+        let eos = tokenizer.eos_id().ok_or_else(|| {
+            setting(
+                "append_eos",
+                "false, or a tokenizer that states its eos_token",
+                "true, and the tokenizer states none",
+            )
+        })?;
+        if after.last() != Some(&eos) {
+            after.push(eos);
+        }
+    }
+    Ok((before, after))
 }
 
 enum Body {
@@ -136,9 +152,8 @@ pub(crate) struct CorpusTokens {
     corpus: Arc<Corpus>,
     order: Vec<usize>,
     file: usize,
-    offset: u64,
-    line: u64,
-    lines: Option<Lines>,
+    mark: RowMark,
+    rows: Option<Box<dyn ReadRows>>,
     document: Option<Document>,
     forced_seams: u64,
 }
@@ -146,7 +161,7 @@ pub(crate) struct CorpusTokens {
 impl CorpusTokens {
     pub fn new(corpus: Arc<Corpus>, epoch: u64) -> Self {
         let order = file_order(corpus.files.len(), corpus.shuffle_seed, epoch);
-        CorpusTokens { corpus, order, file: 0, offset: 0, line: 1, lines: None, document: None, forced_seams: 0 }
+        CorpusTokens { corpus, order, file: 0, mark: RowMark::default(), rows: None, document: None, forced_seams: 0 }
     }
 
     pub fn corpus(&self) -> &Arc<Corpus> {
@@ -164,15 +179,15 @@ impl CorpusTokens {
             text: document.body.position(),
             after: document.after as u64,
         });
-        Cursor { file: self.file as u64, offset: self.offset, line: self.line, inside }
+        Cursor { file: self.file as u64, offset: self.mark.offset, line: self.mark.lines + 1, inside }
     }
 
     /// Goes to where [`CorpusTokens::cursor`] was taken, in the same epoch.
     pub fn seek(&mut self, cursor: &Cursor) -> Result<(), Error> {
         let file = usize::try_from(cursor.file).ok().filter(|file| *file <= self.order.len());
         self.file = file.ok_or_else(|| Error::Position { why: format!("there is no file {}", cursor.file) })?;
-        (self.offset, self.line) = (cursor.offset, cursor.line.max(1));
-        (self.lines, self.document) = (None, None);
+        self.mark = cursor.mark();
+        (self.rows, self.document) = (None, None);
         if let Some(inside) = cursor.inside {
             if !self.open_document(inside.text)? {
                 return Err(Error::Position { why: "the document that it stands in is not there".to_owned() });
@@ -219,15 +234,15 @@ impl CorpusTokens {
     fn close_document(&mut self) {
         self.forced_seams = self.forced_seams();
         self.document = None;
-        match &self.lines {
-            Some(lines) => (self.offset, self.line) = lines.at(),
+        match &self.rows {
+            Some(rows) => self.mark = rows.mark(),
             None => self.next_file(),
         }
     }
 
     fn next_file(&mut self) {
         self.file += 1;
-        (self.offset, self.line, self.lines) = (0, 1, None);
+        (self.mark, self.rows) = (RowMark::default(), None);
     }
 
     /// Opens the next document that is in this part and not empty; false at the end of the epoch.
@@ -249,20 +264,20 @@ impl CorpusTokens {
                 self.document = Some(Document { body: Body::File(tokens), before: 0, after: 0, is_cut });
                 return Ok(true);
             }
-            let lines = match &mut self.lines {
-                Some(lines) => lines,
-                closed => closed.insert(Lines::open(file, self.offset, self.line)?),
+            let rows = match &mut self.rows {
+                Some(rows) => rows,
+                closed => closed.insert(source::open(file, self.mark, Some(std::slice::from_ref(&corpus.field)))?),
             };
-            let Some(row) = lines.next()? else {
+            let Some(row) = rows.next()? else {
                 self.next_file();
                 continue;
             };
-            let text = row.text.and_then(|row| text_field(&row, &corpus.field));
+            let text = row.text.and_then(|row| record::text(&record::parse(&row)?, &corpus.field, "the row's text"));
             let text = text.map_err(|fault| Error::Row { place: row.place.clone(), fault })?;
             if text.is_empty() || !corpus.split.takes(&text) {
                 continue;
             }
-            (self.offset, self.line) = (row.offset, row.place.line);
+            self.mark = row.mark;
             let source = MemoryText { text: text.into(), place: row.place };
             let tokens = SeamTokens::new(source, &corpus.tokenizer, corpus.limits, position)?;
             self.document = Some(Document { body: Body::Memory(tokens), before: 0, after: 0, is_cut: false });

@@ -10,7 +10,7 @@ pub enum Error {
     Io { path: PathBuf, action: &'static str, source: io::Error },
     #[error("{}: no such file; check the path", path.display())]
     Missing { path: PathBuf },
-    #[error("{}: expected a file of text or JSON lines, found {found}; give the files in it, or a pattern such as \"folder/*.txt\"", path.display())]
+    #[error("{}: expected a file of text or of rows, found {found}; give the files in it, or a pattern such as \"folder/*.txt\"", path.display())]
     NotAFile { path: PathBuf, found: &'static str },
     #[error(
         "data {pattern:?}: no file matches; check the path, and quote the pattern so that the shell leaves it alone"
@@ -30,6 +30,14 @@ pub enum Error {
     Encode { place: Place, message: String },
     #[error("{place}: byte {byte} of the file is not UTF-8; convert the file, for example with iconv -t UTF-8")]
     Utf8 { place: Place, byte: u64 },
+    #[error("{place}: {what}: damaged or cut off: {message}; fetch or write the file once more")]
+    Damaged { place: Place, what: &'static str, message: String },
+    #[error("{}: {found} is not read; {next}", path.display())]
+    UnknownFormat { path: PathBuf, found: String, next: &'static str },
+    #[error("{}: {why}; its columns are {}", path.display(), list(has))]
+    Columns { path: PathBuf, why: String, has: Vec<String> },
+    #[error("{}: {found}, and {}: {other}; train them apart, or say what they are with --data-format", path.display(), first.display())]
+    MixedRows { first: PathBuf, other: &'static str, path: PathBuf, found: &'static str },
     #[error("{place}: {fault}")]
     Row { place: Place, fault: RowFault },
     #[error("{}: the file changed while it was read; let the other program finish and start again", path.display())]
@@ -69,10 +77,14 @@ impl std::fmt::Display for Place {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RowFault {
-    #[error("the line is longer than {limit_bytes} bytes; a row is one document, split it")]
-    TooLongLine { limit_bytes: usize },
-    #[error("not sound JSON: {message}; expected one object a line")]
+    #[error("the row is longer than {limit_bytes} bytes; a row is one document, split it")]
+    TooLongRow { limit_bytes: usize },
+    #[error("not sound JSON: {message}; expected one object a line, or one list of objects")]
     Json { message: String },
+    #[error("not sound CSV: {message}")]
+    Delimited { message: String },
+    #[error("field {field:?}: not UTF-8; write the column as text")]
+    NotUtf8 { field: String },
     #[error("expected an object, found {found}")]
     NotAnObject { found: &'static str },
     #[error("no field {field:?}; expected {expected}; the row has {}", list(has))]
@@ -100,7 +112,7 @@ pub enum RowFault {
 /// Names shown in a message before it cuts.
 const SHOWN: usize = 8;
 
-fn list(names: &[String]) -> String {
+pub(crate) fn list(names: &[String]) -> String {
     if names.is_empty() {
         return "no field at all".to_owned();
     }
@@ -133,7 +145,10 @@ impl Error {
     /// The place a row-level error stands at, for callers that go on with the next row.
     pub fn place(&self) -> Option<&Place> {
         match self {
-            Error::Encode { place, .. } | Error::Utf8 { place, .. } | Error::Row { place, .. } => Some(place),
+            Error::Encode { place, .. }
+            | Error::Utf8 { place, .. }
+            | Error::Damaged { place, .. }
+            | Error::Row { place, .. } => Some(place),
             _ => None,
         }
     }

@@ -5,11 +5,15 @@ use std::{
     io,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Place};
+use crate::{
+    error::{Error, Place},
+    source::{self, Bytes},
+};
 
 /// Bytes at either end of a file that identify it.
 const SAMPLE_BYTES: u64 = 64 << 10;
@@ -23,6 +27,11 @@ pub(crate) enum Format {
     Text,
     /// Each line is a JSON object.
     JsonLines,
+    /// One JSON list of objects.
+    JsonList,
+    /// A header and rows, with this byte between fields.
+    Delimited(u8),
+    Parquet,
 }
 
 #[derive(Clone, Debug)]
@@ -30,6 +39,7 @@ pub(crate) struct DataFile {
     pub path: PathBuf,
     pub bytes: u64,
     pub format: Format,
+    pub is_gzip: bool,
     /// BLAKE3 over the size and both ends: tells files apart without reading them.
     pub digest: [u8; 32],
 }
@@ -91,12 +101,8 @@ impl DataFile {
             file.read_exact_at(&mut sample, start).map_err(|source| Error::io(&path, "read it", source))?;
             hasher.update(&sample);
         }
-        let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
-        let format = match extension.as_deref() {
-            Some("jsonl" | "ndjson" | "json") => Format::JsonLines,
-            _ => Format::Text,
-        };
-        Ok(DataFile { path, bytes, format, digest: *hasher.finalize().as_bytes() })
+        let (format, is_gzip) = format_of(Bytes::File(Arc::new(file)), &path)?;
+        Ok(DataFile { path, bytes, format, is_gzip, digest: *hasher.finalize().as_bytes() })
     }
 
     /// Opens it again.
@@ -110,6 +116,45 @@ impl DataFile {
         }
         Ok(file)
     }
+}
+
+/// What a file is, by its name, and by its first bytes where names leave it open.
+fn format_of(bytes: Bytes, path: &Path) -> Result<(Format, bool), Error> {
+    let extension = |path: &Path| path.extension()?.to_str().map(str::to_ascii_lowercase);
+    let mut magic = [0; 2];
+    bytes.read_up_to(&mut magic, 0).map_err(|source| Error::io(path, "read it", source))?;
+    // No text begins with these bytes: a file that does is gzip, whatever it is called.
+    let is_gzip = magic == [0x1f, 0x8b];
+    let mut kind = extension(path);
+    if is_gzip && kind.as_deref() == Some("gz") {
+        kind = extension(Path::new(path.file_stem().unwrap_or_default()));
+    }
+    let unknown = |found: &str, next| Error::UnknownFormat { path: path.to_owned(), found: found.to_owned(), next };
+    let start = || source::first_bytes(bytes.clone(), path, is_gzip);
+    let format = match kind.as_deref() {
+        Some("jsonl" | "ndjson" | "json") => match start()?.iter().find(|byte| !byte.is_ascii_whitespace()) {
+            Some(b'[') => Format::JsonList,
+            _ => Format::JsonLines,
+        },
+        Some("csv") => Format::Delimited(source::find_delimiter(&start()?, b',')),
+        Some("tsv" | "tab") => Format::Delimited(source::find_delimiter(&start()?, b'\t')),
+        Some("parquet") if is_gzip => {
+            return Err(unknown("Parquet inside of gzip", "decompress it with gunzip: Parquet is compressed inside"));
+        }
+        Some("parquet") => Format::Parquet,
+        Some(kind @ ("zip" | "bz2" | "xz" | "zst" | "tar" | "tgz" | "7z")) => {
+            return Err(unknown(kind, "unpack it; of compressed files, those of gzip are read"));
+        }
+        Some(kind @ ("arrow" | "feather" | "xlsx" | "xls" | "orc" | "avro" | "pkl" | "npy")) => {
+            return Err(unknown(kind, "convert it to JSON lines, CSV or Parquet"));
+        }
+        _ if is_gzip => {
+            let next = "decompress it with gunzip; of compressed files, .jsonl.gz, .json.gz, .csv.gz and .tsv.gz are read";
+            return Err(unknown("compressed text", next));
+        }
+        _ => Format::Text,
+    };
+    Ok((format, is_gzip))
 }
 
 /// Opens a regular file at once, whatever stands in its place, and says how long it is.

@@ -8,6 +8,8 @@
 //! * [`preview`] and [`preview_chat`] show the first rows token by token.
 //! * [`pack`] is the packing alone.
 //!
+//! Rows come as JSON lines, a JSON list, CSV or TSV, each also as gzip; [`read_rows`] reads any of them from memory.
+//!
 //! Files are only read, a bounded piece at a time. Nothing here knows what a model does with a token.
 
 mod batch;
@@ -18,14 +20,15 @@ mod error;
 mod files;
 mod held;
 mod jinja;
-mod lines;
 mod loader;
 mod options;
 mod pack;
 mod preview;
 mod python;
+mod record;
 mod seams;
 mod shuffle;
+mod source;
 mod stream;
 mod template;
 mod text;
@@ -41,6 +44,7 @@ pub use options::{Split, TextOptions};
 pub use pack::pack;
 pub use preview::{PreviewRow, PreviewToken, preview, preview_chat};
 pub use seams::TextPosition;
+pub use source::{ProbeFormat, read_rows};
 pub use stream::{PackedDataLoader, StreamingContextDataLoader};
 pub use template::{ChatTemplate, Message};
 pub use tokenizer::{Token, Tokenizer};

@@ -277,7 +277,7 @@ fn faults_are_told_by_file_and_line() {
     refuse("a.jsonl", b"{\"text\": \"a\"}\n\n{\"txt\": 1}\n", &["a.jsonl:3", "no field \"text\"", "\"txt\""]);
     refuse("b.jsonl", b"{\"text\": 5}", &["b.jsonl:1", "expected a text, found a number"]);
     refuse("c.jsonl", b"{\"text\": \"a\"}\n{\"text\": \"a\"", &["c.jsonl:2", "JSON"]);
-    refuse("d.jsonl", b"[1, 2]", &["d.jsonl:1", "expected an object, found a list"]);
+    refuse("d.jsonl", b"[1, 2]", &["d.jsonl:1", "expected an object, found a number"]);
     refuse("e.jsonl", b"{\"text\": \"a\"}\n{\"text\": \"\xff\"}", &["e.jsonl:2", "byte 24", "UTF-8"]);
     refuse(
         "f.txt",
@@ -285,7 +285,8 @@ fn faults_are_told_by_file_and_line() {
         &["f.txt:30001", "byte 150000", "iconv"],
     );
     refuse("g.txt", b"", &["g.txt", "nothing to read"]);
-    refuse("h.jsonl", &b"[".repeat(100_000), &["h.jsonl:1", "recursion"]);
+    refuse("h.jsonl", &[b"{\"text\": ".to_vec(), b"[".repeat(100_000)].concat(), &["h.jsonl:1", "recursion"]);
+    refuse("i.jsonl", &b"[".repeat(100_000), &["i.jsonl:1", "before the list's"]);
     let missing = |pattern: String| {
         StreamingContextDataLoader::open(&[pattern], tokenizer.clone(), &options(64, 0)).err().unwrap()
     };

@@ -1,0 +1,160 @@
+//! Where rows come from: every format of file that holds rows, read one row at a time, from any of them on.
+//!
+//! A row leaves its reader as the text of one JSON object, whatever the file is, so that what follows (columns, templates,
+//! the split) knows one form only. A reader holds one row, and for Parquet the pages that the row lies in; never a file. The
+//! mark of a row is all that a checkpoint saves: reading starts there and yields the same rows.
+
+mod bytes;
+mod delimited;
+mod input;
+mod json_list;
+mod lines;
+mod parquet;
+mod probe;
+
+use std::{path::Path, sync::Arc};
+
+pub(crate) use bytes::Bytes;
+pub(crate) use delimited::find_delimiter;
+pub(crate) use probe::first_bytes;
+pub use probe::{ProbeFormat, read_rows};
+
+use crate::{
+    corpus::{Cursor, file_order},
+    error::{Error, Place, RowFault},
+    files::{DataFile, Format},
+};
+
+/// Longest row that is read: a row is held in memory.
+pub(crate) const MAX_ROW_BYTES: usize = 64 << 20;
+
+/// Where a row begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RowMark {
+    /// Bytes of the file before it, of the decompressed ones where it is compressed; in Parquet, rows.
+    pub offset: u64,
+    /// Lines before it; in Parquet, rows.
+    pub lines: u64,
+}
+
+/// A row as its reader found it.
+#[derive(Debug)]
+pub(crate) struct RawRow {
+    /// Reading from here yields this row.
+    pub mark: RowMark,
+    pub place: Place,
+    /// A JSON object's text, or what is wrong with the row.
+    pub text: Result<String, RowFault>,
+}
+
+/// A reader of one file.
+pub(crate) trait ReadRows {
+    /// The next row; `None` at the end of the file.
+    ///
+    /// # Errors
+    /// The file cannot be read further: damaged, not text, or it breaks off.
+    fn next(&mut self) -> Result<Option<RawRow>, Error>;
+
+    /// Where the next row begins.
+    fn mark(&self) -> RowMark;
+}
+
+/// Opens a file of rows at a mark. `columns` are the only ones that are needed; without them, all.
+///
+/// # Errors
+/// The file cannot be read, or is not what its name says.
+pub(crate) fn open(file: &DataFile, mark: RowMark, columns: Option<&[String]>) -> Result<Box<dyn ReadRows>, Error> {
+    reader(Bytes::File(Arc::new(file.open()?)), &file.path, file.format, file.is_gzip, mark, columns)
+}
+
+fn reader(
+    bytes: Bytes,
+    path: &Path,
+    format: Format,
+    is_gzip: bool,
+    mark: RowMark,
+    columns: Option<&[String]>,
+) -> Result<Box<dyn ReadRows>, Error> {
+    if format == Format::Parquet {
+        return Ok(Box::new(parquet::ParquetRows::open(bytes, path, mark.offset, columns)?));
+    }
+    let input = |mark| input::Input::open(bytes.clone(), path, is_gzip, mark);
+    Ok(match format {
+        Format::JsonList => Box::new(json_list::JsonList::new(input(mark)?, mark)),
+        Format::Delimited(delimiter) => {
+            let header = delimited::Header::read(input(RowMark::default())?, delimiter)?;
+            Box::new(delimited::Delimited::new(input(header.first_row(mark))?, header))
+        }
+        Format::JsonLines | Format::Text | Format::Parquet => Box::new(lines::Lines::new(input(mark)?)),
+    })
+}
+
+/// The columns that a file's header names; `None` for a format whose rows name their own.
+///
+/// # Errors
+/// The header cannot be read.
+pub(crate) fn header(file: &DataFile) -> Result<Option<Vec<String>>, Error> {
+    let bytes = Bytes::File(Arc::new(file.open()?));
+    Ok(match file.format {
+        Format::Parquet => Some(parquet::columns(bytes, &file.path)?),
+        Format::Delimited(delimiter) => {
+            let input = input::Input::open(bytes, &file.path, file.is_gzip, RowMark::default())?;
+            Some(delimited::Header::read(input, delimiter)?.names().to_vec())
+        }
+        Format::JsonLines | Format::JsonList | Format::Text => None,
+    })
+}
+
+/// The rows of files one after the other, in the order of an epoch.
+pub(crate) struct RowFiles {
+    files: Arc<Vec<DataFile>>,
+    order: Vec<usize>,
+    file: usize,
+    mark: RowMark,
+    reader: Option<Box<dyn ReadRows>>,
+}
+
+impl RowFiles {
+    pub fn new(files: Arc<Vec<DataFile>>, shuffle_seed: Option<u64>, epoch: u64) -> Self {
+        let order = file_order(files.len(), shuffle_seed, epoch);
+        RowFiles { files, order, file: 0, mark: RowMark::default(), reader: None }
+    }
+
+    /// The next row, and the index of its file. `columns` says which columns of a file are needed.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn next<'a>(
+        &mut self,
+        columns: impl Fn(usize) -> Option<&'a [String]>,
+    ) -> Result<Option<(usize, RawRow)>, Error> {
+        while let Some(&index) = self.order.get(self.file) {
+            let reader = match &mut self.reader {
+                Some(reader) => reader,
+                closed => closed.insert(open(&self.files[index], self.mark, columns(index))?),
+            };
+            let row = reader.next()?;
+            self.mark = reader.mark();
+            if let Some(row) = row {
+                return Ok(Some((index, row)));
+            }
+            (self.file, self.mark, self.reader) = (self.file + 1, RowMark::default(), None);
+        }
+        Ok(None)
+    }
+
+    pub fn cursor(&self) -> Cursor {
+        Cursor { file: self.file as u64, offset: self.mark.offset, line: self.mark.lines + 1, inside: None }
+    }
+
+    /// Goes to where [`RowFiles::cursor`] was taken, in the same epoch.
+    ///
+    /// # Errors
+    /// There is no such file.
+    pub fn seek(&mut self, cursor: &Cursor) -> Result<(), Error> {
+        let file = usize::try_from(cursor.file).ok().filter(|file| *file <= self.order.len());
+        self.file = file.ok_or_else(|| Error::Position { why: format!("there is no file {}", cursor.file) })?;
+        (self.mark, self.reader) = (cursor.mark(), None);
+        Ok(())
+    }
+}

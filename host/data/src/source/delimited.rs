@@ -1,0 +1,199 @@
+//! CSV and TSV: a header that names the columns, then rows; fields may be quoted, and hold line ends then.
+//!
+//! `csv-core` reads the format itself. What it leaves open is decided here: a row has as many fields as the header, a quote
+//! that is opened is closed, and a row has a limit.
+
+use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
+
+use super::{MAX_ROW_BYTES, RawRow, ReadRows, RowMark, input::Input};
+use crate::error::{Error, Place, RowFault};
+
+/// Columns of a file, more than any data set has.
+const MOST_COLUMNS: usize = 4096;
+
+/// The delimiter of a file, from the start of it: the first of `usual`, `;` and a tab that is in the header, for programs
+/// write `;` where a comma is the decimal point.
+pub(crate) fn find_delimiter(start: &[u8], usual: u8) -> u8 {
+    let header = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    [usual, b';', b'\t'].into_iter().find(|delimiter| header.contains(delimiter)).unwrap_or(usual)
+}
+
+/// A record as `csv-core` leaves it: the fields' bytes behind each other, and where each ends.
+struct Records {
+    input: Input,
+    machine: Reader,
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+/// What was read.
+enum Record {
+    /// A record of this many fields.
+    Fields(usize),
+    TooLong,
+    End,
+}
+
+impl Records {
+    fn new(input: Input, delimiter: u8) -> Self {
+        let machine = ReaderBuilder::new().delimiter(delimiter).build();
+        Records { input, machine, bytes: vec![0; 4 << 10], ends: vec![0; 64] }
+    }
+
+    /// The next record, the place of its first line and the mark that it begins at.
+    fn next(&mut self) -> Result<(RowMark, Place, Record), Error> {
+        self.pass_line_ends()?;
+        let (mark, place) = (self.input.mark(), self.input.place());
+        // Of the output that is filled; a record that is too long is read to its end, and forgotten.
+        let (mut bytes, mut ends, mut is_too_long) = (0, 0, false);
+        loop {
+            if self.input.peek()?.is_empty() && self.is_in_quotes() {
+                let message = "a quote is opened and not closed before the file ends";
+                return Err(Error::Row { place, fault: RowFault::Delimited { message: message.to_owned() } });
+            }
+            let next = self.input.peek()?;
+            let (result, read, written, found) =
+                self.machine.read_record(next, &mut self.bytes[bytes..], &mut self.ends[ends..]);
+            self.input.pass(read);
+            (bytes, ends) = (bytes + written, ends + found);
+            match result {
+                ReadRecordResult::InputEmpty => {}
+                ReadRecordResult::OutputFull if self.bytes.len() >= MAX_ROW_BYTES => (is_too_long, bytes) = (true, 0),
+                ReadRecordResult::OutputFull => self.bytes.resize((self.bytes.len() * 2).min(MAX_ROW_BYTES), 0),
+                ReadRecordResult::OutputEndsFull if self.ends.len() >= MOST_COLUMNS => (is_too_long, ends) = (true, 0),
+                ReadRecordResult::OutputEndsFull => self.ends.resize(self.ends.len() * 2, 0),
+                ReadRecordResult::Record if is_too_long => {
+                    self.bytes = vec![0; 4 << 10];
+                    return Ok((mark, place, Record::TooLong));
+                }
+                ReadRecordResult::Record => return Ok((mark, place, Record::Fields(ends))),
+                ReadRecordResult::End => return Ok((mark, place, Record::End)),
+            }
+        }
+    }
+
+    /// Goes over empty lines, so that a record's mark and line are those of its first byte.
+    fn pass_line_ends(&mut self) -> Result<(), Error> {
+        loop {
+            let next = self.input.peek()?;
+            let count = next.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+            let goes_on = count > 0 && count == next.len();
+            self.input.pass(count);
+            if !goes_on {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether the machine is inside of quotes: everywhere else, a line end ends the record, or follows the end of one.
+    fn is_in_quotes(&self) -> bool {
+        let mut probe = self.machine.clone();
+        let (result, _, written, _) = probe.read_record(b"\n", &mut [0; 4], &mut [0; 4]);
+        matches!(result, ReadRecordResult::InputEmpty) && written > 0
+    }
+
+    fn field(&self, index: usize) -> &[u8] {
+        let start = if index == 0 { 0 } else { self.ends[index - 1] };
+        &self.bytes[start..self.ends[index]]
+    }
+}
+
+/// The names of the columns, and where the rows begin.
+pub(crate) struct Header {
+    names: Vec<String>,
+    delimiter: u8,
+    end: RowMark,
+}
+
+impl Header {
+    /// # Errors
+    /// There is no header, it is not text, or it names a column twice.
+    pub fn read(input: Input, delimiter: u8) -> Result<Self, Error> {
+        let mut records = Records::new(input, delimiter);
+        let (mark, place, record) = records.next()?;
+        let unsound = |message: &str| Error::Row {
+            place: place.clone(),
+            fault: RowFault::Delimited { message: message.to_owned() },
+        };
+        let count = match record {
+            Record::Fields(count) => count,
+            Record::TooLong => return Err(unsound("expected a line that names the columns, and found none in 64 MiB")),
+            Record::End => 0,
+        };
+        let mut names: Vec<String> = Vec::with_capacity(count);
+        for index in 0..count {
+            let name = std::str::from_utf8(records.field(index))
+                .map_err(|_| Error::Utf8 { place: place.clone(), byte: mark.offset })?;
+            let name = name.trim();
+            if !name.is_empty() && names.iter().any(|other| other == name) {
+                return Err(unsound(&format!("two columns are called {name:?}; rename one")));
+            }
+            names.push(name.to_owned());
+        }
+        Ok(Header { names, delimiter, end: records.input.mark() })
+    }
+
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// A mark, or where the first row begins if it is before that.
+    pub fn first_row(&self, mark: RowMark) -> RowMark {
+        if mark.offset < self.end.offset { self.end } else { mark }
+    }
+}
+
+pub(crate) struct Delimited {
+    records: Records,
+    header: Header,
+}
+
+impl Delimited {
+    pub fn new(input: Input, header: Header) -> Self {
+        Delimited { records: Records::new(input, header.delimiter), header }
+    }
+
+    /// The record as a JSON object, each field a text.
+    fn object(&self, count: usize, mark: RowMark, place: &Place) -> Result<Result<String, RowFault>, Error> {
+        let names = &self.header.names;
+        if count != names.len() {
+            let message = format!(
+                "expected {} fields, as the header has, found {count}; quote a field that holds the delimiter or a line end",
+                names.len()
+            );
+            return Ok(Err(RowFault::Delimited { message }));
+        }
+        let mut object = String::from("{");
+        for (index, name) in names.iter().enumerate() {
+            let field = std::str::from_utf8(self.records.field(index))
+                .map_err(|_| Error::Utf8 { place: place.clone(), byte: mark.offset })?;
+            object.push_str(if index == 0 { "" } else { "," });
+            push_json_text(&mut object, name);
+            object.push(':');
+            push_json_text(&mut object, field);
+        }
+        object.push('}');
+        Ok(Ok(object))
+    }
+}
+
+/// Writes a text as JSON has it.
+pub(super) fn push_json_text(out: &mut String, text: &str) {
+    out.push_str(&serde_json::to_string(text).expect("a text is written whatever is in it"));
+}
+
+impl ReadRows for Delimited {
+    fn next(&mut self) -> Result<Option<RawRow>, Error> {
+        let (mark, place, record) = self.records.next()?;
+        let text = match record {
+            Record::End => return Ok(None),
+            Record::TooLong => Err(RowFault::TooLongRow { limit_bytes: MAX_ROW_BYTES }),
+            Record::Fields(count) => self.object(count, mark, &place)?,
+        };
+        Ok(Some(RawRow { mark, place, text }))
+    }
+
+    fn mark(&self) -> RowMark {
+        self.records.input.mark()
+    }
+}

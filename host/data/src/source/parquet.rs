@@ -1,0 +1,187 @@
+//! Parquet: columns of text, numbers, lists and structures, one row at a time.
+//!
+//! A column is read page by page, so what is in memory is a page of each needed column, and its dictionary. Every size in the
+//! file is compared with what is there before memory is taken for it. The crate `parquet` was left out for this: it takes
+//! what a page's header says, and panics or runs out of memory where that is a lie. It would also be the slowest crate of
+//! the build.
+//!
+//! Read are the types that hold text, integers, floats and booleans, in the encodings of pyarrow, polars, DuckDB and Spark,
+//! uncompressed or compressed with Snappy, zstd or gzip. Anything else is an error that says so.
+
+mod assemble;
+mod column;
+mod encoding;
+mod footer;
+mod schema;
+mod thrift;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use self::{
+    column::Column,
+    footer::{Footer, RowGroup},
+    schema::{Node, Schema},
+};
+use super::{Bytes, MAX_ROW_BYTES, RawRow, ReadRows, RowMark};
+use crate::error::{Error, Place, RowFault};
+
+/// Why a file cannot be read further.
+#[derive(Debug)]
+enum Fault {
+    Io(io::Error),
+    /// It ends within a value.
+    CutOff,
+    Damaged(String),
+    /// It may be sound, and is not read.
+    Unsupported(String),
+    TooLongRow,
+    NotText(String),
+}
+
+impl Fault {
+    fn damaged(message: impl Into<String>) -> Self {
+        Fault::Damaged(message.into())
+    }
+
+    fn at(self, path: &Path, row: u64) -> Error {
+        let place = Place { path: path.to_owned(), line: row + 1 };
+        let damaged = |place, message| Error::Damaged { place, what: "Parquet", message };
+        match self {
+            Fault::Io(error) => Error::io(path, "read it", error),
+            Fault::CutOff => damaged(place, "it ends within a value".to_owned()),
+            Fault::Damaged(message) => damaged(place, message),
+            Fault::Unsupported(found) => Error::UnknownFormat {
+                path: path.to_owned(),
+                found: format!("this Parquet file ({found})"),
+                next: "write it with pyarrow's or polars' defaults, or as JSON lines",
+            },
+            Fault::TooLongRow => Error::Row { place, fault: RowFault::TooLongRow { limit_bytes: MAX_ROW_BYTES } },
+            Fault::NotText(field) => Error::Row { place, fault: RowFault::NotUtf8 { field } },
+        }
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Fault::Io(error)
+    }
+}
+
+/// The names of a file's columns.
+///
+/// # Errors
+/// The footer cannot be read.
+pub(super) fn columns(bytes: Bytes, path: &Path) -> Result<Vec<String>, Error> {
+    let footer = Footer::read(&bytes, |_, _| false).map_err(|fault| fault.at(path, 0))?;
+    Ok(footer.schema.columns.into_iter().map(|column| column.name).collect())
+}
+
+pub(super) struct ParquetRows {
+    bytes: Bytes,
+    path: PathBuf,
+    schema: Schema,
+    /// Top-level columns that are read.
+    columns: Vec<Node>,
+    groups: std::vec::IntoIter<RowGroup>,
+    /// Of the group that is open: the readers of the leaves that are read, by the leaf's index, and the rows left.
+    leaves: Vec<Option<Column>>,
+    rows_left: u64,
+    row: u64,
+    is_over: bool,
+}
+
+impl ParquetRows {
+    /// Opens a file at a row.
+    pub fn open(bytes: Bytes, path: &Path, row: u64, columns: Option<&[String]>) -> Result<Self, Error> {
+        Self::start(bytes, path, row, columns).map_err(|fault| fault.at(path, row))
+    }
+
+    fn start(bytes: Bytes, path: &Path, row: u64, columns: Option<&[String]>) -> Result<Self, Fault> {
+        let is_needed = |node: &Node| columns.is_none_or(|columns| columns.contains(&node.name));
+        let footer = Footer::read(&bytes, |schema, leaf| {
+            let holds = |node: &&Node| (node.first_leaf..node.first_leaf + node.leaves).contains(&leaf);
+            schema.columns.iter().find(holds).is_some_and(is_needed)
+        })?;
+        let columns = footer.schema.columns.iter().filter(|node| is_needed(node)).cloned().collect();
+        let leaves = footer.schema.leaves.iter().map(|_| None).collect();
+        let mut rows = ParquetRows {
+            bytes,
+            path: path.to_owned(),
+            schema: footer.schema,
+            columns,
+            groups: footer.groups.into_iter(),
+            leaves,
+            rows_left: 0,
+            row: 0,
+            is_over: false,
+        };
+        rows.go_to(row)?;
+        Ok(rows)
+    }
+
+    /// Groups ahead of the row are not opened; the rows ahead of it in its group are read and dropped.
+    fn go_to(&mut self, row: u64) -> Result<(), Fault> {
+        while let Some(group) = self.groups.as_slice().first() {
+            if self.row.saturating_add(group.rows) > row {
+                break;
+            }
+            self.row += group.rows;
+            self.groups.next();
+        }
+        while self.row < row && self.next_row()?.is_some() {}
+        Ok(())
+    }
+
+    /// Opens the next group that has rows; false at the end.
+    fn open_group(&mut self) -> Result<bool, Fault> {
+        let Some(group) = self.groups.find(|group| group.rows > 0) else { return Ok(false) };
+        let mut chunks = group.chunks.into_iter();
+        for node in &self.columns {
+            for index in node.first_leaf..node.first_leaf + node.leaves {
+                let chunk = chunks.next().ok_or_else(|| Fault::damaged("a row group lacks a column"))?;
+                self.leaves[index] = Some(Column::open(&self.bytes, &self.schema.leaves[index], chunk)?);
+            }
+        }
+        self.rows_left = group.rows;
+        Ok(true)
+    }
+
+    fn next_row(&mut self) -> Result<Option<String>, Fault> {
+        if self.rows_left == 0 && !self.open_group()? {
+            return Ok(None);
+        }
+        let object = assemble::row(&self.columns, &mut self.leaves)?;
+        self.rows_left -= 1;
+        self.row += 1;
+        if self.rows_left == 0 {
+            for leaf in self.leaves.iter_mut().flatten() {
+                if leaf.peek()?.is_some() {
+                    return Err(Fault::damaged("a column has more values than its row group has rows"));
+                }
+            }
+        }
+        Ok(Some(object))
+    }
+}
+
+impl ReadRows for ParquetRows {
+    fn next(&mut self) -> Result<Option<RawRow>, Error> {
+        if self.is_over {
+            return Ok(None);
+        }
+        let mark = self.mark();
+        let place = Place { path: self.path.clone(), line: self.row + 1 };
+        let next = self.next_row();
+        // What comes behind a fault has no place in a row.
+        self.is_over = !matches!(next, Ok(Some(_)));
+        let text = next.map_err(|fault| fault.at(&self.path, mark.offset))?;
+        Ok(text.map(|text| RawRow { mark, place, text: Ok(text) }))
+    }
+
+    fn mark(&self) -> RowMark {
+        RowMark { offset: self.row, lines: self.row }
+    }
+}
