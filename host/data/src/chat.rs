@@ -3,22 +3,25 @@
 //! Every row is rendered, encoded and judged once before the first step, because what is wrong with one must not show
 //! in the middle of a run: a row that supervises nothing, or a data set that never shows the model how a turn ends.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
 use serde_json::{Map, Value as Json};
 
 use crate::{
     batch::{IGNORED, Row},
-    conversation,
+    conversation::{self, Conversation},
+    doc::Doc,
     error::{Error, Place, RowFault},
     files::{self, DataFile},
     jinja::Value,
     loader::{Mark, Plan, Rows, Windowed, delegate_loader, fingerprint, nothing},
+    message::Message,
     options::{Split, check_block_size, check_window, setting},
     source::RowFiles,
-    template::{ChatTemplate, variables},
+    template::{ChatTemplate, Rendered, Rendering, value, variables},
     tokenizer::{Token, Tokenizer},
-    turns,
+    turns::{self, Job, Render, Scene},
+    unwritten::{RenderWithout, unwritten},
 };
 
 /// Faults that a report keeps.
@@ -53,6 +56,9 @@ pub struct ChatOptions {
     pub shuffle_window: usize,
     /// Further variables of the template, such as `enable_thinking`.
     pub template_variables: Map<String, Json>,
+    /// Takes rows whose tools or documents the template does not write; else each is an error.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ignore_unwritten_tools: bool,
 }
 
 impl Default for ChatOptions {
@@ -65,6 +71,7 @@ impl Default for ChatOptions {
             shuffle_seed: None,
             shuffle_window: 1024,
             template_variables: Map::new(),
+            ignore_unwritten_tools: false,
         }
     }
 }
@@ -301,8 +308,8 @@ impl ChatReport {
                 "raise the block size".to_owned(),
             ),
             OpenEnd::Missing => (
-                "the chat template writes no special token behind a turn".to_owned(),
-                "give a template that ends each turn with one".to_owned(),
+                "the chat template writes no special token behind a turn that belongs to it".to_owned(),
+                "give a template that ends each turn with one, or marks turns with {% generation %}".to_owned(),
             ),
         };
         Err(Error::EndOfTurn { first, expected, why, next })
@@ -330,22 +337,17 @@ impl Chat {
 
     fn judge(&self, place: &Place, line: &str) -> Result<Taken, Judged> {
         let conversation = conversation::parse(line)?;
-        if self.options.split != Split::All {
-            let mut text = String::new();
-            for message in &conversation.messages {
-                text.push_str(&message.to_text());
-            }
-            if !self.options.split.takes(&text) {
-                return Ok(Taken::OtherPart);
-            }
+        if !self.is_of_this_part(&conversation) {
+            return Ok(Taken::OtherPart);
         }
-        let mut extra = self.extra.clone();
-        extra.extend(conversation.variables);
-        let turns = turns::find(&self.template, &conversation.messages, &extra)?;
-        let tokens = self.tokenizer.encode_with_bytes(&turns.text).map_err(|error| match error {
+        let template = RowTemplate::new(self, &conversation);
+        let scene = Scene::new(&template, self.tokenizer.as_ref(), &conversation);
+        let rendered = scene.rendered()?;
+        let tokens = self.tokenizer.encode_with_bytes(&rendered.text).map_err(|error| match error {
             Error::Encode { message, .. } => Judged::Fatal(Error::Encode { place: place.clone(), message }),
             error => Judged::Fatal(error),
         })?;
+        // The length comes first: it costs one rendering, the turns several.
         let limit = self.options.block_size;
         let is_too_long = tokens.len() > limit;
         match self.options.overlong {
@@ -353,63 +355,128 @@ impl Chat {
             Overlong::Skip if is_too_long => return Ok(Taken::Skipped),
             _ => {}
         }
+        if !self.options.ignore_unwritten_tools
+            && let Some(name) = unwritten(&template, &conversation, &rendered.text)
+        {
+            return Err(RowFault::Unwritten { name }.into());
+        }
+        let supervised = turns::find(&scene, &rendered)?;
+        let is_marked = !rendered.generated.is_empty();
         let mut labels = vec![IGNORED; tokens.len()];
         let mut ends = Vec::new();
-        for turn in &turns.supervised {
-            let (first, last) = self.tokens_of(&tokens, &turns, turn);
+        let mut from = 0;
+        for turn in &supervised {
+            let (first, last) = tokens_of(&tokens, from, turn);
             for at in first..last {
                 labels[at] = i64::from(tokens[at].id);
             }
-            ends.push(self.end_of(&tokens, first, last, limit));
+            ends.push(self.end_of(&tokens, first..last, &rendered, turn.end, limit, is_marked));
+            from = last;
         }
-        let whole = labels.iter().filter(|label| **label != IGNORED).count();
+        let all = labels.iter().filter(|label| **label != IGNORED).count();
         labels.truncate(limit);
         // The first token is predicted from nothing.
         if labels.iter().skip(1).all(|label| *label == IGNORED) {
-            let why = if turns.supervised.is_empty() {
-                "no message has the role \"assistant\"; remove the row, or correct its roles".to_owned()
-            } else if whole > 0 {
-                format!("the assistant's first word comes after the {limit} tokens of a block; raise the block size")
-            } else {
-                "the assistant's turns are empty; remove the row".to_owned()
-            };
-            return Err(RowFault::NoSupervised { why }.into());
+            return Err(RowFault::NoSupervised { why: why_nothing(&conversation, all, limit) }.into());
         }
         let ids = tokens.iter().take(limit).map(|token| token.id).collect();
         Ok(Taken::Row(Built { ids, labels, is_truncated: is_too_long, ends }))
     }
 
-    /// The tokens of a turn. White space behind the token that ends it is the template's, not the model's.
-    fn tokens_of(&self, tokens: &[Token], turns: &turns::Turns, turn: &std::ops::Range<usize>) -> (usize, usize) {
-        let (start, end) = (turn.start as u64, turn.end as u64);
-        let first = tokens.iter().position(|token| token.end > start && token.start < end).unwrap_or(tokens.len());
-        let mut last = first + tokens[first..].iter().take_while(|token| token.start < end).count();
-        if !turns.is_marked
-            && let Some(ending) = (first..last).rev().find(|&at| self.ends_turn(tokens[at].id))
-        {
-            let behind = turns.text.get(tokens[ending].end as usize..turn.end).unwrap_or_default();
-            if behind.trim().is_empty() {
-                last = ending + 1;
-            }
+    fn is_of_this_part(&self, conversation: &Conversation) -> bool {
+        if self.options.split == Split::All {
+            return true;
         }
-        (first, last)
+        let text = |message: &Message| value(&Doc::Object(message.fields.clone())).to_text();
+        self.options.split.takes(&conversation.messages.iter().map(text).collect::<String>())
     }
 
     fn ends_turn(&self, id: u32) -> bool {
         self.tokenizer.is_special(id) || self.tokenizer.eos_ids().contains(&id)
     }
 
-    fn end_of(&self, tokens: &[Token], first: usize, last: usize, limit: usize) -> Result<u32, OpenEnd> {
-        if last > limit {
+    /// The token that ends a turn, or why none is learned.
+    fn end_of(
+        &self,
+        tokens: &[Token],
+        turn: Range<usize>,
+        rendered: &Rendered,
+        end: usize,
+        limit: usize,
+        is_marked: bool,
+    ) -> Result<u32, OpenEnd> {
+        if turn.end > limit {
             return Err(OpenEnd::Cut);
         }
-        // The token may be followed by white space where the template marks more than it.
-        let ending = tokens[first..last].iter().rev().map(|token| token.id).find(|id| self.ends_turn(*id));
-        match (ending, tokens.get(last)) {
-            (Some(id), _) => Ok(id),
-            (None, Some(next)) if self.ends_turn(next.id) => Err(OpenEnd::Outside(next.id)),
+        // White space may follow the token where the template marks more than it.
+        let is_last = |token: &&Token| {
+            let behind = rendered.text.get(token.end as usize..end.max(token.end as usize));
+            self.ends_turn(token.id) && behind.is_some_and(|behind| behind.trim().is_empty())
+        };
+        match (tokens[turn.clone()].iter().rev().find(is_last), tokens.get(turn.end)) {
+            (Some(token), _) => Ok(token.id),
+            (None, Some(next)) if is_marked && self.ends_turn(next.id) => Err(OpenEnd::Outside(next.id)),
             (None, _) => Err(OpenEnd::Missing),
         }
+    }
+}
+
+/// The tokens that a turn's bytes are in, from a token on.
+fn tokens_of(tokens: &[Token], from: usize, turn: &Range<usize>) -> (usize, usize) {
+    let (start, end) = (turn.start as u64, turn.end as u64);
+    let is_ahead = |token: &&Token| token.end <= start || token.start >= end;
+    let first = from + tokens[from..].iter().take_while(is_ahead).count();
+    (first, first + tokens[first..].iter().take_while(|token| token.start < end).count())
+}
+
+/// Why a row has nothing to learn.
+fn why_nothing(conversation: &Conversation, supervised: usize, limit: usize) -> String {
+    let mut turns = conversation.messages.iter().filter(|message| message.is_assistant()).peekable();
+    if supervised > 0 {
+        return format!("the assistant's first word comes after the {limit} tokens of a block; raise the block size");
+    }
+    if turns.peek().is_none() {
+        return "no message has the role \"assistant\"; remove the row, or correct its roles".to_owned();
+    }
+    if turns.all(|message| !message.is_learned) {
+        return "its assistant messages are all marked as not learned (weight, train or training); remove the row"
+            .to_owned();
+    }
+    "the assistant's turns are empty; remove the row".to_owned()
+}
+
+/// The template with the variables of a row.
+struct RowTemplate<'a> {
+    template: &'a ChatTemplate,
+    /// The user's, and then the row's, which count more.
+    variables: Vec<(String, Value)>,
+}
+
+impl<'a> RowTemplate<'a> {
+    fn new(chat: &'a Chat, conversation: &Conversation) -> Self {
+        let mut variables = chat.extra.clone();
+        variables.extend(conversation.variables.iter().map(|(name, list)| ((*name).to_owned(), value(list))));
+        RowTemplate { template: &chat.template, variables }
+    }
+}
+
+impl Render for RowTemplate<'_> {
+    fn render(&self, jobs: &[Job<'_>]) -> Vec<Result<Rendered, RowFault>> {
+        let lists: Vec<Vec<Value>> = jobs.iter().map(|job| job.messages.iter().map(value).collect()).collect();
+        let renderings: Vec<_> = jobs
+            .iter()
+            .zip(&lists)
+            .map(|(job, messages)| Rendering { messages, add_generation_prompt: job.add_generation_prompt })
+            .collect();
+        self.template.render_many(&renderings, &self.variables)
+    }
+}
+
+impl RenderWithout for RowTemplate<'_> {
+    fn render_without(&self, name: &str, messages: &[Doc]) -> Result<String, RowFault> {
+        let messages: Vec<_> = messages.iter().map(value).collect();
+        let others: Vec<_> = self.variables.iter().filter(|(other, _)| other != name).cloned().collect();
+        Ok(self.template.render_values(&messages, false, &others)?.text)
     }
 }
 

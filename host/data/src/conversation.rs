@@ -1,20 +1,23 @@
 //! A row of a chat data set: `{"messages": [{"role", "content"}]}` as most tools write it, or ShareGPT's
-//! `{"conversations": [{"from", "value"}]}`. Whatever else a message holds is handed to the template as it is.
+//! `{"conversations": [{"from", "value"}]}`, with `tools` and `documents` beside it.
+//!
+//! What is read here is what transformers hands to a chat template, so that both write the same text.
 
 use crate::{
-    error::{RowFault, cut},
-    jinja::Value,
+    doc::{Doc, Fields},
+    error::RowFault,
+    message::{self, Message},
     template,
 };
 
 /// Messages, and the row's own variables for the template.
 #[derive(Debug)]
 pub(crate) struct Conversation {
-    pub messages: Vec<Value>,
-    pub variables: Vec<(String, Value)>,
+    pub messages: Vec<Message>,
+    pub variables: Vec<(&'static str, Doc)>,
 }
 
-/// Fields of a row that templates know.
+/// Fields of a row that templates know. Each is a list of objects.
 const VARIABLES: [&str; 2] = ["tools", "documents"];
 
 /// Reads a row.
@@ -22,22 +25,28 @@ const VARIABLES: [&str; 2] = ["tools", "documents"];
 /// # Errors
 /// What is wrong with it.
 pub(crate) fn parse(row: &str) -> Result<Conversation, RowFault> {
-    if template::has_mark(row) {
-        let what = "it holds U+FDD0 or U+FDD1, which stand for no character; remove them".to_owned();
-        return Err(RowFault::Message { index: 0, what });
-    }
-    let object: Value = serde_json::from_str(row).map_err(|error| RowFault::Json { message: error.to_string() })?;
-    let Some(fields) = object.as_dict() else {
-        return Err(RowFault::NotAnObject { found: object.describe() });
+    let object = match serde_json::from_str(row) {
+        Ok(Doc::Object(object)) => object,
+        Ok(other) => return Err(RowFault::NotAnObject { found: other.kind() }),
+        Err(error) => return Err(RowFault::Json { message: error.to_string() }),
     };
-    let mut messages = match (fields.get("messages"), fields.get("conversations")) {
-        (Some(list), _) => read_list("messages", list, openai)?,
-        (None, Some(list)) => read_list("conversations", list, sharegpt)?,
+    of_object(object)
+}
+
+/// Reads a row's fields.
+///
+/// # Errors
+/// What is wrong with them.
+pub(crate) fn of_object(mut object: Fields) -> Result<Conversation, RowFault> {
+    let mut take = |name: &str| object.swap_remove(name).filter(|value| !value.is_null());
+    let mut messages = match (take("messages"), take("conversations")) {
+        (Some(list), _) => read_list("messages", list, message::openai)?,
+        (None, Some(list)) => read_list("conversations", list, message::sharegpt)?,
         (None, None) => {
             return Err(RowFault::NoField {
                 field: "messages".to_owned(),
                 expected: "a list of messages there, or in \"conversations\"",
-                has: fields.iter().filter_map(|(name, _)| name.as_str().map(str::to_owned)).collect(),
+                has: object.into_keys().collect(),
             });
         }
     };
@@ -45,71 +54,93 @@ pub(crate) fn parse(row: &str) -> Result<Conversation, RowFault> {
         return Err(RowFault::NoMessages);
     }
     // ShareGPT keeps the system prompt beside the turns.
-    if let Some(system) = object.text_of("system").filter(|text| !text.is_empty())
-        && messages[0].text_of("role") != Some("system")
+    if let Some(Doc::Text(system)) = take("system")
+        && !system.is_empty()
+        && messages[0].role() != "system"
     {
-        messages.insert(0, message("system", system));
+        messages.insert(0, Message::new("system", Doc::Text(system)));
     }
-    let variables = VARIABLES.iter().filter_map(|name| Some((name.to_string(), fields.get(name)?.clone()))).collect();
+    let mut variables = Vec::new();
+    for name in VARIABLES {
+        if let Some(value) = take(name) {
+            let list = list_of_objects(name, value).map_err(Misfit::of_field)?;
+            variables.extend(list.map(|list| (name, Doc::List(list))));
+        }
+    }
+    for (index, message) in messages.iter().enumerate() {
+        if message.fields.iter().any(|(name, value)| template::has_mark(name) || value.any_text(&template::has_mark)) {
+            return Err(RowFault::Message { index, what: NOT_A_CHARACTER.to_owned() });
+        }
+    }
+    if let Some((name, _)) = variables.iter().find(|(_, value)| value.any_text(&template::has_mark)) {
+        return Err(RowFault::Field { field: (*name).to_owned(), what: NOT_A_CHARACTER.to_owned() });
+    }
     Ok(Conversation { messages, variables })
 }
 
-fn read_list(
-    name: &str,
-    list: &Value,
-    read: fn(usize, &Value) -> Result<Value, RowFault>,
-) -> Result<Vec<Value>, RowFault> {
+/// The edges of what a template marks as generated.
+const NOT_A_CHARACTER: &str = "it holds U+FDD0 or U+FDD1, which stand for no character; remove them";
+
+fn read_list(name: &str, list: Doc, read: fn(Fields) -> Result<Message, String>) -> Result<Vec<Message>, RowFault> {
     let expected = "a list of messages";
-    let Some(list) = list.as_list() else {
-        return Err(RowFault::FieldKind { field: name.to_owned(), expected, found: list.describe() });
+    let Doc::List(list) = list else {
+        return Err(RowFault::FieldKind { field: name.to_owned(), expected, found: list.kind() });
     };
-    let mut messages = Vec::new();
-    for (index, message) in list.iter().enumerate() {
-        if message.as_dict().is_none() {
-            return Err(RowFault::Message { index, what: format!("expected an object, found {}", message.describe()) });
-        }
-        messages.push(read(index, message)?);
-    }
-    Ok(messages)
+    let read = |(index, message)| match message {
+        Doc::Object(fields) => read(fields).map_err(|what| RowFault::Message { index, what }),
+        other => Err(RowFault::Message { index, what: format!("expected an object, found {}", other.kind()) }),
+    };
+    list.into_iter().enumerate().map(read).collect()
 }
 
-fn openai(index: usize, message: &Value) -> Result<Value, RowFault> {
-    let wrong = |what: String| RowFault::Message { index, what };
-    if message.text_of("role").is_none_or(str::is_empty) {
-        return Err(wrong("no \"role\"; expected a text such as \"user\" or \"assistant\"".to_owned()));
-    }
-    let has_calls = message.get("tool_calls").is_some_and(Value::is_true);
-    match message.get("content") {
-        Some(Value::Str(_) | Value::List(_)) => Ok(message.clone()),
-        None | Some(Value::None) if has_calls => Ok(message.clone()),
-        None => Err(wrong("no \"content\"; expected the text of the turn".to_owned())),
-        Some(other) => Err(wrong(format!("content: expected a text or a list of parts, found {}", other.describe()))),
+/// A field that is not what templates expect there.
+#[derive(Debug)]
+pub(crate) struct Misfit {
+    /// Which part of the row or message, such as `tools[2]`.
+    pub field: String,
+    pub expected: &'static str,
+    pub found: &'static str,
+}
+
+impl Misfit {
+    fn of_field(self) -> RowFault {
+        RowFault::FieldKind { field: self.field, expected: self.expected, found: self.found }
     }
 }
 
-fn sharegpt(index: usize, turn: &Value) -> Result<Value, RowFault> {
-    let wrong = |what: String| RowFault::Message { index, what };
-    // Some data sets put messages of the other kind under this name.
-    if turn.text_of("role").is_some() {
-        return openai(index, turn);
-    }
-    let from =
-        turn.text_of("from").ok_or_else(|| wrong("no \"from\"; expected who speaks, such as \"human\"".to_owned()))?;
-    let role = match from {
-        "human" | "user" => "user",
-        "gpt" | "assistant" | "model" => "assistant",
-        "system" => "system",
-        "tool" | "observation" | "function_response" => "tool",
-        _ => {
-            let expected = "human, user, gpt, assistant, model, system, tool, observation or function_response";
-            return Err(wrong(format!("\"from\": expected {expected}, found {:?}", cut(from))));
+const OBJECTS: &str = "a list of objects, or a JSON text of one";
+
+/// The objects of a list. The list may be given as JSON text, and so may each object: a table has one type a column, and
+/// tools of several shapes fit only as text. `None` for an empty text and for null, which stand for no list.
+///
+/// # Errors
+/// Anything else: a template would walk through a text letter by letter, and through an object name by name.
+pub(crate) fn list_of_objects(name: &str, value: Doc) -> Result<Option<Vec<Doc>>, Misfit> {
+    let misfit = |found| Misfit { field: name.to_owned(), expected: OBJECTS, found };
+    let list = match value {
+        Doc::Text(text) if text.trim().is_empty() => return Ok(None),
+        Doc::Text(text) => serde_json::from_str(&text).map_err(|_| misfit("a text that is not JSON"))?,
+        list => list,
+    };
+    let items = match list {
+        Doc::Null => return Ok(None),
+        Doc::List(items) => items,
+        other => return Err(misfit(other.kind())),
+    };
+    let object = |(index, item)| {
+        let misfit =
+            |found| Misfit { field: format!("{name}[{index}]"), expected: "an object, or its JSON text", found };
+        match item {
+            Doc::Object(_) => Ok(item),
+            Doc::Text(text) => match serde_json::from_str(&text) {
+                Ok(object @ Doc::Object(_)) => Ok(object),
+                _ => Err(misfit("a text that is no JSON object")),
+            },
+            other => Err(misfit(other.kind())),
         }
     };
-    let content =
-        turn.text_of("value").ok_or_else(|| wrong("no \"value\"; expected the text of the turn".to_owned()))?;
-    Ok(message(role, content))
+    items.into_iter().enumerate().map(object).collect::<Result<_, _>>().map(Some)
 }
 
-fn message(role: &str, content: &str) -> Value {
-    Value::object([("role", role.into()), ("content", content.into())]).expect("a message of two texts is flat")
-}
+#[cfg(test)]
+mod tests;

@@ -91,6 +91,8 @@ pub enum RowFault {
     NoField { field: String, expected: &'static str, has: Vec<String> },
     #[error("field {field:?}: expected {expected}, found {found}")]
     FieldKind { field: String, expected: &'static str, found: &'static str },
+    #[error("field {field:?}: {what}")]
+    Field { field: String, what: String },
     #[error("the conversation has no message; remove the row")]
     NoMessages,
     #[error("message {index}: {what}")]
@@ -101,6 +103,14 @@ pub enum RowFault {
         "the turn of message {index} cannot be found in what the chat template makes of it: {why}; mark the turns in the template with {{% generation %}} and {{% endgeneration %}}"
     )]
     LostTurn { index: usize, why: String },
+    #[error(
+        "message {index}: the chat template leaves its tool calls out, so they would not be learned; give a template that writes them, or remove them from the row"
+    )]
+    UnwrittenCalls { index: usize },
+    #[error(
+        "the chat template writes nothing of the row's {name:?}, so the model would be trained without them; give a template that writes them, or choose to ignore them (--ignore-unwritten-tools)"
+    )]
+    Unwritten { name: &'static str },
     #[error("no supervised token: {why}")]
     NoSupervised { why: String },
     #[error(

@@ -15,6 +15,7 @@ use minijinja::{
 use serde_json::{Map, Value as Json};
 
 use crate::{
+    doc::Doc,
     error::{Error, RowFault},
     files,
     jinja::Value,
@@ -219,6 +220,25 @@ impl ChatTemplate {
         all.push(("add_generation_prompt".to_owned(), rendering.add_generation_prompt.into()));
         let marked = template.render(minijinja::Value::from_pairs(all)).map_err(refused)?;
         Ok(without_marks(&marked))
+    }
+}
+
+/// A row's JSON as a template sees it.
+pub(crate) fn value(doc: &Doc) -> Value {
+    let flat = "JSON is read to 128 levels, fewer than a value may have";
+    match doc {
+        Doc::Null => Value::None,
+        Doc::Bool(value) => Value::Bool(*value),
+        Doc::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(int), _) => Value::Int(int.into()),
+            (_, Some(int)) => Value::Int(int.into()),
+            _ => Value::Float(number.as_f64().unwrap_or_default()),
+        },
+        Doc::Text(text) => text.as_str().into(),
+        Doc::List(items) => Value::list(items.iter().map(value).collect()).expect(flat),
+        Doc::Object(fields) => {
+            Value::object(fields.iter().map(|(name, field)| (name.as_str(), value(field)))).expect(flat)
+        }
     }
 }
 
