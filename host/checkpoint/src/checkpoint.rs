@@ -199,6 +199,9 @@ impl Checkpoint {
         let TensorInfo { file, range, .. } = self.known(name)?;
         let bytes = (range.end - range.start) as usize;
         buffer.clear();
+        // A hostile or huge tensor is an error, and no abort of the allocator.
+        let no_memory = |_| Error::io(&self.files[file].path, "read it", io::ErrorKind::OutOfMemory.into());
+        buffer.try_reserve_exact(bytes).map_err(no_memory)?;
         buffer.resize(bytes, 0);
         self.read_range(file, range.start, buffer)
     }

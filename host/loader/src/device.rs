@@ -6,6 +6,7 @@
 
 mod cpu;
 mod libraries;
+mod memory;
 mod nvidia;
 
 use std::{
@@ -19,8 +20,9 @@ use serde::Serialize;
 use unswag_abi::doc::{Device, Target};
 
 pub use self::{
-    cpu::{Cpu, Memory},
+    cpu::Cpu,
     libraries::{Libraries, Library},
+    memory::Memory,
     nvidia::{Gpu, Nvidia},
 };
 

@@ -54,6 +54,11 @@ impl Torch {
         Torch { has_kernels: false, ..Torch::cpu() }
     }
 
+    /// Whether tensors lie in this machine's own memory, and not in a device's.
+    pub fn is_on_host(&self) -> bool {
+        self.device == Device::Cpu
+    }
+
     /// Bytes of the tensors that are alive.
     pub fn meter(&self) -> &Meter {
         &self.meter

@@ -1,8 +1,10 @@
 //! How a run keeps its activations: chosen by a plan before the first step, and followed by every step.
 
 use unswag_abi::doc::Dtype;
-use unswag_engine::{OptimizerState, Plan, PlanOptions, Policy, Program};
-use unswag_torch::FileStore;
+use unswag_checkpoint::human_bytes;
+use unswag_engine::{OptimizerState, ParamInfo, Plan, PlanOptions, Policy, Program, Storage};
+use unswag_loader::device::Machine;
+use unswag_torch::{FileStore, Torch};
 
 use crate::{TrainError, TrainingArguments, TrainingModel};
 
@@ -11,9 +13,9 @@ pub(crate) struct Memory {
     pub policies: Vec<Policy>,
     /// Where blocks that are offloaded go.
     pub store: Option<FileStore>,
-    /// Bytes of tensors that a step was planned to take at most; `None` where the length of rows was not known.
+    /// Bytes of tensors and of the optimizer that a step was planned to take at most; `None` where the length of rows was not known.
     pub planned_bytes: Option<u64>,
-    /// The same with the optimizer's state, and what operations take within a call.
+    /// The same with what operations take within a call, and libtorch's own.
     pub planned_growth_bytes: Option<u64>,
 }
 
@@ -35,9 +37,46 @@ impl Memory {
         let plan = plan(model.program(), model.dtype(), arguments, row_tokens)?;
         let folder = arguments.offload_folder.as_deref().filter(|_| plan.offloaded_bytes > 0);
         let store = folder.map(|folder| FileStore::new(model.torch(), folder)).transpose()?;
-        let (planned_bytes, planned_growth_bytes) = (Some(plan.tensor_bytes()), Some(plan.growth_bytes()));
+        let (planned_bytes, planned_growth_bytes) = (Some(plan.peak_bytes), Some(plan.growth_bytes()));
         Ok(Memory { policies: plan.policies(), store, planned_bytes, planned_growth_bytes })
     }
+}
+
+/// Refuses what would end in the system's out-of-memory killer, or in an abort of the allocator.
+///
+/// # Errors
+/// More bytes are needed than this process can still take.
+pub(crate) fn require(what: &'static str, needed_bytes: u64, next: &'static str) -> Result<(), TrainError> {
+    match Machine::memory().usable_bytes() {
+        Some(available) if available < needed_bytes => {
+            let (needed, available) = (human_bytes(needed_bytes), human_bytes(available));
+            Err(TrainError::Memory { what, needed, available, next })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a program's weights fit, before one is read: each as it is held, and the trained ones in f32 too. On another device only
+/// the one that is being read is in this machine's memory.
+///
+/// # Errors
+/// They do not.
+pub(crate) fn require_weights(program: &Program, torch: &Torch) -> Result<(), TrainError> {
+    let elements = |info: &ParamInfo| info.shape[0].saturating_mul(info.shape[1]);
+    let plain = |info: &ParamInfo| elements(info).saturating_mul(info.dtype.bytes());
+    let held = |(index, info): (usize, &ParamInfo)| {
+        let bytes = match info.storage {
+            Storage::Plain => plain(info),
+            Storage::Nf4(nf4) => nf4.bytes(elements(info)),
+        };
+        let master = if program.is_trainable(index) { elements(info).saturating_mul(4) } else { 0 };
+        bytes.saturating_add(master)
+    };
+    let params = || program.params().iter();
+    let being_read = params().map(plain).max().unwrap_or(0);
+    let all = params().enumerate().map(held).fold(0, u64::saturating_add);
+    let next = "hold them in four bits with --load-in-4bit, close other programs, or use a machine with more memory";
+    require("the weights", if torch.is_on_host() { all } else { being_read }, next)
 }
 
 /// What of this process is in memory.

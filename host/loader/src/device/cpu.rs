@@ -1,8 +1,8 @@
-//! Processor and memory.
+//! The processor.
 
 use serde::Serialize;
 
-use super::{Finding, Surroundings, show_bytes};
+use super::{Finding, Surroundings};
 use crate::plain;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -14,15 +14,6 @@ pub struct Cpu {
     pub threads: usize,
     /// Instruction sets that kernels ask for, as Rust names them: `avx2`, `avx512f`, `neon`, ….
     pub features: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Memory {
-    /// 0 where the system does not say.
-    pub total_bytes: u64,
-    pub available_bytes: u64,
-    /// What this process's control group allows, where that is less.
-    pub limit_bytes: Option<u64>,
 }
 
 impl Cpu {
@@ -110,58 +101,4 @@ fn features() -> Vec<String> {
     }
     let all = detected!("neon", "fp16", "dotprod", "bf16", "i8mm", "sve", "sve2");
     all.iter().filter(|(_, here)| *here).map(|(name, _)| (*name).to_owned()).collect()
-}
-
-impl Memory {
-    pub(super) fn detect(around: &Surroundings) -> Self {
-        let meminfo = around.read(&around.path("/proc/meminfo")).unwrap_or_default();
-        let kib = |name: &str| {
-            meminfo
-                .lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().strip_suffix("kB"))
-                .and_then(|number| number.trim().parse::<u64>().ok())
-                .map_or(0, |kib| kib.saturating_mul(1024))
-        };
-        let total_bytes = kib("MemTotal");
-        Self {
-            total_bytes,
-            available_bytes: kib("MemAvailable"),
-            limit_bytes: group_limit(around).filter(|&limit| limit < total_bytes),
-        }
-    }
-
-    pub(super) fn finding(&self) -> Finding {
-        let usable = self.available_bytes.min(self.limit_bytes.unwrap_or(u64::MAX));
-        let mut found = format!("{}, {} available", show_bytes(self.total_bytes), show_bytes(self.available_bytes));
-        if let Some(limit) = self.limit_bytes {
-            found.push_str(&format!(", this process may use {}", show_bytes(limit)));
-        }
-        Finding {
-            item: "memory",
-            present: self.total_bytes > 0,
-            found,
-            // Surgery maps the weights and holds one new tensor at a time; so the file's size does not count.
-            means: format!(
-                "surgery takes under 100 MB whatever the checkpoint's size; {} are left for training",
-                show_bytes(usable)
-            ),
-        }
-    }
-}
-
-/// `memory.max` of the control group (version 2) that this process is in, or of one around it.
-fn group_limit(around: &Surroundings) -> Option<u64> {
-    let groups = around.read(&around.path("/proc/self/cgroup"))?;
-    let group = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let base = around.path("/sys/fs/cgroup");
-    let mut folder = base.join(group.trim_start_matches('/'));
-    let mut limit: Option<u64> = None;
-    while folder.starts_with(&base) {
-        let here = around.read(&folder.join("memory.max")).and_then(|text| text.trim().parse().ok());
-        limit = limit.into_iter().chain(here).min();
-        if !folder.pop() {
-            break;
-        }
-    }
-    limit
 }

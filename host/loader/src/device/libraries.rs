@@ -60,8 +60,8 @@ impl Libraries {
             finding(
                 "libtorch",
                 &self.libtorch,
-                "training can run; surgery does not need it",
-                "surgery does not need it; training will: `pip install torch`, or set LIBTORCH to its folder",
+                "surgery does not need it; whether commands that compute use it, the program that is linked to it says",
+                "surgery does not need it; commands that compute do: `pip install torch`, or set LIBTORCH to its folder",
             ),
             finding(
                 "NVRTC",

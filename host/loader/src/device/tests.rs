@@ -70,6 +70,33 @@ fn memory_is_what_the_control_group_leaves_of_it() {
 }
 
 #[test]
+fn what_can_be_used_is_the_least_of_machine_groups_and_address_space() {
+    let meminfo = "MemTotal: 32000 kB\nMemAvailable: 16000 kB\nSwapFree: 1000 kB\n";
+    let usable = |fake: &Fake| fake.detect().memory.usable_bytes().map(|bytes| bytes / 1024);
+    let machine = fake().file("/proc/meminfo", meminfo);
+    assert_eq!(usable(&machine), Some(17_000));
+    // Version 2: the page cache of a group is given up when memory is asked for.
+    let group = machine
+        .file("/proc/self/cgroup", "4:memory:/job/step\n0::/a/b\n")
+        .file("/sys/fs/cgroup/a/memory.max", &format!("{}\n", 12_000 * 1024))
+        .file("/sys/fs/cgroup/a/memory.current", &format!("{}\n", 5_000 * 1024))
+        .file("/sys/fs/cgroup/a/memory.stat", "anon 7\nshmem 99\ninactive_file 1024000\nactive_file 1024000\n");
+    assert_eq!(usable(&group), Some(9_000));
+    // Version 1, whose groups without a limit say 2^63 less a page.
+    let group = group
+        .file("/sys/fs/cgroup/memory/job/memory.limit_in_bytes", &format!("{}\n", 8_000 * 1024))
+        .file("/sys/fs/cgroup/memory/job/memory.usage_in_bytes", "1024000\n")
+        .file("/sys/fs/cgroup/memory/job/step/memory.limit_in_bytes", "9223372036854771712\n")
+        .file("/sys/fs/cgroup/memory/job/step/memory.usage_in_bytes", "1024000\n");
+    assert_eq!(usable(&group), Some(7_000));
+    let limits = "Limit                     Soft Limit           Hard Limit           Units\n\
+                  Max address space         6144000              unlimited            bytes\n";
+    let limited = group.file("/proc/self/limits", limits).file("/proc/self/status", "VmSize:    2000 kB\n");
+    assert_eq!(usable(&limited), Some(4_000));
+    assert_eq!(fake().detect().memory.usable_bytes(), None);
+}
+
+#[test]
 fn numbers_that_are_none_count_as_unknown() {
     let machine = fake()
         .file("/proc/meminfo", "MemTotal: 99999999999999999999 kB\nMemAvailable: many kB\n")

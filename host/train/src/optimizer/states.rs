@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Paged, Part, Update, layout::Kept};
-use crate::{TrainError, TrainingArguments};
+use crate::{TrainError, TrainingArguments, memory};
 
 // A checkpoint's numbers are little-endian, and are read and written here as they lie in memory.
 const _: () = assert!(cfg!(target_endian = "little"));
@@ -44,7 +44,7 @@ impl States {
     /// does not goes to `folder`, where the arguments name none.
     ///
     /// # Errors
-    /// It is to be paged, and there is no folder.
+    /// It is to be paged, and there is no folder; or it takes more than this machine has.
     pub fn new(
         arguments: &TrainingArguments,
         folder: Option<&Path>,
@@ -63,6 +63,8 @@ impl States {
             let paged = Paged::new(kept, arguments.optim_memory_budget, folder);
             return Ok(States::Paged(Box::new(paged)));
         }
+        let next = "an 8-bit or a paged --optim takes less";
+        memory::require("the optimizer's moments", bytes as u64, next)?;
         let states = kept.into_iter().map(|kept| (kept, Words::zeros(kept.bytes(kept.elements))));
         Ok(States::Resident(states.collect()))
     }
