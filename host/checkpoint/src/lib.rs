@@ -37,7 +37,7 @@ pub use hash::{Hash, Progress, hash_file, silent};
 pub use header::{Header, HeaderError, TensorFault, check_name, header_length, parse_header};
 pub use layout::{RECORD, SideFile, SkipReason, Skipped};
 pub use open::regular_file;
-pub use output_path::Existing;
+pub use output_path::{Existing, check_outside};
 pub use rewrite::rewrite;
 pub use staging::{Commit, Durability, Published, Staging, Written, atomic_write_file};
 pub use table::{TensorInfo, TensorTable};

@@ -7,7 +7,7 @@ use std::{
     fs::{self, Metadata},
     io,
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use crate::write_error::WriteError;
@@ -136,6 +136,32 @@ impl OutputPath {
         }
         Ok(())
     }
+}
+
+/// Whether folders may be made up to `out`, none of which need be there yet: seen before the first of them is made.
+///
+/// # Errors
+/// `out` is, or would lie in, one of `bases` that is a folder.
+pub fn check_outside(out: &Path, bases: &[&Path]) -> Result<(), WriteError> {
+    let real = |path: &Path| fs::canonicalize(if path.as_os_str().is_empty() { Path::new(".") } else { path }).ok();
+    let nearest = out.ancestors().find_map(|ancestor| Some((real(ancestor)?, out.strip_prefix(ancestor).ok()?)));
+    // Without a working directory there is nothing to compare; making the folder fails then, too.
+    let Some((mut at, rest)) = nearest else { return Ok(()) };
+    for component in rest.components() {
+        match component {
+            Component::Normal(name) => at.push(name),
+            Component::ParentDir => drop(at.pop()),
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+    for base in bases {
+        // A base that is gone cannot be changed.
+        let Ok(metadata) = fs::metadata(base) else { continue };
+        if metadata.is_dir() && has_ancestor(&at, id(&metadata)) {
+            return Err(WriteError::InsideBase { path: out.to_owned(), base: base.to_path_buf() });
+        }
+    }
+    Ok(())
 }
 
 /// Whether `path` or a folder above it is the folder `wanted`; by identity, so another mount or spelling does not hide it.

@@ -3,7 +3,7 @@
 use std::{error::Error, ffi::OsString, fs, path::Path};
 
 use clap::ValueEnum;
-use unswag_checkpoint::RealDisk;
+use unswag_checkpoint::{RealDisk, check_outside};
 use unswag_console::recipe::Recipe;
 use unswag_graph::diff;
 use unswag_loader::PluginSpec;
@@ -76,6 +76,9 @@ fn operate_on(
     output: &Output,
 ) -> Result<(), Box<dyn Error>> {
     if let Some(parent) = out.parent() {
+        let earlier = model.record.as_ref().map(|record| Path::new(&record.base.path));
+        let bases: Vec<&Path> = std::iter::once(model.path.as_path()).chain(earlier).collect();
+        check_outside(parent, &bases)?;
         fs::create_dir_all(parent)
             .map_err(|error| format!("{}: cannot make this folder: {error}", parent.display()))?;
     }
