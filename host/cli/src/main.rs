@@ -7,7 +7,6 @@ mod commands;
 
 use std::{error::Error, process::ExitCode};
 
-use clap::Parser;
 pub(crate) use unswag_console::{Done, args, chain, term};
 
 use args::{Cli, Command};
@@ -17,7 +16,7 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == unswag_loader::PROBE_COMMAND) {
         unswag_loader::probe_child();
     }
-    let cli = Cli::parse();
+    let cli = args::parse();
     unswag_console::begin(&cli.output);
     let result = run(&cli);
     // Each of these commands writes beside its output and renames at the end: stopped before that, it has changed nothing.

@@ -59,6 +59,11 @@ pub fn note(output: &Output, text: &str) {
     }
 }
 
+/// A line that `--quiet` does not silence: the command cannot go on before the user does something.
+pub fn problem(text: &str) {
+    let _ = writeln!(anstream::stderr(), "{text}");
+}
+
 /// Where plugins' lines go: stderr, unless quiet; debugging lines nowhere.
 pub fn plugin_log(output: &Output) -> Log {
     let quiet = output.quiet;
@@ -82,9 +87,11 @@ pub fn error(text: &str) {
 
 static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
+const INTERRUPTS: [libc::c_int; 2] = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM];
+
 /// Makes the first Ctrl-C (or SIGTERM) stop the work in hand cleanly, and the second end the program at once.
 pub fn catch_interrupts() -> io::Result<()> {
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+    for signal in INTERRUPTS {
         signal_hook::flag::register_conditional_shutdown(signal, 130, INTERRUPTED.clone())?;
         signal_hook::flag::register(signal, INTERRUPTED.clone())?;
     }
@@ -93,6 +100,37 @@ pub fn catch_interrupts() -> io::Result<()> {
 
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// For a process that is about to become another program by `exec`, which starts without this one's flag: from here on the
+/// signals stay pending, and `exec` keeps what is pending. Returns whether one was caught before.
+///
+/// Another thread that does not block them could still catch one after the flag was read: their default action ends the process
+/// instead.
+pub fn hold_interrupts() -> bool {
+    mask_interrupts(libc::SIG_BLOCK);
+    for signal in INTERRUPTS {
+        // SAFETY: the default action is valid for both signals, and installing it touches no memory of this process.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    interrupted()
+}
+
+/// Takes what stayed pending since [`hold_interrupts`], of this process or of the one that became it.
+pub fn release_interrupts() {
+    mask_interrupts(libc::SIG_UNBLOCK);
+}
+
+fn mask_interrupts(how: libc::c_int) {
+    // SAFETY: the set is initialised by `sigemptyset` before it is read, and lives until the last call.
+    unsafe {
+        let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in INTERRUPTS {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
+        libc::pthread_sigmask(how, set.as_ptr(), std::ptr::null_mut());
+    }
 }
 
 /// Reports progress to a bar, and says to stop once interrupted.
@@ -128,6 +166,11 @@ pub fn thousands(n: u64) -> String {
         out.push(digit);
     }
     out
+}
+
+/// `1 step`, `1,200 steps`.
+pub fn counted(n: u64, what: &str) -> String {
+    format!("{} {what}{}", thousands(n), if n == 1 { "" } else { "s" })
 }
 
 /// 134.5M for parameter counts.
@@ -216,6 +259,7 @@ mod tests {
         assert_eq!(count(7), "7");
         assert_eq!(thousands(1_234_567), "1,234,567");
         assert_eq!(thousands(999), "999");
+        assert_eq!([0, 1, 2000].map(|n| counted(n, "step")), ["0 steps", "1 step", "2,000 steps"]);
     }
 
     #[test]

@@ -7,14 +7,15 @@ mod fidelity;
 mod generate;
 mod live;
 mod model;
+mod rows;
 mod train;
 
 use std::{error::Error, process::ExitCode};
 
-use clap::Parser;
 use unswag_console::{
     Done,
-    args::{Cli, Command},
+    args::{self, Cli, Command},
+    term,
 };
 
 /// Blocks of at least this many bytes go back to the system when they are freed. glibc's own threshold rises with what is freed, to 32 MiB:
@@ -25,12 +26,17 @@ const MAPPED_BYTES: libc::c_int = 256 << 10;
 fn main() -> ExitCode {
     // SAFETY: changes one of the allocator's numbers, while the process has one thread. Where it is refused, it stays as it was.
     unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES) };
-    let cli = Cli::parse();
+    let cli = args::parse();
     unswag_console::begin(&cli.output);
+    // What came while `unswag` became this program has waited until it can be caught.
+    term::release_interrupts();
     unswag_console::exit(&cli.output, run(&cli))
 }
 
 fn run(cli: &Cli) -> Result<Done, Box<dyn Error>> {
+    if term::interrupted() {
+        return Ok(Done::Stopped);
+    }
     match &cli.command {
         Command::Train(args) => train::run(args, &cli.output),
         Command::Fidelity(args) => fidelity::run(args, &cli.output),
