@@ -14,7 +14,7 @@ use crate::{
 pub fn run(output: &Output) -> Result<Done, Box<dyn Error>> {
     let machine = Machine::detect();
     let mut findings = machine.findings();
-    findings.push(super::torch::finding());
+    super::torch::complete(&mut findings);
     if output.json {
         term::print(&format!("{:#}\n", json!({ "machine": machine, "findings": findings })))?;
         return Ok(Done::Ok);

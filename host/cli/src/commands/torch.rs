@@ -15,10 +15,12 @@ use std::{
 
 use unswag_loader::device::Finding;
 
-use crate::Done;
+use crate::{Done, term};
 
 const PROGRAM: &str = "unswag-torch";
 const VARIABLE: &str = "UNSWAG_TORCH";
+/// The item of `unswag doctor` that says where libtorch was found.
+const LIBTORCH: &str = "libtorch";
 
 /// Why a command that needs libtorch cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +50,15 @@ pub fn hand_over() -> Result<Done, Box<dyn Error>> {
 
 /// Becomes `unswag-torch` with these arguments; comes back only where that fails.
 pub fn hand_over_with(args: impl IntoIterator<Item = OsString>) -> Result<Done, Box<dyn Error>> {
-    let path = ready()?;
-    let error = command(&path).args(args).exec();
+    // Asking the loader starts a process, which must not inherit blocked signals.
+    let (path, _) = ready()?;
+    let mut command = command(&path);
+    command.args(args);
+    if term::hold_interrupts() {
+        return Ok(Done::Stopped);
+    }
+    let error = command.exec();
+    term::release_interrupts();
     Err(Missing::Start { path, source: error }.into())
 }
 
@@ -59,29 +68,39 @@ pub fn check() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The program, where it and its libraries are found.
-fn ready() -> Result<PathBuf, Missing> {
+/// The program, where it and its libraries are found, and the libtorch that the system's loader gives it.
+fn ready() -> Result<(PathBuf, Option<PathBuf>), Missing> {
     let path = find()?;
-    match missing_library(&path) {
-        Ok(None) => Ok(path),
-        Ok(Some(library)) => Err(Missing::Library { path, library }),
+    match libraries(&path) {
+        Ok(Libraries { missing: None, libtorch }) => Ok((path, libtorch)),
+        Ok(Libraries { missing: Some(library), .. }) => Err(Missing::Library { path, library }),
         Err(source) => Err(Missing::Start { path, source }),
     }
 }
 
-/// What `unswag doctor` says of it.
-pub fn finding() -> Finding {
+/// Completes what `unswag doctor` says: of the program, and of libtorch, which the program may have where nobody else would look.
+pub fn complete(findings: &mut Vec<Finding>) {
     let item = PROGRAM;
-    match ready() {
-        Ok(path) => {
+    let finding = match ready() {
+        Ok((path, libtorch)) => {
+            let found = libtorch.as_ref().map(|libtorch| format!(", linked to {}", libtorch.display()));
+            let found = format!("{}{}", path.display(), found.unwrap_or_default());
+            if let (Some(entry), Some(libtorch)) = (findings.iter_mut().find(|found| found.item == LIBTORCH), libtorch)
+                && !entry.present
+            {
+                entry.present = true;
+                entry.found = libtorch.display().to_string();
+                entry.means = format!("the one that {PROGRAM} is linked to; surgery does not need it");
+            }
             let means = "commands that compute (train, eval, generate, fidelity) can run".to_owned();
-            Finding { item, present: true, found: format!("{} finds it", path.display()), means }
+            Finding { item, present: true, found, means }
         }
         Err(missing) => {
             let means = "commands that compute (train, eval, generate, fidelity) cannot run; all others can".to_owned();
             Finding { item, present: false, found: missing.to_string(), means }
         }
-    }
+    };
+    findings.push(finding);
 }
 
 fn find() -> Result<PathBuf, Missing> {
@@ -116,11 +135,22 @@ fn command(path: &Path) -> Command {
     command
 }
 
-/// The first library that the system's loader does not find. It lists them in milliseconds, without starting the program;
-/// a loader that cannot list them starts it, and it prints its version.
-fn missing_library(path: &Path) -> std::io::Result<Option<String>> {
+/// What the system's loader says of a program.
+struct Libraries {
+    /// The first that it does not find.
+    missing: Option<String>,
+    libtorch: Option<PathBuf>,
+}
+
+/// The loader lists them in milliseconds, without starting the program; one that cannot list them starts it, and it prints its
+/// version.
+fn libraries(path: &Path) -> std::io::Result<Libraries> {
     let listed = command(path).arg("--version").env("LD_TRACE_LOADED_OBJECTS", "1").stdin(Stdio::null()).output()?;
     let text = String::from_utf8_lossy(&listed.stdout);
-    let missing = text.lines().find(|line| line.contains("=> not found"));
-    Ok(missing.and_then(|line| line.split_whitespace().next()).map(str::to_owned))
+    // `libtorch_cpu.so => /path/libtorch_cpu.so (0x00007f...)`, or `=> not found`.
+    let entries = || text.lines().filter_map(|line| line.trim().split_once(" => "));
+    let missing = entries().find(|(_, found)| found.starts_with("not found")).map(|(name, _)| name.to_owned());
+    let libtorch = entries().find(|(name, _)| name.starts_with("libtorch_cpu.so"));
+    let libtorch = libtorch.and_then(|(_, found)| Some(PathBuf::from(found.rsplit_once(" (")?.0)));
+    Ok(Libraries { missing, libtorch })
 }
