@@ -2,6 +2,7 @@
 
 mod compute;
 mod fidelity;
+mod foreign;
 mod plan;
 mod quantization;
 mod recipe;
@@ -14,11 +15,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 pub use compute::{Compute, Device, Precision};
 pub use fidelity::Fidelity;
+pub use foreign::{advice, parse};
 pub use plan::Plan;
 pub use quantization::{QuantType, Quantization};
 pub use recipe::Run;
 pub use run::{Eval, Generate, Merge, Preprocess};
-pub use train::{Data, Length, Lora, Optim, Optimizer, ReportTo, Saving, Scheduler, TooLong, Train, Validation};
+pub use train::{
+    BestMetric, Data, Length, Lora, Optim, Optimizer, ReportTo, Saving, Scheduler, TooLong, Train, Validation,
+};
 
 /// Open a checkpoint, let protocol plugins rewrite its module graph, and write a folder the ecosystem still opens.
 #[derive(Debug, Parser)]

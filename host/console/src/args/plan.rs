@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
-use super::{Device, Lora, Model, Optim, Precision, Quantization};
+use super::{Device, Lora, Model, Optim, Precision, Quantization, train::SEQUENCE_LENGTH};
 
 /// Work out what a training step takes, without running it: the peak and what makes it up, and the fastest way that fits.
 ///
@@ -26,7 +26,7 @@ pub struct Plan {
     #[command(flatten)]
     pub model: Model,
     /// Tokens of a row.
-    #[arg(long, visible_alias = "block-size", value_name = "N", default_value_t = 2048, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, visible_alias = "block-size", aliases = SEQUENCE_LENGTH, value_name = "N", default_value_t = 2048, value_parser = clap::value_parser!(u64).range(1..))]
     pub seq: u64,
     /// Rows of a batch.
     #[arg(long, visible_aliases = ["batch-size", "per-device-train-batch-size"], value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
@@ -46,7 +46,9 @@ pub struct Plan {
     pub device: Device,
     #[command(flatten)]
     pub quantization: Quantization,
-    /// Choose what each layer keeps so that tensors take no more than this, and the step is as fast as it can be then.
+    /// Choose what each layer keeps so that weights, gradients, activations and the optimizer (masters in f32 and moments) take no more
+    /// than this together, and the step is as fast as it can be then. What operations take within one call and libtorch's own 22 MiB
+    /// come on top.
     #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with = "gradient_checkpointing", help_heading = "Memory")]
     pub memory_budget: Option<u64>,
     /// Keep only what comes into each layer, and compute the rest again.

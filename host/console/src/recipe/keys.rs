@@ -131,7 +131,7 @@ impl Key {
 
     /// Every name in a recipe, the first one first.
     pub fn names(&self) -> impl Iterator<Item = String> {
-        let others = self.arg.get_visible_aliases().unwrap_or_default();
+        let others = self.arg.get_all_aliases().unwrap_or_default();
         std::iter::once(self.name()).chain(others.into_iter().map(|alias| alias.replace('-', "_")))
     }
 
@@ -188,7 +188,10 @@ impl Key {
     fn alone(&self) -> Arg {
         let arg = &self.arg;
         let mut alone = Arg::new(arg.get_id().clone()).long(self.long().to_owned()).action(arg.get_action().clone());
-        alone = alone.visible_aliases(arg.get_visible_aliases().unwrap_or_default().into_iter().map(str::to_owned));
+        let visible = arg.get_visible_aliases().unwrap_or_default();
+        let hidden = arg.get_all_aliases().unwrap_or_default().into_iter().filter(|name| !visible.contains(name));
+        alone = alone.aliases(hidden.map(str::to_owned));
+        alone = alone.visible_aliases(visible.iter().map(|name| (*name).to_owned()));
         alone = alone.help(arg.get_help().map_or(Resettable::Reset, |help| Resettable::Value(help.clone())));
         alone = alone.help_heading(
             arg.get_help_heading().map_or(Resettable::Reset, |text| Resettable::Value(text.to_owned().into())),

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde_yaml::{Mapping, Value};
 
+use crate::args::advice;
+
 use super::{
     SurgeryStep,
     keys::{Given, Key, Keys, Kind},
@@ -182,9 +184,10 @@ fn unknown(name: &str, known: &[impl AsRef<str>], place: &Place) -> Fault {
     let nearest = known.iter().map(AsRef::as_ref).min_by_key(distance);
     // Further away, it is another word.
     let near = nearest.filter(|other| distance(other) <= name.chars().count().max(3) / 2);
-    let hint = match near {
-        Some(near) => format!("did you mean {near}?"),
-        None => "`unswag schema` has every key".to_owned(),
+    let hint = match (near, advice(name)) {
+        (Some(near), _) => format!("did you mean {near}?"),
+        (None, Some(advice)) => advice.to_owned(),
+        (None, None) => "`unswag schema` has every key".to_owned(),
     };
     Fault { place: place.at(name).itself(), what: format!("no such key; {hint}") }
 }

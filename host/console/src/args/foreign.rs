@@ -1,0 +1,128 @@
+//! Options of transformers, TRL, axolotl, Unsloth and LLaMA-Factory that are called otherwise here, or are not needed.
+//!
+//! What means the same is an alias of the option itself. Here is what must be said in another way.
+
+use clap::{
+    Parser,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+
+use super::Cli;
+
+/// An option's names elsewhere, and what to write here.
+const FOREIGN: &[(&[&str], &str)] = &[
+    (
+        &["model", "model-name", "model-name-or-path", "base-model", "model-id"],
+        "the model has no option: `unswag train MODEL --data FILE -o DIR`, or `model:` at the top of a recipe",
+    ),
+    (
+        &["bf16", "fp16"],
+        "--dtype bfloat16 or --dtype float32 says what is computed in; without it, it is the checkpoint's type",
+    ),
+    (&["load-in-8bit"], "--load-in-4bit holds the base in four bits; there is no 8-bit form of it"),
+    (&["eval-strategy", "evaluation-strategy"], "--eval-steps N measures the validation loss every N steps"),
+    (&["save-strategy"], "--save-steps N writes a checkpoint every N steps"),
+    (&["logging-strategy"], "--logging-steps N prints a line every N steps"),
+    (&["logging-dir"], "--report-to tensorboard writes into runs/ of the output folder"),
+    (
+        &["per-device-eval-batch-size", "eval-batch-size"],
+        "validation uses --per-device-train-batch-size; `unswag eval` has --batch-size",
+    ),
+    (&["do-train", "do-eval"], "`unswag train` trains and `unswag eval` measures; leave it out"),
+    (
+        &["overwrite-output-dir"],
+        "a folder with an earlier run is never written over: give another -o, or --resume-from-checkpoint auto",
+    ),
+    (&["greater-is-better"], "the best validation loss is the lowest; leave it out"),
+    (&["use-lora", "peft", "use-peft", "finetuning-type"], "LoRA is what is trained without --full-finetuning"),
+    (
+        &["adapter-name-or-path", "lora-model-dir", "resume-adapter"],
+        "--adapter DIR starts from the weights of an adapter",
+    ),
+    (&["template", "chat-template"], "--chat takes the chat template that lies beside the model"),
+    (&["gpus", "num-processes", "nproc-per-node"], "training runs in one process; --device says where"),
+];
+
+/// What to write here instead of another tool's option, by its name without dashes before it; `_` stands for `-`.
+pub fn advice(name: &str) -> Option<&'static str> {
+    let name = name.trim_start_matches('-').replace('_', "-");
+    FOREIGN.iter().find(|(names, _)| names.contains(&name.as_str())).map(|(_, advice)| *advice)
+}
+
+/// Reads the command line; ends the program where clap would, with the advice where an option is another tool's.
+pub fn parse() -> Cli {
+    Cli::try_parse().unwrap_or_else(|error| advised(error).exit())
+}
+
+fn advised(mut error: clap::Error) -> clap::Error {
+    let advice = match (error.kind(), error.get(ContextKind::InvalidArg)) {
+        (ErrorKind::UnknownArgument, Some(ContextValue::String(arg))) => advice(arg.split('=').next().unwrap_or(arg)),
+        _ => None,
+    };
+    if let Some(advice) = advice {
+        // The nearest of our own names would mislead.
+        error.remove(ContextKind::SuggestedArg);
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![advice.into()]));
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args, Command, CommandFactory};
+
+    use super::*;
+    use crate::args::{Eval, Plan, Train};
+
+    #[test]
+    fn common_names_of_other_tools_are_taken_or_answered_with_what_to_write() {
+        let read = |args: &[&str]| {
+            let args = ["unswag", "train", "m", "--data", "f", "-o", "o"].iter().chain(args);
+            Cli::try_parse_from(args).map_err(|error| advised(error).to_string())
+        };
+        let lora = read(&[
+            "--lr=2e-4",
+            "--epochs=2",
+            "--micro-batch-size=4",
+            "--grad-accum=8",
+            "--lora-rank=16",
+            "--cutoff-len=512",
+            "--target-modules",
+            "q_proj",
+            "--random-state=3407",
+        ]);
+        let Ok(Cli { command: crate::args::Command::Train(train), .. }) = lora else { panic!("{lora:?}") };
+        assert_eq!((train.optimizer.learning_rate, train.length.num_epochs), (2e-4, 2.0));
+        assert_eq!((train.length.per_device_train_batch_size, train.length.gradient_accumulation_steps), (4, 8));
+        assert_eq!((train.lora.lora_r, train.data.block_size, train.seed), (16, 512, 3407));
+        for (arg, says) in [
+            ("--bf16", "--dtype bfloat16"),
+            ("--model_name_or_path=x", "has no option"),
+            ("--eval-strategy", "--eval-steps N"),
+        ] {
+            let said = read(&[arg]).expect_err("no such option");
+            assert!(said.contains(says) && said.contains("unexpected argument"), "{arg}: {said}");
+        }
+        // A misspelt name of ours still gets the nearest one.
+        assert!(read(&["--learnin-rate=1"]).expect_err("misspelt").contains("--learning-rate"));
+    }
+
+    #[test]
+    fn no_name_is_both_an_option_and_advice() {
+        let commands = [
+            Train::augment_args(Command::new("train")),
+            Plan::augment_args(Command::new("plan")),
+            Eval::augment_args(Command::new("eval")),
+        ];
+        for command in &commands {
+            for arg in command.get_arguments() {
+                let names = arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default());
+                for name in names {
+                    assert!(advice(name).is_none(), "--{name}");
+                }
+            }
+        }
+        // clap checks that no name is given twice.
+        Cli::command().debug_assert();
+    }
+}
