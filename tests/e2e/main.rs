@@ -13,6 +13,8 @@ mod plugins;
 mod promises;
 mod quantized;
 mod recipes;
+mod results;
+mod resume;
 mod shared;
 mod tensorboard;
 mod train;

@@ -171,7 +171,8 @@ fn a_recipe_is_planned_as_what_its_surgery_makes() {
 /// What is wrong, on which line, and what is said of it.
 const WRONG: &[(&str, &str, u32, &str)] = &[
     ("max_steps: 4", "max_step: 4", 8, "train.max_step: no such key; did you mean max_steps?"),
-    ("  lora_r: 4", "  lora_rank: 4", 10, "train.lora_rank: no such key; did you mean lora_r"),
+    ("  lora_r: 4", "  lora_ran: 4", 10, "train.lora_ran: no such key; did you mean lora_ran"),
+    ("  lora_r: 4", "  bf16: true", 10, "train.bf16: no such key; --dtype bfloat16"),
     ("  lora_r: 4", "  colour: red", 10, "`unswag schema` has every key"),
     ("    options", "    option", 4, "surgery[0].option: no such key; did you mean options?"),
     ("output: out", "outputs: out", 12, "outputs: no such key; did you mean output?"),
@@ -253,6 +254,7 @@ fn sound() -> Vec<String> {
         more("  report_to: [jsonl, tensorboard]\n  lora_alpha: 16"),
         more("  optim: paged_adamw_8bit\n  optim_memory_budget: 1MiB\n  offload_folder: ."),
         more("  packing: false\n  overlap: 3"),
+        changed("learning_rate: 1e-2\n  lora_r: 4", "lr: 1e-2\n  lora_rank: 4\n  grad_accum: 2"),
         more("  optim: lion_8bit\n  batch_size: 2\n  no_shuffle: true"),
         changed("[text.txt]", "text.txt"),
         changed("    options: {mode: 4bit, group: 32}\n", ""),

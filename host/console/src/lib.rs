@@ -23,6 +23,33 @@ pub enum Done {
     Stopped,
 }
 
+/// A failure that is printed as JSON with the command's own fields, so that what could not be measured is there and `null`.
+#[derive(Debug)]
+pub struct Failed {
+    pub page: serde_json::Map<String, serde_json::Value>,
+    pub source: Box<dyn Error>,
+}
+
+impl Failed {
+    /// With these fields, all of them `null`.
+    pub fn without(fields: &[&str], source: impl Into<Box<dyn Error>>) -> Self {
+        let page = fields.iter().map(|field| ((*field).to_owned(), serde_json::Value::Null)).collect();
+        Failed { page, source: source.into() }
+    }
+}
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.source.fmt(f)
+    }
+}
+
+impl Error for Failed {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.source()
+    }
+}
+
 /// The exit status of a command; what failed is printed with all its causes.
 pub fn exit(output: &Output, result: Result<Done, Box<dyn Error>>) -> ExitCode {
     match result {
@@ -31,7 +58,9 @@ pub fn exit(output: &Output, result: Result<Done, Box<dyn Error>>) -> ExitCode {
         Ok(Done::Stopped) => ExitCode::from(130),
         Err(error) => {
             if output.json {
-                let _ = term::print(&format!("{}\n", serde_json::json!({ "error": chain(error.as_ref()) })));
+                let mut page = error.downcast_ref::<Failed>().map(|failed| failed.page.clone()).unwrap_or_default();
+                page.insert("error".to_owned(), chain(error.as_ref()).into());
+                let _ = term::print(&format!("{}\n", serde_json::Value::Object(page)));
             }
             term::error(&chain(error.as_ref()));
             ExitCode::from(2)

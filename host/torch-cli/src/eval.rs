@@ -4,32 +4,32 @@ use std::{error::Error, path::Path};
 
 use serde_json::json;
 use unswag_console::{
-    Done,
+    Done, Failed,
     args::{Eval, Output},
     data::{self, Order},
     term,
 };
 use unswag_data::{DataLoader, Tokenizer};
-use unswag_train::{Observer, evaluate};
+use unswag_train::evaluate;
 
-use crate::model;
-
-/// Stops where Ctrl-C says so.
-struct Interrupt;
-
-impl Observer for Interrupt {
-    fn wants_stop(&mut self) -> bool {
-        term::interrupted()
-    }
-}
+use crate::{model, rows::Rows};
 
 pub fn run(args: &Eval, output: &Output) -> Result<Done, Box<dyn Error>> {
     let model = model::open(&args.model, args.compute, output)?;
     let root = model.root().to_owned();
     let mut loader = data::open(&args.data, &root, Order::default())?;
+    let rows = Rows::total(output, || Ok(loader.epoch_size()?.rows))?;
     let model = model.for_inference(args.adapter.as_deref())?;
-    let Some(report) = evaluate(&model, loader.as_mut(), args.batch_size as usize, &mut Interrupt)? else {
-        return Ok(Done::Stopped);
+    let mut rows = Rows::new(output, rows);
+    let measured = evaluate(&model, loader.as_mut(), args.batch_size as usize, &mut rows);
+    rows.clear();
+    let report = match measured {
+        Ok(Some(report)) => report,
+        Ok(None) => return Ok(Done::Stopped),
+        Err(error) if error.is_not_finite() => {
+            return Err(Failed::without(&["loss", "perplexity", "bits_per_byte"], error).into());
+        }
+        Err(error) => return Err(error.into()),
     };
     // An overlap is measured twice, a conversation's template is no text of the user's, and of packed documents each has a first
     // token that nothing predicts.

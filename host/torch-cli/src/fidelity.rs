@@ -6,6 +6,7 @@ use serde_json::json;
 use unswag_console::{
     Done,
     args::{Fidelity, Output},
+    chain,
     data::{self, Order},
     term,
 };
@@ -13,22 +14,24 @@ use unswag_data::{Batch, Row};
 use unswag_surgery::{Model, open_plugins, open_recorded, operate};
 use unswag_train::{Exact, FidelityReport, GradientError, LoraConfig};
 
-use crate::model;
+use crate::{model, rows::Rows};
 
 pub fn run(args: &Fidelity, output: &Output) -> Result<Done, Box<dyn Error>> {
     let model = model::open(&args.model, args.compute, output)?;
     let mut loader = data::open(&args.data, model.root(), Order::default())?;
     loader.start_epoch(0);
-    let mut rows: Vec<Row> = Vec::new();
-    while (rows.len() as u64) < args.rows
+    let mut taken: Vec<Row> = Vec::new();
+    while (taken.len() as u64) < args.rows
         && let Some(row) = loader.next_row()?
     {
-        rows.push(row);
+        taken.push(row);
     }
-    let batches: Vec<Batch> = rows.into_iter().map(|row| Batch::new(&[row], 0)).collect();
+    let batches: Vec<Batch> = taken.into_iter().map(|row| Batch::new(&[row], 0)).collect();
     let lora = LoraConfig { r: args.lora_r, lora_alpha: args.lora_r as f64, seed: args.seed, ..LoraConfig::default() };
     let model = model.for_fidelity(lora)?;
-    let exact = Exact::new(&model, &batches)?;
+    let mut rows = Rows::new(output, batches.len() as u64 * (1 + args.plugins.len() as u64));
+    rows.begin("the model as it is");
+    let Some(exact) = Exact::new(&model, &batches, &mut rows)? else { return Ok(Done::Stopped) };
 
     let log = term::plugin_log(output);
     // The weights are in memory by now; the graph is asked for again.
@@ -40,8 +43,15 @@ pub fn run(args: &Fidelity, output: &Output) -> Result<Done, Box<dyn Error>> {
         let earlier = plain.record.iter().flat_map(|record| &record.steps);
         let steps: Vec<_> = earlier.chain(&operation.steps).cloned().collect();
         let ops = Rc::new(open_recorded(&steps, &log)?);
-        reports.push((spec.as_str(), exact.compare(&operation.after, ops)?));
+        rows.begin(spec);
+        let report =
+            exact.compare(&operation.after, ops, &mut rows).map_err(|error| format!("{spec}: {}", chain(&error)))?;
+        match report {
+            Some(report) => reports.push((spec.as_str(), report)),
+            None => return Ok(Done::Stopped),
+        }
     }
+    rows.clear();
     match output.json {
         true => print_json(&reports)?,
         false => print(&reports, &model.dtype().to_string())?,
@@ -90,9 +100,11 @@ fn print(reports: &[(&str, FidelityReport)], dtype: &str) -> Result<(), Box<dyn 
     Ok(term::print(&page)?)
 }
 
-/// Cosine and relative error.
+/// Cosine and relative error; none where a gradient is zero, and has no direction.
 fn figures(of: &GradientError) -> (String, String) {
-    (format!("{:.6}", of.cosine), format!("{:.4}", of.relative_error))
+    let shown =
+        |value: Option<f64>, digits: usize| value.map_or("none".to_owned(), |value| format!("{value:.digits$}"));
+    (shown(of.cosine, 6), shown(of.relative_error, 4))
 }
 
 /// The first column to the left, numbers to the right.

@@ -54,9 +54,9 @@ impl Observer for Live<'_> {
         self.total_steps = plan.total_steps;
         let from = if plan.first_step > 0 { format!(" from step {}", plan.first_step) } else { String::new() };
         self.line(&format!(
-            "training {} parameters, {} steps{from}; a checkpoint takes {}",
+            "training {} parameters, {}{from}; a checkpoint takes {}",
             term::count(plan.trainable_parameters),
-            plan.total_steps,
+            term::counted(plan.total_steps, "step"),
             term::bytes(plan.checkpoint_bytes)
         ));
         if plan.paged_bytes > 0 {
@@ -86,7 +86,8 @@ impl Observer for Live<'_> {
             self.line(&format!("step {}: validation loss {loss:.4}", metrics.step));
         }
         if metrics.skipped {
-            let why = "the loss or a gradient was not finite; nothing was learned from it";
+            let what = metrics.not_finite.as_deref().unwrap_or("the loss or a gradient");
+            let why = format!("{what} is not finite; nothing was learned from it");
             self.line(&format!("{} step {} skipped: {why}", paint(WARN, "warning:"), metrics.step));
         }
         if metrics.loss.is_finite() {
@@ -98,11 +99,13 @@ impl Observer for Live<'_> {
         if !is_due {
             return;
         }
-        let mean = self.losses.iter().sum::<f64>() / self.losses.len().max(1) as f64;
+        // The sum over nothing is a number, and would be shown as a loss.
+        let mean = (!self.losses.is_empty()).then(|| self.losses.iter().sum::<f64>() / self.losses.len() as f64);
+        let loss = mean.map_or("no loss".to_owned(), |mean| format!("loss {mean:.4}"));
         if metrics.step.is_multiple_of(self.logging_steps) {
             self.losses.clear();
         }
-        let figures = format!("loss {mean:.4}  {:.0} tok/s  {}", self.tokens_per_s, term::bytes(metrics.peak_bytes));
+        let figures = format!("{loss}  {:.0} tok/s  {}", self.tokens_per_s, term::bytes(metrics.peak_bytes));
         match &self.bar {
             Some(bar) => {
                 bar.set_position(metrics.step);
@@ -123,16 +126,27 @@ impl Observer for Live<'_> {
         self.line(&format!("{} {warning}", paint(WARN, "warning:")));
     }
 
+    fn measured(&mut self, rows: u64, _loss_sum: f64, _tokens: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("validation: {}", term::counted(rows, "row")));
+        }
+    }
+
     fn wants_stop(&mut self) -> bool {
         term::interrupted()
     }
 
     fn tries_again(&mut self, error: &TrainError) -> bool {
         if !std::mem::replace(&mut self.says_disk_full, true) {
-            self.line(&format!(
+            let text = format!(
                 "{} {error}; training waits, and goes on when there is space (Ctrl-C gives up)",
                 paint(WARN, "disk full:")
-            ));
+            );
+            // An error, whatever was asked for: without it a quiet run would wait for ever and say nothing.
+            match &self.bar {
+                Some(bar) => bar.suspend(|| term::problem(&text)),
+                None => term::problem(&text),
+            }
         }
         let start = Instant::now();
         while start.elapsed() < DISK_WAIT {

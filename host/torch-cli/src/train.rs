@@ -4,20 +4,26 @@ use std::error::Error;
 
 use serde_json::json;
 use unswag_console::{
-    Done,
-    args::{Lora, Optim as OptimName, Output, ReportTo, Scheduler, Train},
+    Done, Failed,
+    args::{Data, Device, Lora, Optim as OptimName, Output, ReportTo, Scheduler, Train},
     data::{self, Order},
-    term::{self, GOOD, paint},
+    term::{self, GOOD, WARN, paint},
 };
+use unswag_loader::device::Machine;
 use unswag_train::{
-    LoraConfig, Optim, Plan, Resume, RunReport, SchedulerType, TrainingArguments, Tuning, UnswagModel, UnswagTrainer,
-    Warmup,
+    Allowed, LoraConfig, Optim, Plan, Resume, RunReport, SchedulerType, TrainingArguments, Tuning, UnswagModel,
+    UnswagTrainer, Warmup,
 };
 
 use crate::{live::Live, model::open as open_model};
 
+/// What is unknown where a result is not finite.
+const LOSSES: [&str; 4] = ["train_loss", "last_loss", "eval_loss", "best_eval_loss"];
+
 pub fn run(args: &Train, output: &Output) -> Result<Done, Box<dyn Error>> {
     let model = open_model(&args.model, args.compute, output)?;
+    // Already an empty folder would change the base.
+    model.check_output(&args.output)?;
     let arguments = arguments(args)?;
     arguments.check()?;
     let tuning = tuning(&args.lora, args.seed);
@@ -33,14 +39,26 @@ pub fn run(args: &Train, output: &Output) -> Result<Done, Box<dyn Error>> {
             (train, Some(validation))
         }
     };
-    let open = |order| data::open(&args.data, model.root(), order);
-    let train = open(train_order)?;
-    let validation = validation_order.map(open).transpose()?;
+    let open = |data: &Data, order| data::open(data, model.root(), order);
+    let train = open(&args.data, train_order)?;
+    let validation = match validation_order {
+        Some(order) => Some(open(&args.data, order)?),
+        None if args.validation.eval_data.is_empty() => None,
+        None => {
+            let data = Data { data: args.validation.eval_data.clone(), ..args.data.clone() };
+            Some(open(&data, Order::default())?)
+        }
+    };
     if args.dry_run {
         return dry_run(args, &model, &tuning, &arguments, train.as_ref(), output);
     }
 
-    let mut trainer = UnswagTrainer::new(model.for_training(tuning)?, arguments, train, &args.output)?;
+    let allowed = Allowed::new(args.saving.allow_changed.iter().cloned())?;
+    let model = match &args.adapter {
+        Some(adapter) => model.from_adapter(adapter, args.lora.lora_dropout, args.seed)?,
+        None => model.for_training(tuning)?,
+    };
+    let mut trainer = UnswagTrainer::new(model, arguments, train, &args.output)?;
     if let Some(validation) = validation {
         trainer = trainer.with_validation(validation);
     }
@@ -53,15 +71,48 @@ pub fn run(args: &Train, output: &Output) -> Result<Done, Box<dyn Error>> {
     }
     if let Some(from) = &args.saving.resume_from_checkpoint {
         let from = if from.as_os_str() == "auto" { Resume::Auto } else { Resume::From(from.clone()) };
-        match trainer.resume(&from)? {
-            Some(path) => term::note(output, &format!("going on from {}", path.display())),
+        match trainer.resume_changed(&from, &allowed)? {
+            Some(resumed) => {
+                term::note(output, &format!("going on from {}", resumed.path.display()));
+                for change in &resumed.changes {
+                    term::note(output, &format!("{} {change}", paint(WARN, "changed:")));
+                }
+            }
             None => term::note(output, "no checkpoint to go on from; starting anew"),
         }
     }
-    let report = trainer.train(&mut Live::new(output, args.saving.logging_steps))?;
+    if term::interrupted() {
+        return Ok(Done::Stopped);
+    }
+    warn_of_memory(&trainer, output);
+    let report = match trainer.train(&mut Live::new(output, args.saving.logging_steps)) {
+        Err(error) if error.is_not_finite() => return Err(Failed::without(&LOSSES, error).into()),
+        other => other?,
+    };
     print(&report, output)?;
     Ok(if report.stopped { Done::Stopped } else { Done::Ok })
 }
+
+/// A plan that is larger than what is left of this machine's memory is no error: rows may be shorter than they were planned.
+fn warn_of_memory(trainer: &UnswagTrainer, output: &Output) {
+    let trainer = trainer.trainer();
+    let taken = trainer.model().resident_growth_bytes().unwrap_or(0);
+    let more = trainer.planned_growth_bytes().map(|planned| planned.saturating_sub(taken));
+    if let (Some(more), Some(left)) = (more, Machine::memory().usable_bytes())
+        && trainer.model().torch().is_on_host()
+        && more > left
+    {
+        let text = format!(
+            "a step is planned to take {} more, and {} of this machine's memory are left: the system may end the run; {LESS}",
+            term::bytes(more),
+            term::bytes(left)
+        );
+        term::note(output, &format!("{} {text}", paint(WARN, "warning:")));
+    }
+}
+
+/// What makes a step smaller.
+const LESS: &str = "--memory-budget, a smaller --block-size, --load-in-4bit or an 8-bit --optim take less";
 
 fn tuning(args: &Lora, seed: u64) -> Tuning {
     if args.full_finetuning {
@@ -125,6 +176,9 @@ fn arguments(args: &Train) -> Result<TrainingArguments, String> {
         save_steps: saving.save_steps,
         save_total_limit: saving.save_total_limit,
         eval_steps: args.validation.eval_steps.unwrap_or(0),
+        load_best_model_at_end: args.validation.load_best_model_at_end,
+        early_stopping_patience: args.validation.early_stopping_patience,
+        early_stopping_threshold: args.validation.early_stopping_threshold.unwrap_or(0.0),
         ..default
     })
 }
@@ -142,13 +196,21 @@ fn dry_run(
     let size = data.epoch_size()?;
     let steps = arguments.steps(size.rows);
     let dtype = model.dtype();
+    let available = match args.compute.device {
+        Device::Cpu => Machine::memory().usable_bytes(),
+        Device::Cuda => None,
+    };
+    let fits = available.map(|available| plan.growth_bytes() <= available);
     if output.json {
         let page = json!({
             "trainable_parameters": trainable,
-            "planned_peak_bytes": plan.tensor_bytes(),
+            "planned_peak_bytes": plan.peak_bytes,
+            "planned_optimizer_bytes": plan.parts.optimizer,
             "planned_workspace_bytes": plan.workspace_bytes,
             "planned_runtime_bytes": Plan::RUNTIME_BYTES,
             "planned_growth_bytes": plan.growth_bytes(),
+            "available_bytes": available,
+            "fits_in_memory": fits,
             "dtype": dtype.name(),
             "epoch": size,
             "steps": steps,
@@ -156,11 +218,20 @@ fn dry_run(
         term::print(&format!("{page:#}\n"))?;
         return Ok(Done::Ok);
     }
+    let beyond = match available.filter(|_| fits == Some(false)) {
+        Some(available) => format!(
+            "{} this machine has {} of memory left for this process, so that a step does not fit; {LESS}\n",
+            paint(WARN, "warning:"),
+            term::bytes(available)
+        ),
+        None => String::new(),
+    };
     term::print(&format!(
-        "would train {} parameters in {dtype}, {steps} steps\n\
+        "would train {} parameters in {dtype}, {}\n\
          an epoch: {} rows, {} tokens, {} of them supervised; the longest row has {}\n\
-         a step of {} x {} tokens: at most {}, the optimizer's state, operations' workspace and libtorch's own among it\n",
+         a step of {} x {} tokens: at most {}, the optimizer's state, operations' workspace and libtorch's own among it\n{beyond}",
         term::count(trainable),
+        term::counted(steps, "step"),
         term::thousands(size.rows),
         term::thousands(size.tokens),
         term::thousands(size.supervised_tokens),
@@ -187,27 +258,43 @@ fn print(report: &RunReport, output: &Output) -> Result<(), Box<dyn Error>> {
         let checkpoint = checkpoint.display();
         page.push_str(&format!("stopped; {checkpoint} goes on with --resume-from-checkpoint auto\n"));
     } else {
-        page.push_str("stopped before the first step; nothing was written\n");
+        page.push_str("stopped before the first step; nothing was saved\n");
     }
-    let loss = |loss: Option<f64>| loss.map_or("none".to_owned(), |loss| format!("{loss:.4}"));
-    let rate = report.tokens as f64 / report.train_seconds.max(1e-9);
-    page.push_str(&format!(
-        "{} steps, loss {}{}; {rate:.0} tok/s; tensors took at most {}{}\n",
-        report.steps,
-        loss(report.loss),
-        report.eval_loss.map_or(String::new(), |eval| format!(", validation loss {eval:.4}")),
-        term::bytes(report.peak_bytes),
-        report.planned_peak_bytes.map_or(String::new(), |planned| format!(", {} planned", term::bytes(planned)))
-    ));
+    page.push_str(&figures(report));
     if let (Some(grew), Some(planned)) = (report.resident_growth_bytes, report.planned_growth_bytes) {
         let [grew, planned] = [grew, planned].map(term::bytes);
         page.push_str(&format!(
-            "resident memory grew by {grew}, code aside; with optimizer state, workspace and libtorch's own {planned} were planned\n"
+            "resident memory grew by {grew}, code aside; with operations' workspace and libtorch's own {planned} were planned\n"
         ));
     }
     if report.skipped_steps > 0 {
-        page.push_str(&format!("{} steps were not finite and skipped\n", report.skipped_steps));
+        let steps = term::counted(report.skipped_steps, "step");
+        page.push_str(&format!("{steps} skipped: the loss or a gradient was not finite\n"));
     }
     term::print(&page)?;
     Ok(())
+}
+
+/// The losses, each by its name, and what a step took.
+fn figures(report: &RunReport) -> String {
+    let named = |name: &str, loss: Option<f64>| loss.map(|loss| format!("{name} {loss:.4}"));
+    let best = report.best_eval_loss.zip(report.best_step);
+    let best = best.map(|(loss, step)| format!("lowest {loss:.4} after step {step}"));
+    let losses = [
+        named("train loss", report.train_loss),
+        named("last step's", report.last_loss),
+        named("validation loss", report.eval_loss),
+        best,
+    ];
+    let losses: Vec<String> = losses.into_iter().flatten().collect();
+    let losses = if losses.is_empty() { "no loss".to_owned() } else { losses.join(", ") };
+    let rate = report.tokens as f64 / report.train_seconds.max(1e-9);
+    let early = if report.stopped_early { ", then stopped early: the validation loss fell no more" } else { "" };
+    let planned = report.planned_peak_bytes.map_or(String::new(), |bytes| format!(" ({} planned)", term::bytes(bytes)));
+    format!(
+        "{}{early}; {losses}; {rate:.0} tok/s; a step took at most {}{planned}, of it {} for the optimizer\n",
+        term::counted(report.steps, "step"),
+        term::bytes(report.peak_bytes),
+        term::bytes(report.optimizer_bytes),
+    )
 }

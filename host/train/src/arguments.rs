@@ -92,6 +92,13 @@ pub struct TrainingArguments {
     pub save_total_limit: Option<u64>,
     /// The validation loss every so many steps, where there is validation data; 0 for the end alone.
     pub eval_steps: u64,
+    /// What is finished at the end are the weights of the lowest validation loss, not the last ones. Each new best is saved as a
+    /// checkpoint, which `save_total_limit` does not remove.
+    pub load_best_model_at_end: bool,
+    /// The run ends early when so many measurements in a row brought the validation loss no lower.
+    pub early_stopping_patience: Option<u64>,
+    /// By how much a measurement must be lower to count as lower, in nats.
+    pub early_stopping_threshold: f64,
     /// Steps whose loss or gradient is not finite are skipped; so many in a row are an error.
     pub max_skipped_in_a_row: u64,
 }
@@ -130,6 +137,9 @@ impl Default for TrainingArguments {
             save_steps: 500,
             save_total_limit: None,
             eval_steps: 0,
+            load_best_model_at_end: false,
+            early_stopping_patience: None,
+            early_stopping_threshold: 0.0,
             max_skipped_in_a_row: 5,
         }
     }
@@ -147,6 +157,12 @@ impl TrainingArguments {
             ("adam_beta2", beta2, (0.0..1.0).contains(&beta2), "at least 0 and below 1"),
             ("adam_epsilon", self.adam_epsilon, self.adam_epsilon >= 0.0, "a number, at least 0"),
             ("max_grad_norm", self.max_grad_norm, self.max_grad_norm >= 0.0, "a number, at least 0"),
+            (
+                "early_stopping_threshold",
+                self.early_stopping_threshold,
+                self.early_stopping_threshold >= 0.0,
+                "a number, at least 0",
+            ),
             ("num_train_epochs", self.num_train_epochs, self.num_train_epochs > 0.0, "a number above 0"),
         ];
         for (what, got, holds, expected) in numbers {
@@ -175,6 +191,7 @@ impl TrainingArguments {
             ("per_device_train_batch_size", self.per_device_train_batch_size),
             ("gradient_accumulation_steps", self.gradient_accumulation_steps),
             ("save_total_limit", self.save_total_limit.unwrap_or(1)),
+            ("early_stopping_patience", self.early_stopping_patience.unwrap_or(1)),
         ];
         match counts.into_iter().find(|(_, count)| *count == 0) {
             Some((what, _)) => Err(TrainError::Argument { what, expected: "at least 1".into(), got: "0".into() }),
@@ -188,9 +205,14 @@ impl TrainingArguments {
 
     /// Optimizer steps of a run whose epochs have so many rows.
     pub fn steps(&self, rows_per_epoch: u64) -> u64 {
-        let batches = rows_per_epoch.div_ceil(self.per_device_train_batch_size.max(1));
-        let steps = batches.div_ceil(self.gradient_accumulation_steps.max(1));
+        let steps = self.steps_per_epoch(rows_per_epoch);
         self.max_steps.unwrap_or((steps as f64 * self.num_train_epochs).ceil() as u64)
+    }
+
+    /// Optimizer steps of one epoch of so many rows.
+    pub fn steps_per_epoch(&self, rows_per_epoch: u64) -> u64 {
+        let batches = rows_per_epoch.div_ceil(self.per_device_train_batch_size.max(1));
+        batches.div_ceil(self.gradient_accumulation_steps.max(1))
     }
 
     /// The schedule of a run of so many steps.

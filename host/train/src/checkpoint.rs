@@ -14,7 +14,7 @@ use std::{
     cell::RefCell,
     collections::BTreeMap,
     fs,
-    io::Read,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -30,8 +30,12 @@ use unswag_data::Position;
 use crate::{
     Schedule, TrainError, Trainer,
     adapter::{self, write_adapter, write_masters},
+    best::Best,
+    folder::hidden_name,
+    metrics::StepMetrics,
     model::Master,
     optimizer::{MOMENTS, Part, States},
+    settings::{self, Allowed, Change, DATA},
     trainer::Progress,
 };
 
@@ -51,6 +55,12 @@ pub(crate) struct TrainerState {
     format: u64,
     pub progress: Progress,
     pub position: Position,
+    /// The best validation loss so far, where one was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
+    /// The last step's figures, where the run was stopped while the validation loss was measured after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unmeasured: Option<StepMetrics>,
     settings: Map<String, Json>,
     files: BTreeMap<String, FileState>,
 }
@@ -62,59 +72,18 @@ struct FileState {
     blake3: String,
 }
 
-/// What a run's numbers depend on, by the names users know. What changes none of them is left out: how often is saved or
-/// logged, and whether activations are kept or computed again.
-pub(crate) fn settings(trainer: &Trainer, schedule: &Schedule) -> Map<String, Json> {
-    let (arguments, model) = (trainer.arguments(), trainer.model());
-    let mut settings = json!({
-        "optim": arguments.optim,
-        "learning_rate": arguments.learning_rate,
-        "lr_scheduler_type": arguments.lr_scheduler_type,
-        "warmup_steps": schedule.warmup_steps,
-        "weight_decay": arguments.weight_decay,
-        "adam_beta1": arguments.adam_beta1,
-        "adam_beta2": arguments.beta2(),
-        "adam_epsilon": arguments.adam_epsilon,
-        "max_grad_norm": arguments.max_grad_norm,
-        "seed": arguments.seed,
-        "per_device_train_batch_size": arguments.per_device_train_batch_size,
-        "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
-        "dtype": model.dtype(),
-        "the base's graph and weights": model.base_digest(),
-    });
-    match model.lora() {
-        None => settings["full_finetuning"] = json!(true),
-        Some(lora) => {
-            settings["lora_r"] = json!(lora.r);
-            settings["lora_alpha"] = json!(lora.lora_alpha);
-            settings["lora_dropout"] = json!(lora.lora_dropout);
-            settings["use_rslora"] = json!(lora.use_rslora);
-            settings["use_dora"] = json!(lora.use_dora);
-            settings["lora_target_modules"] = json!(model.target_modules());
-        }
-    }
-    if let Some(nf4) = model.nf4() {
-        settings["load_in_4bit"] = json!("nf4");
-        settings["bnb_4bit_use_double_quant"] = json!(nf4.double_quant);
-    }
-    // Tiles sum in another order, and where there are some depends on it.
-    if let Some(budget) = arguments.memory_budget {
-        settings["memory_budget"] = json!(budget);
-        settings["offload"] = json!(arguments.offload_folder.is_some());
-    }
-    if !schedule.ignores_the_end() {
-        settings["max_steps"] = json!(schedule.total_steps);
-    }
-    match settings {
-        Json::Object(settings) => settings,
-        _ => unreachable!("an object is an object"),
-    }
-}
-
 /// Bytes that a checkpoint takes, headers and settings included.
 pub(crate) fn checkpoint_bytes(trainer: &Trainer) -> u64 {
     let names: u64 = trainer.model.masters.iter().map(|master| master.name.len() as u64 + 256).sum();
     4 * trainer.model.trainable_parameters() + trainer.state_bytes() + 4 * names + (1 << 20)
+}
+
+/// What a checkpoint holds of a run beside the trainer.
+pub(crate) struct RunState<'a> {
+    pub position: Position,
+    pub schedule: &'a Schedule,
+    pub best: Option<Best>,
+    pub unmeasured: Option<&'a StepMetrics>,
 }
 
 /// Writes `checkpoint-N` into the run's folder, in one step.
@@ -123,12 +92,11 @@ pub(crate) fn checkpoint_bytes(trainer: &Trainer) -> u64 {
 /// A weight or a state is not finite, or the disk refuses; then nothing has changed.
 pub(crate) fn save(
     trainer: &mut Trainer,
-    position: &Position,
-    settings: Map<String, Json>,
+    run: &RunState<'_>,
     folder: &Path,
     disk: &dyn Disk,
 ) -> Result<PathBuf, TrainError> {
-    let path = folder.join(format!("{PREFIX}{}", trainer.progress.step));
+    let path = path_of(folder, trainer.progress.step);
     let mut staging = Staging::begin(&path, &[], existing(&path)?, disk)?;
     staging.require_space(checkpoint_bytes(trainer))?;
     let mut written = match trainer.model.lora() {
@@ -145,13 +113,20 @@ pub(crate) fn save(
     let state = TrainerState {
         format: FORMAT,
         progress: trainer.progress,
-        position: position.clone(),
-        settings,
+        position: run.position.clone(),
+        best: run.best,
+        unmeasured: run.unmeasured.cloned(),
+        settings: settings::settings(trainer, run.schedule),
         files: written.iter().map(file).collect(),
     };
     staging.write(STATE, &serde_json::to_vec_pretty(&state).expect("plain data is JSON"))?;
     staging.commit(Commit::default())?;
     Ok(path)
+}
+
+/// Where the checkpoint of a step stands.
+pub(crate) fn path_of(folder: &Path, step: u64) -> PathBuf {
+    folder.join(format!("{PREFIX}{step}"))
 }
 
 /// Whether what stands there may go: a checkpoint, whole or not, and nothing else.
@@ -218,30 +193,43 @@ pub(crate) fn list(folder: &Path) -> Vec<(u64, PathBuf)> {
     found
 }
 
-/// Removes the oldest checkpoints until so many are left, `newest` among them.
+/// Removes the oldest checkpoints until so many are left, `newest` among them. The one of step `best` stays, as with transformers:
+/// where only one is to be left, there are two.
 ///
 /// # Errors
 /// One cannot be removed.
-pub(crate) fn prune(folder: &Path, keep: u64, newest: &Path, disk: &dyn Disk) -> Result<(), TrainError> {
-    let mut others: Vec<_> = list(folder).into_iter().map(|(_, path)| path).filter(|path| path != newest).collect();
-    while others.len() as u64 >= keep.max(1) {
+pub(crate) fn prune(
+    folder: &Path,
+    keep: u64,
+    newest: &Path,
+    best: Option<u64>,
+    disk: &dyn Disk,
+) -> Result<(), TrainError> {
+    let all = list(folder);
+    let has_best = all.iter().any(|(step, path)| Some(*step) == best && path != newest);
+    let goes = |(step, path): &(u64, PathBuf)| path != newest && Some(*step) != best;
+    let mut others: Vec<PathBuf> = all.into_iter().filter(goes).map(|(_, path)| path).collect();
+    while !others.is_empty() && others.len() as u64 + u64::from(has_best) >= keep.max(1) {
         let path = others.remove(0);
-        // The state goes first: without it the folder is no checkpoint any more, however much of it is left.
-        let removed = existing(&path)
-            .and_then(|_| remove(disk.remove_file(&path.join(STATE)), &path))
-            .and_then(|()| remove(disk.remove_tree(&path), &path));
-        removed?;
+        existing(&path)?;
+        remove(&path, disk).map_err(|source| TrainError::Io { path, action: "remove it", source })?;
     }
     Ok(())
 }
 
-fn remove(result: std::io::Result<()>, path: &Path) -> Result<(), TrainError> {
-    match result {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(TrainError::Io { path: path.to_owned(), action: "remove it", source })
-        }
+/// Removes a checkpoint in one step, seen from outside: it loses its name first, and a kill in between leaves a hidden folder
+/// that the folder's next run removes.
+fn remove(path: &Path, disk: &dyn Disk) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let hidden = path.with_file_name(hidden_name(&name));
+    let unless_gone = |result: io::Result<()>| match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
-    }
+    };
+    // What an earlier attempt left there would be in the way.
+    unless_gone(disk.remove_tree(&hidden))?;
+    unless_gone(disk.rename(path, &hidden))?;
+    unless_gone(disk.remove_tree(&hidden))
 }
 
 /// Reads a checkpoint's state, and holds every file against its hash.
@@ -279,38 +267,26 @@ pub(crate) fn open(path: &Path) -> Result<TrainerState, TrainError> {
     Ok(state)
 }
 
-/// Whether a trainer can go on from a checkpoint.
+/// What differs between a checkpoint and the run that is to go on from it: settings, and the data's fingerprint.
 ///
 /// # Errors
-/// It was written with other settings, on another base or by another data set.
-pub(crate) fn check(
+/// Something differs that was not allowed, or that cannot.
+pub(crate) fn changes(
     path: &Path,
     state: &TrainerState,
-    settings: &Map<String, Json>,
+    trainer: &Trainer,
+    schedule: &Schedule,
     fingerprint: &str,
-) -> Result<(), TrainError> {
-    let other = |setting: &str, saved: &Json, now: &Json| TrainError::OtherSettings {
-        path: path.to_owned(),
-        setting: setting.to_owned(),
-        saved: saved.to_string(),
-        now: now.to_string(),
+    allowed: &Allowed,
+) -> Result<Vec<Change>, TrainError> {
+    let with_data = |settings: &Map<String, Json>, fingerprint: &str| {
+        let mut settings = settings.clone();
+        settings.insert(DATA.to_owned(), json!(fingerprint));
+        settings
     };
-    let names: std::collections::BTreeSet<&String> = state.settings.keys().chain(settings.keys()).collect();
-    for name in names {
-        let value = |settings: &Map<String, Json>| settings.get(name).cloned().unwrap_or(Json::Null);
-        let (saved, now) = (value(&state.settings), value(settings));
-        if saved != now {
-            return Err(other(name, &saved, &now));
-        }
-    }
-    if state.position.fingerprint != fingerprint {
-        return Err(other(
-            "data (files, tokenizer or how they are cut)",
-            &json!(state.position.fingerprint),
-            &json!(fingerprint),
-        ));
-    }
-    Ok(())
+    let saved = with_data(&state.settings, &state.position.fingerprint);
+    let now = with_data(&settings::settings(trainer, schedule), fingerprint);
+    settings::compare(path, [&saved, &now], trainer.arguments.warmup, allowed)
 }
 
 /// Puts a trainer where the checkpoint was written.
@@ -318,15 +294,12 @@ pub(crate) fn check(
 /// # Errors
 /// Its tensors do not fit, or a file cannot be read.
 pub(crate) fn restore(trainer: &mut Trainer, path: &Path, state: &TrainerState) -> Result<(), TrainError> {
-    let weights = Tensors::open(path, if trainer.model.lora().is_some() { adapter::WEIGHTS } else { MODEL })?;
     let optimizer = Tensors::open(path, OPTIMIZER)?;
+    for part in trainer.states.parts() {
+        optimizer.find(&part_name(&trainer.model.masters, &part), part.field.dtype(), part.count)?;
+    }
+    read_masters(trainer, path)?;
     let Trainer { model, states, .. } = trainer;
-    for part in states.parts() {
-        optimizer.find(&part_name(&model.masters, &part), part.field.dtype(), part.count)?;
-    }
-    for master in &mut model.masters {
-        weights.read_f32(&master.name, &mut master.values)?;
-    }
     states.fill(|part, at, bytes| {
         let name = part_name(&model.masters, part);
         let (file, begin) = optimizer.find(&name, part.field.dtype(), part.count)?;
@@ -334,6 +307,25 @@ pub(crate) fn restore(trainer: &mut Trainer, path: &Path, state: &TrainerState) 
     })?;
     trainer.progress = state.progress;
     trainer.model.refresh()
+}
+
+/// Takes the weights of a checkpoint, and nothing else of it: what is in memory is then of no step of this run's.
+///
+/// # Errors
+/// Its tensors do not fit, or a file cannot be read.
+pub(crate) fn restore_weights(trainer: &mut Trainer, path: &Path) -> Result<(), TrainError> {
+    open(path)?;
+    trainer.set_damaged();
+    read_masters(trainer, path)?;
+    trainer.model.refresh()
+}
+
+fn read_masters(trainer: &mut Trainer, path: &Path) -> Result<(), TrainError> {
+    let weights = Tensors::open(path, if trainer.model.lora().is_some() { adapter::WEIGHTS } else { MODEL })?;
+    for master in &mut trainer.model.masters {
+        weights.read_f32(&master.name, &mut master.values)?;
+    }
+    Ok(())
 }
 
 /// A file of tensors that must be as the trainer expects them.

@@ -6,6 +6,8 @@ use unswag_kernels::KernelError;
 use unswag_pager::PagerError;
 use unswag_surgery::{ModelError, OpenError};
 
+use crate::Change;
+
 /// Why a model could not be opened, trained or saved.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
@@ -34,10 +36,19 @@ pub enum TrainError {
     #[error("{what}: expected {expected}, got {got}")]
     Argument { what: &'static str, expected: String, got: String },
     #[error(
-        "step {step}: the loss or a gradient was not finite {in_a_row} times in a row, and nothing was learned from those \
-         steps; lower the learning rate (it is {learning_rate:e}), or look at the data that this step reads"
+        "step {step}: {what} is not finite, {in_a_row} times in a row, and nothing was learned from those steps; {why}; or \
+         lower the learning rate (it is {learning_rate:e}), or look at the data that this step reads"
     )]
-    NotFinite { step: u64, in_a_row: u64, learning_rate: f64 },
+    NotFinite { step: u64, what: String, in_a_row: u64, learning_rate: f64, why: String },
+    #[error("{what} is not finite; {why}")]
+    ResultNotFinite { what: String, why: String },
+    #[error(
+        "no step of {steps} learned anything: in each the loss or a gradient was not finite, in the last one {what}; {why}; \
+         nothing was published"
+    )]
+    NothingLearned { steps: u64, what: String, why: String },
+    #[error("{what} take {needed}, this machine has {available} of memory left for this process; {next}")]
+    Memory { what: &'static str, needed: String, available: String, next: &'static str },
     #[error(
         "{}: {found} is there, and is no part of an adapter: a folder is replaced only where it holds nothing else; give another",
         path.display()
@@ -53,8 +64,8 @@ pub enum TrainError {
     )]
     EarlierRun { path: PathBuf, found: String },
     #[error(
-        "{}: there is no whole checkpoint to go on from, and {found} is there: nothing was changed; give another folder, or \
-         move that away to start anew",
+        "{}: there is no whole checkpoint to go on from, and {found} is there: nothing was changed; give another folder (a new \
+         run can start from the weights of an adapter: --adapter), or move that away to start anew",
         path.display()
     )]
     NothingToGoOnFrom { path: PathBuf, found: String },
@@ -75,10 +86,11 @@ pub enum TrainError {
     #[error("{}: {why}", path.display())]
     NotACheckpoint { path: PathBuf, why: String },
     #[error(
-        "{}: {setting} was {saved} when it was written, and is {now}; a run goes on only with the settings it was started with",
-        path.display()
+        "{}: it was written with other settings:{}\n{next}",
+        path.display(),
+        changes.iter().map(|change| format!("\n  {change}")).collect::<String>()
     )]
-    OtherSettings { path: PathBuf, setting: String, saved: String, now: String },
+    OtherSettings { path: PathBuf, changes: Vec<Change>, next: String },
     #[error("no row of the data has a token that a loss is taken on; look at it with `unswag preprocess --debug`")]
     NothingSupervised,
     #[error(
@@ -94,6 +106,12 @@ impl From<unswag_adapter::AdapterError> for TrainError {
 }
 
 impl TrainError {
+    /// Whether a result is not finite, so that there is no number to show.
+    pub fn is_not_finite(&self) -> bool {
+        use TrainError::*;
+        matches!(self, NotFinite { .. } | ResultNotFinite { .. } | NothingLearned { .. } | BadWeight { .. })
+    }
+
     /// Whether it is the disk's lack of space, which can be mended while the run waits.
     pub fn is_disk_full(&self) -> bool {
         let is_full =

@@ -20,7 +20,7 @@ pub struct EvalReport {
 /// One epoch of the data, in batches of so many rows; the loader is left where it ends. `None` where the observer stops it.
 ///
 /// # Errors
-/// Data with a fault or without a supervised token, or no memory.
+/// Data with a fault or without a supervised token, a loss that is not finite, or no memory.
 pub fn evaluate(
     model: &TrainingModel,
     data: &mut dyn DataLoader,
@@ -42,6 +42,7 @@ pub fn evaluate(
         if taken.is_empty() {
             break;
         }
+        let first_row = rows + 1;
         rows += taken.len() as u64;
         let supervised = taken.iter().map(Row::supervised_tokens).sum::<usize>() as u64;
         if supervised == 0 {
@@ -50,7 +51,16 @@ pub fn evaluate(
         tokens += supervised;
         // The sum over the tokens, not their mean.
         let step = Step { loss_count: Some(1), ..Step::default() };
-        sum += model.program.loss(&model.torch, &model.params, &for_engine(&Batch::new(&taken, 0)), &step)?;
+        let loss = model.program.loss(&model.torch, &model.params, &for_engine(&Batch::new(&taken, 0)), &step)?;
+        if !loss.is_finite() {
+            let what = match taken.len() {
+                1 => format!("the loss of row {first_row}"),
+                _ => format!("the loss of rows {first_row} to {rows}"),
+            };
+            return Err(TrainError::ResultNotFinite { what, why: model.why_not_finite() });
+        }
+        sum += loss;
+        observer.measured(rows, sum, tokens);
     }
     if tokens == 0 {
         return Err(TrainError::NothingSupervised);

@@ -16,7 +16,7 @@ use unswag_abi::doc::Graph;
 use unswag_data::Batch;
 use unswag_engine::{Grads, PluginOps, Program, Step, Trainable};
 
-use crate::{LoraConfig, TrainError, TrainingModel, UnswagModel, batch::for_engine, model::program};
+use crate::{LoraConfig, Observer, TrainError, TrainingModel, UnswagModel, batch::for_engine, model::program};
 
 /// The most that an element of B is: a hundredth of what an adapter learns in some hundred steps at common rates.
 const B_BOUND: f32 = 1e-3;
@@ -24,10 +24,10 @@ const B_BOUND: f32 = 1e-3;
 /// How far a gradient is from the exact one.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct GradientError {
-    /// g h / (|g| |h|): 1 where both point the same way.
-    pub cosine: f64,
-    /// |g - h| / |h|, h being the exact one.
-    pub relative_error: f64,
+    /// g h / (|g| |h|): 1 where both point the same way, and where both are zero; `None` where only one of them is zero.
+    pub cosine: Option<f64>,
+    /// |g - h| / |h|, h being the exact one; 0 where both are zero, `None` where only h is.
+    pub relative_error: Option<f64>,
 }
 
 /// The gradient of one module's adapter, A and B together.
@@ -97,24 +97,33 @@ impl UnswagModel {
 }
 
 impl<'a> Exact<'a> {
-    /// Runs the model as it is.
+    /// Runs the model as it is; `None` where the observer stops it.
     ///
     /// # Errors
     /// A batch that does not fit, or no memory.
-    pub fn new(model: &'a TrainingModel, rows: &[Batch]) -> Result<Self, TrainError> {
+    pub fn new(
+        model: &'a TrainingModel,
+        rows: &[Batch],
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Self>, TrainError> {
         let batches: Vec<_> = rows.iter().map(for_engine).collect();
         if batches.iter().flat_map(|batch| &batch.targets).all(|&target| target < 0) {
             return Err(TrainError::NothingSupervised);
         }
-        let run = run(model, model.program(), &batches)?;
-        Ok(Exact { model, batches, run })
+        let run = run(model, model.program(), &batches, "the model as it is", observer)?;
+        Ok(run.map(|run| Exact { model, batches, run }))
     }
 
     /// The same with the model's graph rewritten, and whoever has the plugins.
     ///
     /// # Errors
     /// A rewrite that makes other weights, or what a plugin says.
-    pub fn compare(&self, graph: &Graph, ops: Rc<dyn PluginOps>) -> Result<FidelityReport, TrainError> {
+    pub fn compare(
+        &self,
+        graph: &Graph,
+        ops: Rc<dyn PluginOps>,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<FidelityReport>, TrainError> {
         let mut program = program(graph, ops, Trainable::Nothing, self.model.dtype(), self.model.nf4())?;
         program.add_lora(&self.model.lora().ok_or(TrainError::NoAdapters)?.spec()?)?;
         let (ours, theirs) = (self.model.program().params(), program.params());
@@ -125,7 +134,9 @@ impl<'a> Exact<'a> {
                 got: format!("{} {:?}; gradients of different weights cannot be compared", has.name, has.shape),
             });
         }
-        let found = run(self.model, &program, &self.batches)?;
+        let Some(found) = run(self.model, &program, &self.batches, "the rewritten model", observer)? else {
+            return Ok(None);
+        };
         let modules = self.model.adapters().iter().zip(self.run.gradients.iter().zip(&found.gradients));
         let modules = modules.map(|(adapter, (exact, found))| ModuleFidelity {
             module: adapter.module.clone(),
@@ -142,7 +153,7 @@ impl<'a> Exact<'a> {
             *layer = layer.plus(sums);
         }
         let tokens = self.batches.iter().map(unswag_engine::Batch::rows).sum();
-        Ok(FidelityReport {
+        Ok(Some(FidelityReport {
             loss_exact: self.run.loss,
             loss: found.loss,
             all: all.error(),
@@ -151,23 +162,38 @@ impl<'a> Exact<'a> {
             peak_bytes_exact: self.run.peak_bytes,
             peak_bytes: found.peak_bytes,
             tokens,
-        })
+        }))
     }
 }
 
-/// Gradients of the mean loss over all batches.
-fn run(model: &TrainingModel, program: &Program, batches: &[unswag_engine::Batch]) -> Result<Run, TrainError> {
+/// Gradients of the mean loss over all batches; `which` model it is, for messages.
+fn run(
+    model: &TrainingModel,
+    program: &Program,
+    batches: &[unswag_engine::Batch],
+    which: &str,
+    observer: &mut dyn Observer,
+) -> Result<Option<Run>, TrainError> {
+    let not_finite =
+        |what: String| TrainError::ResultNotFinite { what: format!("{what} of {which}"), why: model.why_not_finite() };
     let counted = batches.iter().flat_map(|batch| &batch.targets).filter(|&&target| target >= 0).count() as u64;
     let mut grads = Grads::new(program);
     let mut loss = 0.0;
     model.torch.meter().reset_peak();
     for (index, batch) in batches.iter().enumerate() {
+        if observer.wants_stop() {
+            return Ok(None);
+        }
         let step = Step {
             seed: model.lora().map_or(0, |config| config.seed) ^ index as u64,
             loss_count: Some(counted),
             ..Step::default()
         };
         loss += program.step(&model.torch, &model.params, batch, &step, &mut grads)?;
+        if !loss.is_finite() {
+            return Err(not_finite(format!("the loss of row {}", index + 1)));
+        }
+        observer.measured(index as u64 + 1, 0.0, 0);
     }
     let peak_bytes = model.torch.meter().peak();
     let mut gradients = Vec::new();
@@ -180,9 +206,12 @@ fn run(model: &TrainingModel, program: &Program, batches: &[unswag_engine::Batch
                 None => both.resize(both.len() + program.params()[param].shape.iter().product::<u64>() as usize, 0.0),
             }
         }
+        if !both.iter().all(|value| value.is_finite()) {
+            return Err(not_finite(format!("the gradient of {}'s adapter", adapter.module)));
+        }
         gradients.push(both);
     }
-    Ok(Run { loss, gradients, peak_bytes })
+    Ok(Some(Run { loss, gradients, peak_bytes }))
 }
 
 /// The path up to its first number: `model.layers.3`.
@@ -228,13 +257,15 @@ impl Sums {
         }
     }
 
-    /// Two gradients that are both zero are alike.
+    /// The gradients are finite. Two that are both zero are alike; a zero has no direction, and nothing is relative to it.
     fn error(self) -> GradientError {
-        let ratio = |over: f64, under: f64, otherwise: f64| if under > 0.0 { over / under } else { otherwise };
-        let alike = if self.exact == 0.0 && self.found == 0.0 { 1.0 } else { 0.0 };
+        if self.exact == 0.0 && self.found == 0.0 {
+            return GradientError { cosine: Some(1.0), relative_error: Some(0.0) };
+        }
+        let ratio = |over: f64, under: f64| (under > 0.0).then(|| over / under);
         GradientError {
-            cosine: ratio(self.product, (self.exact * self.found).sqrt(), alike),
-            relative_error: ratio(self.difference, self.exact, 1.0 - alike).sqrt(),
+            cosine: ratio(self.product, self.exact.sqrt() * self.found.sqrt()),
+            relative_error: ratio(self.difference, self.exact).map(f64::sqrt),
         }
     }
 }

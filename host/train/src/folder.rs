@@ -21,14 +21,23 @@ pub(crate) fn is_one_disk(a: &Path, b: &Path) -> bool {
     disk(a).is_some() && disk(a) == disk(b)
 }
 
-/// Removes what a killed run left of checkpoints in the making. The folder is locked, so no living run owns any of it.
+/// What a folder is called that has lost its name and is about to be removed.
+pub(crate) fn hidden_name(name: &str) -> String {
+    format!("{LITTER}{name}{TEMPORARY}removed")
+}
+
+/// How hidden names begin, of outputs in the making and of what is being removed.
+const LITTER: &str = ".unswag-";
+const TEMPORARY: &str = ".tmp-";
+
+/// Removes what a killed run left of checkpoints in the making or being removed. The folder is locked, so no living run owns any of it.
 pub(crate) fn remove_litter(folder: &Path, disk: &dyn Disk) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let (name, path) = (entry.file_name(), entry.path());
-        let Some(name) = name.to_str().filter(|name| name.starts_with(".unswag-")) else { continue };
+        let Some(name) = name.to_str().filter(|name| name.starts_with(LITTER)) else { continue };
         let Ok(kind) = entry.file_type() else { continue };
         // What cannot be removed now is in nobody's way.
-        if name.contains(".tmp-") && kind.is_dir() {
+        if name.contains(TEMPORARY) && kind.is_dir() {
             let _ = disk.remove_tree(&path);
         }
         // Another command may be writing something of its own in here: its lock is held.

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::TrainError;
 
@@ -19,29 +19,66 @@ pub const METRICS: &str = "metrics.jsonl";
 /// The longest line that is looked at: ours are a few hundred bytes.
 const MAX_LINE_BYTES: u64 = 1 << 16;
 
-/// What is written of one step.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// What is written of one step. The names are defined in docs/metrics.md.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct StepMetrics {
     /// From 1.
     pub step: u64,
     /// Mean over the step's supervised tokens, in nats, before the step; `null` where it is not finite.
+    #[serde(deserialize_with = "or_nan")]
     pub loss: f64,
     pub lr: f64,
     /// Before clipping.
+    #[serde(deserialize_with = "or_nan")]
     pub grad_norm: f64,
     /// Tokens read, filling left out, by the time from the last step's end to this one's.
     pub tokens_per_s: f64,
-    /// The most bytes that tensors took during the step.
+    /// The most bytes that tensors took during the step, and the optimizer beside them.
     pub peak_bytes: u64,
     pub tokens: u64,
-    /// From 0.
-    pub epoch: u64,
+    /// How often the data was read when the step was done, the part of the running epoch included: as transformers counts it. Where
+    /// the rows of an epoch were not counted (`max_steps`), epochs that are through alone.
+    pub epoch: f64,
     /// Whether loss or gradient was not finite, so that nothing was learned.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
+    /// Which of them was not: the loss, or the gradient of a tensor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_finite: Option<String>,
     /// Of the validation part, where it was measured after this step.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval_loss: Option<f64>,
+}
+
+/// JSON has no NaN: it was written as `null`.
+fn or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
+/// The loss over the steps of this call that learned something.
+#[derive(Default)]
+pub(crate) struct Learned {
+    sum: f64,
+    steps: u64,
+    /// What was not finite in the last step that learned nothing.
+    pub last_fault: Option<String>,
+}
+
+impl Learned {
+    pub fn add(&mut self, metrics: &StepMetrics) {
+        match &metrics.not_finite {
+            Some(fault) => self.last_fault = Some(fault.clone()),
+            None => {
+                self.sum += metrics.loss;
+                self.steps += 1;
+            }
+        }
+    }
+
+    pub fn mean(&self) -> Option<f64> {
+        (self.steps > 0).then(|| self.sum / self.steps as f64)
+    }
 }
 
 pub(crate) struct MetricsFile {

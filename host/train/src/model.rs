@@ -110,10 +110,20 @@ impl UnswagModel {
     /// # Errors
     /// The adapter is unsound or does not fit, a file cannot be read, or no memory.
     pub fn for_inference(self, adapter: Option<&Path>) -> Result<TrainingModel, TrainError> {
-        let Some(path) = adapter else {
-            let program = self.program(Trainable::Nothing)?;
-            return self.load(program, Vec::new(), BTreeMap::new(), LoraConfig::default().into());
-        };
+        match adapter {
+            Some(path) => self.from_adapter(path, 0.0, 0),
+            None => {
+                let program = self.program(Trainable::Nothing)?;
+                self.load(program, Vec::new(), BTreeMap::new(), LoraConfig::default().into())
+            }
+        }
+    }
+
+    /// Reads the weights and an adapter to train it further, with this dropout. The seed is of the run's, for what is random in it.
+    ///
+    /// # Errors
+    /// The adapter is unsound or does not fit, a file cannot be read, or no memory.
+    pub fn from_adapter(self, path: &Path, lora_dropout: f64, seed: u64) -> Result<TrainingModel, TrainError> {
         let saved = unswag_adapter::Adapter::open(path)?;
         let ranks: BTreeSet<u64> = saved.modules().iter().map(|module| module.r).collect();
         let [r] = ranks.iter().copied().collect::<Vec<_>>()[..] else {
@@ -126,11 +136,11 @@ impl UnswagModel {
         let config = LoraConfig {
             r,
             lora_alpha: saved.lora_alpha(),
-            lora_dropout: 0.0,
+            lora_dropout,
             use_rslora: saved.use_rslora(),
             use_dora: saved.use_dora(),
             target_modules: saved.modules().iter().map(|module| module.module.clone()).collect(),
-            seed: 0,
+            seed,
         };
         let (program, adapters) = self.with_adapters(&config)?;
         let mut values = BTreeMap::new();
@@ -176,6 +186,15 @@ impl UnswagModel {
         Ok(params.map(|(_, info)| info.shape.iter().product::<u64>()).sum())
     }
 
+    /// Whether a run may write into this folder, which need not be there: never into the model's, nor into the checkpoint that
+    /// surgery rewrote. Nothing is made.
+    ///
+    /// # Errors
+    /// It lies in one of them.
+    pub fn check_output(&self, folder: &Path) -> Result<(), TrainError> {
+        check_outside(folder, &bases(&self.model.path, record_base(&self.model).as_deref()))
+    }
+
     /// The model's checkpoint and graph, for surgery.
     pub fn model(&self) -> &Model {
         &self.model
@@ -211,6 +230,7 @@ impl UnswagModel {
         tuning: Tuning,
     ) -> Result<TrainingModel, TrainError> {
         let torch = self.torch.clone();
+        memory::require_weights(&program, &torch)?;
         let resident_before = Resident::now();
         let graph_params = self.model.graph.params.len();
         let mut hasher = blake3::Hasher::new();
@@ -243,11 +263,13 @@ impl UnswagModel {
             Tuning::Full => graph_masters(&self.model.graph, first),
         };
         let (dtype, nf4, base_digest) = (self.dtype, self.nf4, hasher.finalize().to_hex().to_string());
+        let record_base = record_base(&self.model);
         let Model { path, graph, checkpoint, .. } = self.model;
         Ok(TrainingModel {
             dtype,
             nf4,
             path,
+            record_base,
             graph,
             checkpoint,
             program,
@@ -273,6 +295,19 @@ impl UnswagModel {
         hasher.update(format!("{} {stored} {:?}\n", info.name, info.shape).as_bytes()).update(buffer);
         Ok(torch.tensor_from_bytes(info.shape, stored, buffer)?)
     }
+}
+
+fn record_base(model: &Model) -> Option<PathBuf> {
+    model.record.as_ref().map(|record| PathBuf::from(&record.base.path))
+}
+
+/// What a run reads and never changes.
+fn bases<'a>(model: &'a Path, record_base: Option<&'a Path>) -> Vec<&'a Path> {
+    std::iter::once(model).chain(record_base).collect()
+}
+
+fn check_outside(folder: &Path, bases: &[&Path]) -> Result<(), TrainError> {
+    Ok(unswag_checkpoint::check_outside(folder, bases)?)
 }
 
 /// A weight as the program holds it.
@@ -361,6 +396,8 @@ pub(crate) struct Master {
 /// A model whose weights are in memory, ready to be trained.
 pub struct TrainingModel {
     path: PathBuf,
+    /// Where the checkpoint was that surgery rewrote, where it did.
+    record_base: Option<PathBuf>,
     graph: Graph,
     pub(crate) program: Program,
     pub(crate) torch: Torch,
@@ -407,6 +444,14 @@ impl TrainingModel {
 
     pub fn base_path(&self) -> &Path {
         &self.path
+    }
+
+    /// As [`UnswagModel::check_output`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn check_output(&self, folder: &Path) -> Result<(), TrainError> {
+        check_outside(folder, &bases(&self.path, self.record_base.as_deref()))
     }
 
     /// By how much this process's resident memory grew at most since the first weight was read, pages of libraries' files aside.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{TrainError, metrics::StepMetrics};
+use crate::{Change, TrainError, metrics::StepMetrics};
 
 /// Where a run begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +11,14 @@ pub enum Resume {
     Auto,
     /// At this checkpoint.
     From(PathBuf),
+}
+
+/// Where a run went on.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Resumed {
+    pub path: PathBuf,
+    /// What differs between the checkpoint and this run, and was allowed to.
+    pub changes: Vec<Change>,
 }
 
 /// What a run will do, known before its first step.
@@ -22,7 +30,7 @@ pub struct RunPlan {
     /// Rows of an epoch, where they had to be counted.
     pub rows_per_epoch: Option<u64>,
     pub checkpoint_bytes: u64,
-    /// The most bytes that tensors will take in a step, where the length of rows is known.
+    /// The most bytes that tensors and the optimizer will take in a step, where the length of rows is known.
     pub planned_peak_bytes: Option<u64>,
     /// The most that checkpoints and what is finished take on the disk at once.
     pub disk_bytes: u64,
@@ -30,14 +38,20 @@ pub struct RunPlan {
     pub paged_bytes: u64,
 }
 
-/// How a run ended.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+/// How a run ended. The names are defined in docs/metrics.md.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
 pub struct RunReport {
     pub steps: u64,
     pub skipped_steps: u64,
+    /// The mean over the steps of this call that learned something, in nats per token.
+    pub train_loss: Option<f64>,
     /// Of the last step.
-    pub loss: Option<f64>,
+    pub last_loss: Option<f64>,
+    /// The validation loss that was measured last.
     pub eval_loss: Option<f64>,
+    /// The lowest validation loss of the run, and the step after which it was measured.
+    pub best_eval_loss: Option<f64>,
+    pub best_step: Option<u64>,
     /// The finished adapter; `None` where the run was stopped, or all was trained.
     pub adapter: Option<PathBuf>,
     /// The finished model, where all was trained.
@@ -45,14 +59,20 @@ pub struct RunReport {
     /// The newest checkpoint that this run wrote.
     pub checkpoint: Option<PathBuf>,
     pub stopped: bool,
+    /// Whether the validation loss fell no more, so that the run ended before its last step.
+    pub stopped_early: bool,
+    /// The checkpoint that the run went on from, and what differed.
+    pub resumed: Option<Resumed>,
     /// Tokens read in this run, and the time that its steps took.
     pub tokens: u64,
     pub train_seconds: f64,
-    /// The most bytes that tensors took, and were planned to take.
+    /// The most bytes that tensors and the optimizer took, and were planned to take.
     pub peak_bytes: u64,
     pub planned_peak_bytes: Option<u64>,
+    /// The optimizer's share of them: the trained tensors in f32, and its moments.
+    pub optimizer_bytes: u64,
     /// By how much the process's resident memory grew at most since the first weight was read, code aside, and was planned to grow:
-    /// tensors, optimizer state, the trained tensors in f32, and what operations take within one call.
+    /// the peak, what operations take within one call, and libtorch's own.
     pub resident_growth_bytes: Option<u64>,
     pub planned_growth_bytes: Option<u64>,
 }
@@ -66,6 +86,8 @@ pub trait Observer {
     fn saved(&mut self, _path: &Path) {}
     /// Something that does not end the run: a checkpoint that is not whole was passed over, an old one could not be removed.
     fn warned(&mut self, _warning: &TrainError) {}
+    /// So many rows of a measurement are through, with the sum of their loss in nats and the tokens it was taken on.
+    fn measured(&mut self, _rows: u64, _loss_sum: f64, _tokens: u64) {}
     /// Asked between batches: whether to write a checkpoint and end.
     fn wants_stop(&mut self) -> bool {
         false

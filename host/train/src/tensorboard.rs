@@ -134,7 +134,7 @@ fn scalars(metrics: &StepMetrics) -> Vec<(&'static str, f64)> {
         ("train/loss", metrics.loss),
         ("train/grad_norm", metrics.grad_norm),
         ("train/learning_rate", metrics.lr),
-        ("train/epoch", metrics.epoch as f64),
+        ("train/epoch", metrics.epoch),
         ("train/tokens_per_s", metrics.tokens_per_s),
         ("train/peak_bytes", metrics.peak_bytes as f64),
     ];

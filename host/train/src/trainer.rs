@@ -28,7 +28,9 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// Whether loss or gradient was not finite, so that nothing was learned.
     pub skipped: bool,
-    /// The most bytes that tensors took during the step.
+    /// Which of them was not: the loss, or the gradient of a tensor.
+    pub not_finite: Option<String>,
+    /// The most bytes that tensors took during the step, and the optimizer beside them.
     pub peak_bytes: u64,
 }
 
@@ -94,17 +96,32 @@ impl Trainer {
         self.damaged
     }
 
-    /// The most bytes of tensors that a step was planned to take, where the length of rows was given.
+    /// What is in memory belongs to no step of this run from here on.
+    pub(crate) fn set_damaged(&mut self) {
+        self.damaged = true;
+    }
+
+    /// The most bytes of tensors and of the optimizer that a step was planned to take, where the length of rows was given: what
+    /// `unswag plan` calls the peak, and what a memory budget bounds.
     pub fn planned_peak_bytes(&self) -> Option<u64> {
         self.memory.planned_bytes
     }
 
-    /// The same with the optimizer's state and the trained tensors in f32: by so much the process should grow.
+    /// The same with what operations take within a call, and libtorch's own: by so much the process should grow.
     pub fn planned_growth_bytes(&self) -> Option<u64> {
         self.memory.planned_growth_bytes
     }
 
-    /// Bytes of the optimizer's state.
+    /// Bytes of the optimizer in memory: the trained tensors in f32, and its moments, of which a paged one has its budget in memory.
+    pub fn optimizer_bytes(&self) -> u64 {
+        let moments = match &self.states {
+            States::Resident(_) => self.states.bytes(),
+            States::Paged(_) => self.states.bytes().min(self.arguments.optim_memory_budget),
+        };
+        4 * self.model.trainable_parameters() + moments
+    }
+
+    /// Bytes of the optimizer's state, wherever it lies.
     pub fn state_bytes(&self) -> u64 {
         self.states.bytes()
     }
@@ -153,19 +170,24 @@ impl Trainer {
                 None => program.step(torch, params, batch, &step, &mut grads)?,
             };
         }
-        let peak_bytes = meter.peak();
+        let peak_bytes = meter.peak() + self.optimizer_bytes();
+        let mut not_finite = (!loss.is_finite()).then(|| "the loss".to_owned());
         let mut squares = 0.0;
         for master in &model.masters {
             if let Some(grad) = grads.get(master.param) {
-                squares += grad.with_f32(|grad| grad.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>())?;
+                let sum = grad.with_f32(|grad| grad.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>())?;
+                if !sum.is_finite() {
+                    not_finite.get_or_insert_with(|| format!("the gradient of {}", master.name));
+                }
+                squares += sum;
             }
         }
         let grad_norm = squares.sqrt();
-        let skipped = !(loss.is_finite() && grad_norm.is_finite());
-        if skipped {
+        if let Some(what) = &not_finite {
             let in_a_row = self.progress.skipped_in_a_row + 1;
             if in_a_row >= self.arguments.max_skipped_in_a_row {
-                return Err(TrainError::NotFinite { step: number, in_a_row, learning_rate });
+                let (what, why) = (what.clone(), model.why_not_finite());
+                return Err(TrainError::NotFinite { step: number, what, in_a_row, learning_rate, why });
             }
             self.progress.skipped_in_a_row = in_a_row;
             self.progress.skipped_steps += 1;
@@ -178,7 +200,8 @@ impl Trainer {
         }
         // Last: whatever fails before leaves the run at the step before.
         self.progress.step = number;
-        Ok(Some(StepReport { step: number, loss, grad_norm, skipped, peak_bytes }))
+        let skipped = not_finite.is_some();
+        Ok(Some(StepReport { step: number, loss, grad_norm, skipped, not_finite, peak_bytes }))
     }
 
     fn update(&mut self, grads: &Grads<TorchTensor>, grad_norm: f64, learning_rate: f64) -> Result<(), TrainError> {

@@ -9,18 +9,23 @@ use std::{
     time::Instant,
 };
 
-use unswag_checkpoint::{Disk, RealDisk, Staging, human_bytes};
-use unswag_data::{Batch, DataLoader, Position, Row};
+use unswag_checkpoint::{Disk, RealDisk, Staging};
+use unswag_data::{DataLoader, Position};
 
 use crate::{
-    Observer, Resume, RunPlan, RunReport, Schedule, TrainError, Trainer, TrainingArguments, TrainingModel, adapter,
-    checkpoint,
+    Allowed, Observer, Resume, Resumed, RunPlan, RunReport, Schedule, TrainError, Trainer, TrainingArguments,
+    TrainingModel, adapter,
+    batch::take_batches,
+    best::Best,
+    checkpoint::{self, RunState},
     evaluate::evaluate,
-    folder::{is_one_disk, is_same, remove_litter},
+    folder::{is_same, remove_litter},
     full,
-    metrics::{METRICS, MetricsFile, StepMetrics},
+    metrics::{Learned, METRICS, MetricsFile, StepMetrics},
     optimizer::States,
     save_adapter, save_model,
+    settings::DATA,
+    space,
     tensorboard::EventFile,
 };
 
@@ -42,6 +47,10 @@ pub struct UnswagTrainer {
     /// Whether what lies in the folder is of the run that goes on.
     goes_on: bool,
     last_saved: Option<(u64, PathBuf)>,
+    resumed: Option<Resumed>,
+    best: Option<Best>,
+    /// A step whose validation loss was being measured when the run was stopped: it is measured before the next step.
+    unmeasured: Option<StepMetrics>,
     warnings: Vec<TrainError>,
     lock: Option<File>,
 }
@@ -70,6 +79,9 @@ impl UnswagTrainer {
             writes_events: false,
             goes_on: false,
             last_saved: None,
+            resumed: None,
+            best: None,
+            unmeasured: None,
             warnings: Vec::new(),
             lock: None,
         })
@@ -134,6 +146,16 @@ impl UnswagTrainer {
     /// # Errors
     /// The checkpoint asked for is not whole, or was written with other settings, another base or other data.
     pub fn resume(&mut self, from: &Resume) -> Result<Option<PathBuf>, TrainError> {
+        Ok(self.resume_changed(from, &Allowed::default())?.map(|resumed| resumed.path))
+    }
+
+    /// The same, where settings may differ from the checkpoint's. The run's length always may, as in transformers. Of other data
+    /// the epoch is read from its start.
+    ///
+    /// # Errors
+    /// As [`UnswagTrainer::resume`], for what was not allowed to differ.
+    pub fn resume_changed(&mut self, from: &Resume, allowed: &Allowed) -> Result<Option<Resumed>, TrainError> {
+        self.trainer.model().check_output(&self.folder)?;
         self.take_lock()?;
         let found = match from {
             Resume::From(path) => Some((path.clone(), checkpoint::open(path)?)),
@@ -151,16 +173,31 @@ impl UnswagTrainer {
             self.goes_on = true;
             return Ok(None);
         };
-        let settings = checkpoint::settings(&self.trainer, &self.schedule);
         let fingerprint = self.data.position().fingerprint;
-        checkpoint::check(&path, &state, &settings, &fingerprint)?;
+        let changes = checkpoint::changes(&path, &state, &self.trainer, &self.schedule, &fingerprint, allowed)?;
+        if state.progress.step > self.schedule.total_steps {
+            return Err(TrainError::Argument {
+                what: "max_steps",
+                expected: format!("at least {}, the step of {}", state.progress.step, path.display()),
+                got: self.schedule.total_steps.to_string(),
+            });
+        }
         self.make_folder_of_state()?;
         checkpoint::restore(&mut self.trainer, &path, &state)?;
-        self.data.seek(&state.position)?;
+        match changes.iter().any(|change| change.setting == DATA) {
+            true => self.data.start_epoch(state.position.epoch),
+            false => self.data.seek(&state.position)?,
+        }
         // A checkpoint of elsewhere begins a run of its own here.
         self.goes_on = is_same(path.parent(), &self.folder);
         self.last_saved = Some((state.progress.step, path.clone()));
-        Ok(Some(path))
+        // Of a best that no checkpoint holds, nothing could be published.
+        let keeps_best = self.trainer.arguments().load_best_model_at_end;
+        let is_there = |best: &Best| !keeps_best || checkpoint::path_of(&self.folder, best.step).is_dir();
+        self.best = state.best.filter(|best| self.goes_on && is_there(best));
+        self.unmeasured = state.unmeasured.filter(|_| self.goes_on);
+        self.resumed = Some(Resumed { path, changes });
+        Ok(self.resumed.clone())
     }
 
     fn newest_whole(&mut self) -> Option<(PathBuf, checkpoint::TrainerState)> {
@@ -187,23 +224,16 @@ impl UnswagTrainer {
         }
         let mut report = RunReport {
             steps: plan.first_step,
-            skipped_steps: 0,
-            loss: None,
-            eval_loss: None,
-            adapter: None,
-            model: None,
-            checkpoint: None,
-            stopped: false,
-            tokens: 0,
-            train_seconds: 0.0,
-            peak_bytes: 0,
+            resumed: self.resumed.clone(),
             planned_peak_bytes: plan.planned_peak_bytes,
-            resident_growth_bytes: None,
+            optimizer_bytes: self.trainer.optimizer_bytes(),
             planned_growth_bytes: self.trainer.planned_growth_bytes(),
+            ..RunReport::default()
         };
         let result = self.run(&mut logs, &mut report, observer);
         if let Err(error) = &result
             && !error.is_disk_full()
+            && !matches!(error, TrainError::NothingLearned { .. })
         {
             // The error counts; that a checkpoint could not be written after it is a warning.
             match self.save(observer) {
@@ -211,6 +241,7 @@ impl UnswagTrainer {
                 Err(second) => observer.warned(&second),
             }
         }
+        (report.best_eval_loss, report.best_step) = self.best.map(|best| (best.eval_loss, best.step)).unzip();
         report.checkpoint = self.last_saved.as_ref().map(|(_, path)| path.clone());
         report.steps = self.trainer.progress().step;
         report.resident_growth_bytes = self.trainer.model().resident_growth_bytes();
@@ -224,6 +255,9 @@ impl UnswagTrainer {
             let path = path.to_owned();
             move |source| TrainError::Io { path, action, source }
         };
+        // Before anything is made: already an empty folder would change the base.
+        self.trainer.model().check_output(&self.folder)?;
+        self.check_best()?;
         fs::create_dir_all(&self.folder).map_err(io(&self.folder, "make this folder"))?;
         self.take_lock()?;
         let finished = self.finished();
@@ -249,51 +283,16 @@ impl UnswagTrainer {
         {
             return Err(TrainError::NothingSupervised);
         }
-        self.check_space()?;
+        space::require(&self.plan(), &self.trainer.states, &self.folder, self.disk.as_ref())?;
         if let States::Paged(paged) = &mut self.trainer.states {
             paged.open()?;
         }
-        let step = self.trainer.progress().step;
+        // The line of a step that is measured once more is written once more.
+        let step = self.trainer.progress().step - u64::from(self.unmeasured.is_some());
         Ok(Logs {
             metrics: self.writes_metrics.then(|| MetricsFile::open(&self.folder, step)).transpose()?,
             events: self.writes_events.then(|| EventFile::create(&self.folder, self.goes_on, step)).transpose()?,
         })
-    }
-
-    /// Whether there is room for all that will be written. Paged state takes its own as soon as its file is made.
-    fn check_space(&self) -> Result<(), TrainError> {
-        let fits = |path: &Path, needed: u64, what, next| {
-            let failed = |source| TrainError::Io { path: path.to_owned(), action: "ask for free space", source };
-            let free = self.disk.free_bytes(path).map_err(failed)?;
-            if free >= needed {
-                return Ok(());
-            }
-            let [needed, free] = [needed, free].map(human_bytes);
-            Err(TrainError::DiskSpace { path: path.to_owned(), what, needed, free, next })
-        };
-        let checkpoints = "the checkpoints of this run";
-        let fewer = "free some space, or set save_total_limit";
-        let plan = self.plan();
-        let state = match &self.trainer.states {
-            States::Paged(paged) if !paged.is_open() => Some(paged.folder()),
-            _ => None,
-        };
-        match state {
-            None => fits(&self.folder, plan.disk_bytes, checkpoints, fewer),
-            Some(folder) if is_one_disk(folder, &self.folder) => {
-                let needed = plan.disk_bytes.saturating_add(plan.paged_bytes);
-                fits(&self.folder, needed, "the checkpoints of this run and its optimizer's paged state", fewer)
-            }
-            Some(folder) => {
-                fits(
-                    folder,
-                    plan.paged_bytes,
-                    "the optimizer's paged state",
-                    "free some space, or name another folder",
-                )?;
-                fits(&self.folder, plan.disk_bytes, checkpoints, fewer)
-            }
-        }
     }
 
     /// Before its file can be made.
@@ -324,32 +323,105 @@ impl UnswagTrainer {
         Ok(())
     }
 
+    /// # Errors
+    /// What is to be chosen by the validation loss, and nothing measures it.
+    fn check_best(&self) -> Result<(), TrainError> {
+        let arguments = self.trainer.arguments();
+        let needs = match (arguments.load_best_model_at_end, arguments.early_stopping_patience) {
+            (true, _) => "load_best_model_at_end",
+            (false, Some(_)) => "early_stopping_patience",
+            (false, None) => return Ok(()),
+        };
+        if self.validation.is_some() && arguments.eval_steps > 0 {
+            return Ok(());
+        }
+        Err(TrainError::Argument {
+            what: needs,
+            expected: "validation data and eval_steps: it goes by the validation loss".into(),
+            got: if self.validation.is_some() { "no eval_steps" } else { "no validation data" }.into(),
+        })
+    }
+
     fn run(&mut self, logs: &mut Logs, report: &mut RunReport, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let mut learned = Learned::default();
         let mut clock = Instant::now();
-        while self.trainer.progress().step < self.schedule.total_steps {
-            let before = self.data.position();
-            let Some((mut metrics, is_due)) = self.one_step(&before, &mut clock, report, observer)? else {
-                return self.stop(report, observer);
+        loop {
+            let (mut metrics, is_due) = match self.unmeasured.take() {
+                Some(metrics) => (metrics, true),
+                None if self.has_ended() => break,
+                None => {
+                    let before = self.data.position();
+                    let Some(done) = self.one_step(&before, &mut clock, report, observer)? else {
+                        return self.stop(report, observer);
+                    };
+                    learned.add(&done.0);
+                    report.train_loss = learned.mean();
+                    done
+                }
             };
-            let mut is_stopped = false;
+            let mut is_best = false;
             if is_due && let Some(validation) = &mut self.validation {
                 let rows = self.trainer.arguments().per_device_train_batch_size as usize;
-                let measured = evaluate(self.trainer.model(), validation.as_mut(), rows, observer)?;
-                is_stopped = measured.is_none();
-                metrics.eval_loss = measured.map(|measured| measured.loss);
+                let measured = match evaluate(self.trainer.model(), validation.as_mut(), rows, observer) {
+                    Ok(Some(measured)) => measured,
+                    Ok(None) => {
+                        // Its line is written when it is measured, by the run that goes on.
+                        self.unmeasured = Some(metrics);
+                        return self.stop(report, observer);
+                    }
+                    Err(error) => {
+                        logs.append(&metrics, observer)?;
+                        return Err(error);
+                    }
+                };
+                metrics.eval_loss = Some(measured.loss);
                 report.eval_loss = metrics.eval_loss;
+                let threshold = self.trainer.arguments().early_stopping_threshold;
+                let best = Best::after(self.best, metrics.step, measured.loss, threshold);
+                is_best = best.step == metrics.step;
+                self.best = Some(best);
                 clock = Instant::now();
             }
             logs.append(&metrics, observer)?;
             observer.stepped(&metrics);
-            if is_stopped {
-                return self.stop(report, observer);
-            }
-            let every = self.trainer.arguments().save_steps;
-            if every > 0 && metrics.step.is_multiple_of(every) {
+            let arguments = self.trainer.arguments();
+            let is_kept = is_best && arguments.load_best_model_at_end;
+            if is_kept || (arguments.save_steps > 0 && metrics.step.is_multiple_of(arguments.save_steps)) {
                 self.save(observer)?;
                 clock = Instant::now();
             }
+        }
+        report.stopped_early = self.trainer.progress().step < self.schedule.total_steps;
+        self.finish(learned.last_fault, report, observer)
+    }
+
+    /// Whether all steps are taken, or the validation loss has not fallen for long enough.
+    fn has_ended(&self) -> bool {
+        let patience = self.trainer.arguments().early_stopping_patience;
+        let has_waited = self.best.zip(patience).is_some_and(|(best, patience)| best.waited >= patience);
+        has_waited || self.trainer.progress().step >= self.schedule.total_steps
+    }
+
+    /// Publishes what was trained: the last weights, or the best ones where that was asked for.
+    fn finish(
+        &mut self,
+        last_fault: Option<String>,
+        report: &mut RunReport,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let progress = self.trainer.progress();
+        if progress.updates == 0 && progress.step > 0 {
+            return Err(TrainError::NothingLearned {
+                steps: progress.step,
+                what: last_fault.unwrap_or_else(|| "the loss or a gradient".to_owned()),
+                why: self.trainer.model().why_not_finite(),
+            });
+        }
+        if self.trainer.arguments().load_best_model_at_end
+            && let Some(best) = self.best.filter(|best| best.step != progress.step)
+        {
+            let path = checkpoint::path_of(&self.folder, best.step);
+            checkpoint::restore_weights(&mut self.trainer, &path)?;
         }
         let (model, finished) = (self.trainer.model(), self.finished());
         again(observer, || match model.lora() {
@@ -402,7 +474,7 @@ impl UnswagTrainer {
         report.tokens += tokens;
         report.train_seconds += seconds;
         report.peak_bytes = report.peak_bytes.max(done.peak_bytes);
-        report.loss = Some(done.loss);
+        report.last_loss = Some(done.loss).filter(|loss| loss.is_finite());
         let metrics = StepMetrics {
             step: done.step,
             loss: done.loss,
@@ -411,13 +483,22 @@ impl UnswagTrainer {
             tokens_per_s: tokens as f64 / seconds.max(1e-9),
             peak_bytes: done.peak_bytes,
             tokens,
-            epoch: self.data.epoch(),
+            epoch: self.epochs_at(done.step),
             skipped: done.skipped,
+            not_finite: done.not_finite,
             eval_loss: None,
         };
         let is_last = done.step == self.schedule.total_steps;
         let is_due = is_last || (eval_steps > 0 && done.step.is_multiple_of(eval_steps));
         Ok(Some((metrics, is_due)))
+    }
+
+    /// Epochs that are through after a step, the part of the running one included where its rows were counted.
+    fn epochs_at(&self, step: u64) -> f64 {
+        match self.rows_per_epoch.map(|rows| self.trainer.arguments().steps_per_epoch(rows)) {
+            Some(steps @ 1..) => step as f64 / steps as f64,
+            _ => self.data.epoch() as f64,
+        }
     }
 
     fn stop(&mut self, report: &mut RunReport, observer: &mut dyn Observer) -> Result<(), TrainError> {
@@ -432,15 +513,20 @@ impl UnswagTrainer {
         if stands || step == 0 || self.trainer.is_damaged() {
             return Ok(());
         }
-        let settings = checkpoint::settings(&self.trainer, &self.schedule);
-        let position = self.data.position();
+        let run = RunState {
+            position: self.data.position(),
+            schedule: &self.schedule,
+            best: self.best,
+            unmeasured: self.unmeasured.as_ref(),
+        };
         let (trainer, folder, disk) = (&mut self.trainer, &self.folder, self.disk.as_ref());
-        let path = again(observer, || checkpoint::save(trainer, &position, settings.clone(), folder, disk))?;
+        let path = again(observer, || checkpoint::save(trainer, &run, folder, disk))?;
         observer.saved(&path);
-        if let Some(limit) = self.trainer.arguments().save_total_limit
-            && let Err(error) = checkpoint::prune(&self.folder, limit, &path, self.disk.as_ref())
-        {
-            observer.warned(&error);
+        if let Some(limit) = self.trainer.arguments().save_total_limit {
+            let best = self.best.filter(|_| self.trainer.arguments().load_best_model_at_end).map(|best| best.step);
+            if let Err(error) = checkpoint::prune(&self.folder, limit, &path, best, self.disk.as_ref()) {
+                observer.warned(&error);
+            }
         }
         self.last_saved = Some((step, path));
         Ok(())
@@ -486,38 +572,4 @@ pub(crate) fn plan_steps(
     }
     let rows = data.epoch_size()?.rows;
     Ok((arguments.schedule(arguments.steps(rows)), Some(rows)))
-}
-
-/// The batches of one optimizer step and their tokens: so many, but never across the end of an epoch.
-fn take_batches(data: &mut dyn DataLoader, rows: usize, count: usize) -> Result<(Vec<Batch>, u64), TrainError> {
-    let mut ends = 0;
-    loop {
-        let (mut batches, mut tokens, mut supervised) = (Vec::new(), 0, 0);
-        while batches.len() < count {
-            let mut taken: Vec<Row> = Vec::new();
-            while taken.len() < rows
-                && let Some(row) = data.next_row()?
-            {
-                taken.push(row);
-            }
-            if taken.is_empty() {
-                break;
-            }
-            tokens += taken.iter().map(|row| row.len() as u64).sum::<u64>();
-            supervised += taken.iter().map(Row::supervised_tokens).sum::<usize>();
-            // What fills a short row is never attended to or learned, so any id of the vocabulary will do.
-            batches.push(Batch::new(&taken, 0));
-        }
-        // A step that no loss is taken on would teach nothing: the last block of an epoch can be a single token.
-        if supervised > 0 {
-            return Ok((batches, tokens));
-        }
-        if batches.is_empty() {
-            ends += 1;
-            if ends > 1 {
-                return Err(TrainError::NothingSupervised);
-            }
-            data.start_epoch(data.epoch() + 1);
-        }
-    }
 }

@@ -78,6 +78,81 @@ fn stopped_at_any_batch_a_run_comes_to_the_same_bits() {
     }
 }
 
+/// Asked between the rows of a measurement, too: what was measured in part is measured when the run goes on.
+#[test]
+fn stopped_while_it_measures_a_run_has_every_measurement_in_the_end() {
+    let house = House::new();
+    let arguments = || TrainingArguments {
+        eval_steps: 2,
+        load_best_model_at_end: true,
+        early_stopping_patience: Some(9),
+        max_steps: Some(4),
+        gradient_accumulation_steps: 1,
+        save_steps: 0,
+        ..arguments(Optim::AdamwTorch)
+    };
+    let end = |folder: &str, observer: &mut dyn Observer| {
+        let mut trainer = house.trainer(folder, arguments()).with_validation(Box::new(house.validation()));
+        trainer.resume(&Resume::Auto).expect("sound");
+        trainer.train(observer).expect("trained")
+    };
+    let whole = end("whole", &mut ());
+    assert!(whole.eval_loss.is_some() && whole.best_step.is_some(), "{whole:?}");
+    let mut measuring = 0;
+    for stops_at in 1.. {
+        let folder = format!("stopped {stops_at}");
+        let report = end(&folder, &mut Stopper { stops_at: Some(stops_at), ..Stopper::default() });
+        if !report.stopped {
+            break;
+        }
+        let state = report.checkpoint.map(|path| fs::read_to_string(path.join("trainer_state.json")).expect("there"));
+        measuring += usize::from(state.is_some_and(|state| state.contains("\"unmeasured\"")));
+        let report = end(&folder, &mut ());
+        assert_eq!((report.eval_loss, report.best_eval_loss), (whole.eval_loss, whole.best_eval_loss), "{folder}");
+        let lines = |folder: &str| {
+            left(&house.path(folder)).into_iter().find(|(name, _)| name == "metrics.jsonl").expect("lines").1
+        };
+        assert!(lines(&folder) == lines("whole"), "{folder}: the metrics differ");
+    }
+    assert!(measuring > 3, "stopped only {measuring} times while it measured");
+}
+
+/// A kill during the removal of an old checkpoint is a disk that fails from then on.
+#[test]
+fn a_kill_while_old_checkpoints_are_removed_leaves_no_half_under_its_name() {
+    let house = House::new();
+    let arguments = || TrainingArguments {
+        max_steps: Some(3),
+        save_steps: 1,
+        save_total_limit: Some(1),
+        ..arguments(Optim::Lion32bit)
+    };
+    let (mut removing, mut at) = (0, 30);
+    loop {
+        let folder = format!("killed {at}");
+        let disk = FaultyDisk::new(at, Fault::Error(Errno::IO));
+        let mut observer = Stopper::default();
+        let trained = house.trainer(&folder, arguments()).with_disk(Box::new(disk)).train(&mut observer);
+        removing += usize::from(observer.warnings.iter().any(|warning| warning.contains("cannot remove it")));
+        for entry in fs::read_dir(house.path(&folder)).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with("checkpoint-") {
+                let files = fs::read_dir(entry.path()).expect("a folder").count();
+                assert_eq!(files, 4, "change {at}: {}", entry.path().display());
+            }
+        }
+        if trained.is_ok() {
+            break;
+        }
+        // What is left is removed by the next run.
+        end(&house, &folder, arguments(), &mut ());
+        let names: Vec<_> =
+            fs::read_dir(house.path(&folder)).expect("a folder").flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(names.len(), 3, "change {at}: {names:?}");
+        at += 1;
+    }
+    assert!(removing > 1, "the disk failed only {removing} times while something was removed");
+}
+
 #[test]
 fn a_full_disk_pauses_the_run_and_loses_nothing() {
     let house = House::new();

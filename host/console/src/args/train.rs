@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{ArgAction, Args, ValueEnum, ValueHint};
+use clap::{ArgAction, ArgGroup, Args, ValueEnum, ValueHint};
 
 use super::{Compute, plan::size};
 
@@ -19,9 +19,12 @@ Examples:
   unswag train ./SmolLM2-135M --data plays/*.txt --load-in-4bit --bnb-4bit-use-double-quant -o run     QLoRA
   unswag train ./SmolLM2-135M --data corpus.jsonl --text-field body --dry-run -o run     check everything, train nothing
   unswag train ./SmolLM2-135M --data plays/*.txt -o run --resume-from-checkpoint auto
+  unswag train ./SmolLM2-135M --data plays/*.txt -o run --resume-from-checkpoint auto --max-steps 200     extend a run of 100
+  unswag train ./SmolLM2-135M --data more.txt --adapter run/adapter -o run2     a new run from an adapter's weights
 
 In the output folder: adapter/ (PEFT loads it) or, with --full-finetuning, model/; metrics.jsonl (one object per step);
-checkpoint-N/; and with --report-to jsonl,tensorboard what `tensorboard --logdir run` shows.
+checkpoint-N/; and with --report-to jsonl,tensorboard what `tensorboard --logdir run` shows. docs/metrics.md defines each figure.
+Where the disk is full, training waits until there is space, and says so; Ctrl-C gives up.
 Exit status: 0 done; 2 could not be done; 130 stopped, with a checkpoint to go on from.")]
 pub struct Train {
     /// A .safetensors file, a folder with config.json and weights, or a hub cache snapshot.
@@ -36,6 +39,15 @@ pub struct Train {
     pub validation: Validation,
     #[command(flatten)]
     pub lora: Lora,
+    /// Start a new run from the weights of an adapter in PEFT's format; its rank, scale and layers are the adapter's.
+    #[arg(
+        long,
+        value_name = "DIR",
+        value_hint = ValueHint::DirPath,
+        help_heading = "LoRA",
+        conflicts_with_all = ["lora_r", "lora_alpha", "lora_target_modules", "use_rslora", "use_dora", "full_finetuning"]
+    )]
+    pub adapter: Option<PathBuf>,
     #[command(flatten)]
     pub length: Length,
     #[command(flatten)]
@@ -43,14 +55,16 @@ pub struct Train {
     #[command(flatten)]
     pub saving: Saving,
     /// Of the adapters' first weights, of the data's order and of dropout.
-    #[arg(long, value_name = "N", default_value_t = 42)]
+    #[arg(long, aliases = ["random-state", "random-seed"], value_name = "N", default_value_t = 42)]
     pub seed: u64,
     #[command(flatten)]
     pub compute: Compute,
     /// Keep only what comes into each layer, and compute the rest again: less memory, more time, the same result.
     #[arg(long, help_heading = "Memory")]
     pub gradient_checkpointing: bool,
-    /// Choose what each layer keeps so that tensors take no more than this, and the step is as fast as it can be then.
+    /// Choose what each layer keeps so that weights, gradients, activations and the optimizer (masters in f32 and moments) take no more
+    /// than this together, and the step is as fast as it can be then. What operations take within one call and libtorch's own 22 MiB
+    /// come on top.
     #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with = "gradient_checkpointing", help_heading = "Memory")]
     pub memory_budget: Option<u64>,
     /// Let layers write what they keep into a file in this folder until their backward is due, where the budget asks for it. A
@@ -64,6 +78,18 @@ pub struct Train {
     #[arg(long)]
     pub dry_run: bool,
 }
+
+/// What transformers, TRL, axolotl, Unsloth and LLaMA-Factory call the tokens of a row.
+pub(super) const SEQUENCE_LENGTH: [&str; 8] = [
+    "seq-len",
+    "sequence-len",
+    "seq-length",
+    "sequence-length",
+    "max-seq-len",
+    "max-seq-length",
+    "max-length",
+    "cutoff-len",
+];
 
 /// What is read, and how it is cut into rows.
 #[derive(Clone, Debug, Args)]
@@ -79,13 +105,13 @@ pub struct Data {
     #[arg(long)]
     pub chat: bool,
     /// Tokens of a row; of a conversation, the most.
-    #[arg(long, value_name = "N", default_value_t = 1024)]
+    #[arg(long, aliases = SEQUENCE_LENGTH, value_name = "N", default_value_t = 1024)]
     pub block_size: usize,
     /// Tokens that a row has in common with the one before it. [default: 0]
     #[arg(long, value_name = "N", conflicts_with_all = ["chat", "packing"])]
     pub overlap: Option<usize>,
     /// Put several whole documents or conversations into a row, each attended to on its own.
-    #[arg(long)]
+    #[arg(long, alias = "sample-packing")]
     pub packing: bool,
     /// What becomes of a conversation that is longer than a row.
     #[arg(long, value_enum, default_value_t = TooLong::Refuse, requires = "chat")]
@@ -104,7 +130,7 @@ pub enum TooLong {
 }
 
 #[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Data")]
+#[command(next_help_heading = "Data", group(ArgGroup::new("held_out").args(["validation_split", "eval_data"])))]
 pub struct Validation {
     /// Read the rows in the files' own order.
     #[arg(long)]
@@ -113,24 +139,48 @@ pub struct Validation {
     #[arg(long, value_name = "ROWS", default_value_t = 1024)]
     pub shuffle_window: usize,
     /// Keep this share of the data from training, and measure the loss on it.
-    #[arg(long, value_name = "SHARE", requires = "eval_steps")]
+    #[arg(long, aliases = ["val-set-size", "val-size"], value_name = "SHARE", requires = "eval_steps", conflicts_with = "eval_data")]
     pub validation_split: Option<f64>,
-    /// Measure the loss on the validation part every N steps, and at the end.
-    #[arg(long, value_name = "N", requires = "validation_split", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Measure the loss on these files instead, which are read as those of --data are.
+    #[arg(long, aliases = ["validation-data", "validation-file", "eval-file", "eval-dataset"], value_name = "FILE", num_args = 1.., value_hint = ValueHint::FilePath)]
+    pub eval_data: Vec<String>,
+    /// Measure the validation loss every N steps, and at the end; without it, at the end alone.
+    #[arg(long, value_name = "N", requires = "held_out", value_parser = clap::value_parser!(u64).range(1..))]
     pub eval_steps: Option<u64>,
+    /// Publish the weights of the lowest validation loss instead of the last ones. Each new lowest is saved as a checkpoint, which
+    /// --save-total-limit does not remove.
+    #[arg(long, requires = "eval_steps")]
+    pub load_best_model_at_end: bool,
+    /// By what the best weights are chosen: both names are the validation loss.
+    #[arg(long, value_enum, requires = "eval_steps")]
+    pub metric_for_best_model: Option<BestMetric>,
+    /// End the run when N measurements in a row brought the validation loss no lower.
+    #[arg(long, value_name = "N", requires = "eval_steps", value_parser = clap::value_parser!(u64).range(1..))]
+    pub early_stopping_patience: Option<u64>,
+    /// By how much a measurement must be lower to count as lower, in nats per token. [default: 0]
+    #[arg(long, value_name = "NATS", requires = "early_stopping_patience")]
+    pub early_stopping_threshold: Option<f64>,
+}
+
+/// Transformers' names of one figure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum BestMetric {
+    EvalLoss,
+    Loss,
 }
 
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "LoRA")]
 pub struct Lora {
     /// The rank.
-    #[arg(long, value_name = "R", default_value_t = 8)]
+    #[arg(long, aliases = ["lora-rank", "rank"], value_name = "R", default_value_t = 8)]
     pub lora_r: u64,
     /// The adapters' output is multiplied by alpha / r.
     #[arg(long, value_name = "ALPHA", default_value_t = 8.0)]
     pub lora_alpha: f64,
     /// Last parts of module paths (q_proj), whole paths, or all-linear: every linear layer but the head.
-    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',', default_value = "all-linear")]
+    #[arg(long, aliases = ["target-modules", "lora-target"], value_name = "NAME", num_args = 1.., value_delimiter = ',', default_value = "all-linear")]
     pub lora_target_modules: Vec<String>,
     /// Multiply by alpha / sqrt(r) instead (rsLoRA).
     #[arg(long)]
@@ -144,6 +194,7 @@ pub struct Lora {
     /// Train every weight instead of adapters. What comes out is a whole model.
     #[arg(
         long,
+        alias = "full-fine-tuning",
         conflicts_with_all = ["lora_r", "lora_alpha", "lora_target_modules", "use_rslora", "lora_dropout", "use_dora", "load_in_4bit"]
     )]
     pub full_finetuning: bool,
@@ -156,13 +207,13 @@ pub struct Length {
     #[arg(long, value_name = "N", conflicts_with = "num_epochs", value_parser = clap::value_parser!(u64).range(1..))]
     pub max_steps: Option<u64>,
     /// Times to read the data, parts of one too.
-    #[arg(long, visible_alias = "num-train-epochs", value_name = "N", default_value_t = 3.0)]
+    #[arg(long, visible_alias = "num-train-epochs", alias = "epochs", value_name = "N", default_value_t = 3.0)]
     pub num_epochs: f64,
     /// Rows of a batch.
-    #[arg(long, visible_alias = "batch-size", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    #[arg(long, visible_alias = "batch-size", aliases = ["micro-batch-size", "per-device-batch-size", "train-batch-size"], value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     pub per_device_train_batch_size: u64,
     /// Batches of an optimizer step.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    #[arg(long, aliases = ["grad-accum", "grad-accum-steps", "gradient-accumulation"], value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     pub gradient_accumulation_steps: u64,
 }
 
@@ -171,9 +222,9 @@ pub struct Length {
 pub struct Optimizer {
     #[arg(long, value_enum, default_value_t = Optim::AdamwTorch)]
     pub optim: Optim,
-    #[arg(long, value_name = "RATE", default_value_t = 5e-5)]
+    #[arg(long, visible_alias = "lr", value_name = "RATE", default_value_t = 5e-5)]
     pub learning_rate: f64,
-    #[arg(long, value_enum, default_value_t = Scheduler::Linear)]
+    #[arg(long, aliases = ["lr-scheduler", "scheduler"], value_enum, default_value_t = Scheduler::Linear)]
     pub lr_scheduler_type: Scheduler,
     /// Steps in which the learning rate rises from 0.
     #[arg(long, value_name = "N", conflicts_with = "warmup_ratio")]
@@ -192,7 +243,7 @@ pub struct Optimizer {
     #[arg(long, value_name = "EPS", default_value_t = 1e-8)]
     pub adam_epsilon: f64,
     /// The gradient's norm over all that is trained is brought down to this; 0 leaves it alone.
-    #[arg(long, value_name = "NORM", default_value_t = 1.0)]
+    #[arg(long, alias = "gradient-clipping", value_name = "NORM", default_value_t = 1.0)]
     pub max_grad_norm: f64,
 }
 
@@ -206,8 +257,13 @@ pub struct Saving {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub save_total_limit: Option<u64>,
     /// Go on from a checkpoint: `auto` takes the newest whole one of the output folder, and starts anew where there is none.
-    #[arg(long, value_name = "auto|PATH", value_hint = ValueHint::DirPath)]
+    ///
+    /// A larger --max-steps or --num-epochs extends the run. Other settings must be the checkpoint's, or be allowed to differ by name.
+    #[arg(long, alias = "resume", value_name = "auto|PATH", value_hint = ValueHint::DirPath)]
     pub resume_from_checkpoint: Option<PathBuf>,
+    /// Settings that may differ from the checkpoint's, such as learning_rate, or data: an epoch of other data is read from its start.
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',', requires = "resume_from_checkpoint", action = ArgAction::Set)]
+    pub allow_changed: Vec<String>,
     /// Print a line every N steps where there is no terminal for a progress bar, with the mean loss of those steps.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     pub logging_steps: u64,

@@ -44,6 +44,15 @@ impl House {
         self.trainer_of(self.model(), folder, arguments)
     }
 
+    /// Rows that are not trained on: of another text.
+    pub fn validation(&self) -> StreamingContextDataLoader {
+        fs::write(self.path("other.txt"), "nine yellow bottles standing on the floor\n".repeat(3)).expect("written");
+        let tokenizer = Tokenizer::load(&self.path("model")).expect("a tokenizer");
+        let options = TextOptions { block_size: 32, ..TextOptions::default() };
+        let files = [self.path("other.txt").to_str().expect("UTF-8").to_owned()];
+        StreamingContextDataLoader::open(&files, tokenizer.into(), &options).expect("text")
+    }
+
     pub fn trainer_of(&self, model: TrainingModel, folder: &str, arguments: TrainingArguments) -> UnswagTrainer {
         let tokenizer = Tokenizer::load(&self.path("model")).expect("a tokenizer");
         let options = TextOptions {

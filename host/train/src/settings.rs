@@ -1,0 +1,172 @@
+//! The settings that a run's numbers depend on: as a checkpoint holds them, and which of them may differ when the run goes on.
+//!
+//! Three kinds: those that a run may change at will, as with transformers, and which are only reported (its length); those that change
+//! its numbers and must be allowed by name; and those that decide which tensors there are, which never change within a run.
+
+use std::{
+    collections::BTreeSet,
+    fmt::{self, Display, Formatter},
+    path::Path,
+};
+
+use serde::Serialize;
+use serde_json::{Map, Value as Json, json};
+
+use crate::{Schedule, TrainError, Trainer, Warmup};
+
+/// What may differ once it is allowed by name. All else decides which tensors a checkpoint has.
+const CHANGEABLE: [&str; 17] = [
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "seed",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "dtype",
+    "lora_dropout",
+    "memory_budget",
+    "offload",
+    "max_steps",
+    DATA,
+];
+
+/// The data's name among the settings.
+pub(crate) const DATA: &str = "data";
+
+/// A setting that differs between a checkpoint and the run that goes on from it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Change {
+    pub setting: String,
+    pub then: Json,
+    pub now: Json,
+}
+
+impl Display for Change {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let shown = |value: &Json| match value {
+            Json::Null => "not set".to_owned(),
+            Json::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        match self.setting.as_str() {
+            DATA => write!(f, "data (files, tokenizer or how they are cut into rows) differs"),
+            setting => write!(f, "{setting} was {} and is {}", shown(&self.then), shown(&self.now)),
+        }
+    }
+}
+
+/// The names of the settings that may differ from those of the checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Allowed(BTreeSet<String>);
+
+impl Allowed {
+    /// # Errors
+    /// A name of no setting that could be changed.
+    pub fn new(names: impl IntoIterator<Item = String>) -> Result<Self, TrainError> {
+        let names: BTreeSet<String> = names.into_iter().map(|name| name.replace('-', "_")).collect();
+        match names.iter().find(|name| !CHANGEABLE.contains(&name.as_str())) {
+            Some(name) => Err(TrainError::Argument {
+                what: "allow_changed",
+                expected: format!("names among {}", CHANGEABLE.join(", ")),
+                got: name.clone(),
+            }),
+            None => Ok(Allowed(names)),
+        }
+    }
+}
+
+/// What differs between a checkpoint and the run that is to go on from it.
+///
+/// # Errors
+/// Something differs that was not allowed, or that cannot.
+pub(crate) fn compare(
+    path: &Path,
+    [saved, now]: [&Map<String, Json>; 2],
+    warmup: Warmup,
+    allowed: &Allowed,
+) -> Result<Vec<Change>, TrainError> {
+    let names: BTreeSet<&String> = saved.keys().chain(now.keys()).collect();
+    let value = |settings: &Map<String, Json>, name: &str| settings.get(name).cloned().unwrap_or(Json::Null);
+    let change = |name: &String| Change { setting: name.clone(), then: value(saved, name), now: value(now, name) };
+    let changes: Vec<Change> = names.into_iter().map(change).filter(|change| change.then != change.now).collect();
+    let is_free = |change: &&Change| match change.setting.as_str() {
+        // A longer or a shorter run was asked for by giving its length.
+        "max_steps" => true,
+        // As a share of the steps it follows from their number.
+        "warmup_steps" => matches!(warmup, Warmup::Ratio(_)),
+        name => allowed.0.contains(name),
+    };
+    if changes.iter().all(|change| is_free(&change)) {
+        return Ok(changes);
+    }
+    let fixed = changes.iter().filter(|change| !CHANGEABLE.contains(&change.setting.as_str()));
+    let fixed: Vec<&str> = fixed.map(|change| change.setting.as_str()).collect();
+    let next = match fixed.as_slice() {
+        [] => {
+            let names: Vec<&str> =
+                changes.iter().filter(|change| !is_free(change)).map(|change| change.setting.as_str()).collect();
+            let others = allowed.0.iter().map(String::as_str);
+            let names: BTreeSet<&str> = names.into_iter().chain(others).collect();
+            format!("to go on with the new values: --allow-changed {}", Vec::from_iter(names).join(","))
+        }
+        fixed => format!(
+            "{} cannot change within a run: give it as it was, or start a new run (with --adapter, from the weights of an adapter)",
+            fixed.join(", ")
+        ),
+    };
+    Err(TrainError::OtherSettings { path: path.to_owned(), changes, next })
+}
+
+/// What a run's numbers depend on, by the names users know. What changes none of them is left out: how often is saved or
+/// logged, and whether activations are kept or computed again.
+pub(crate) fn settings(trainer: &Trainer, schedule: &Schedule) -> Map<String, Json> {
+    let (arguments, model) = (trainer.arguments(), trainer.model());
+    let mut settings = json!({
+        "optim": arguments.optim,
+        "learning_rate": arguments.learning_rate,
+        "lr_scheduler_type": arguments.lr_scheduler_type,
+        "warmup_steps": schedule.warmup_steps,
+        "weight_decay": arguments.weight_decay,
+        "adam_beta1": arguments.adam_beta1,
+        "adam_beta2": arguments.beta2(),
+        "adam_epsilon": arguments.adam_epsilon,
+        "max_grad_norm": arguments.max_grad_norm,
+        "seed": arguments.seed,
+        "per_device_train_batch_size": arguments.per_device_train_batch_size,
+        "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
+        "dtype": model.dtype(),
+        "the base's graph and weights": model.base_digest(),
+    });
+    match model.lora() {
+        None => settings["full_finetuning"] = json!(true),
+        Some(lora) => {
+            settings["lora_r"] = json!(lora.r);
+            settings["lora_alpha"] = json!(lora.lora_alpha);
+            settings["lora_dropout"] = json!(lora.lora_dropout);
+            settings["use_rslora"] = json!(lora.use_rslora);
+            settings["use_dora"] = json!(lora.use_dora);
+            settings["lora_target_modules"] = json!(model.target_modules());
+        }
+    }
+    if let Some(nf4) = model.nf4() {
+        settings["load_in_4bit"] = json!("nf4");
+        settings["bnb_4bit_use_double_quant"] = json!(nf4.double_quant);
+    }
+    // Tiles sum in another order, and where there are some depends on it.
+    if let Some(budget) = arguments.memory_budget {
+        settings["memory_budget"] = json!(budget);
+        settings["offload"] = json!(arguments.offload_folder.is_some());
+    }
+    if !schedule.ignores_the_end() {
+        settings["max_steps"] = json!(schedule.total_steps);
+    }
+    match settings {
+        Json::Object(settings) => settings,
+        _ => unreachable!("an object is an object"),
+    }
+}
