@@ -55,7 +55,7 @@ pub fn run(args: &Train, output: &Output) -> Result<Done, Box<dyn Error>> {
 
     let allowed = Allowed::new(args.saving.allow_changed.iter().cloned())?;
     let model = match &args.adapter {
-        Some(adapter) => model.from_adapter(adapter, args.lora.lora_dropout, args.seed)?,
+        Some(adapter) => model.for_training_from(adapter, args.lora.lora_dropout, args.seed)?,
         None => model.for_training(tuning)?,
     };
     let mut trainer = UnswagTrainer::new(model, arguments, train, &args.output)?;

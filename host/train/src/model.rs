@@ -111,7 +111,7 @@ impl UnswagModel {
     /// The adapter is unsound or does not fit, a file cannot be read, or no memory.
     pub fn for_inference(self, adapter: Option<&Path>) -> Result<TrainingModel, TrainError> {
         match adapter {
-            Some(path) => self.from_adapter(path, 0.0, 0),
+            Some(path) => self.for_training_from(path, 0.0, 0),
             None => {
                 let program = self.program(Trainable::Nothing)?;
                 self.load(program, Vec::new(), BTreeMap::new(), LoraConfig::default().into())
@@ -123,7 +123,7 @@ impl UnswagModel {
     ///
     /// # Errors
     /// The adapter is unsound or does not fit, a file cannot be read, or no memory.
-    pub fn from_adapter(self, path: &Path, lora_dropout: f64, seed: u64) -> Result<TrainingModel, TrainError> {
+    pub fn for_training_from(self, path: &Path, lora_dropout: f64, seed: u64) -> Result<TrainingModel, TrainError> {
         let saved = unswag_adapter::Adapter::open(path)?;
         let ranks: BTreeSet<u64> = saved.modules().iter().map(|module| module.r).collect();
         let [r] = ranks.iter().copied().collect::<Vec<_>>()[..] else {
