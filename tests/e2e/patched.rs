@@ -130,6 +130,7 @@ fn fidelity_tells_exact_from_lossy_and_more_bits_from_fewer() {
         vec!["fidelity", "model", "--data", "text.txt", "--block-size", "48", "--rows", "2", "--dtype", "float32"];
     plugins.iter().for_each(|plugin| args.extend(["--plugin", plugin]));
     let page = house.json(&args);
+    crate::results::documented(&page);
     let variants = page["variants"].as_array().unwrap();
     let error = |index: usize| variants[index]["all"]["relative_error"].as_f64().unwrap();
     let cosine = |index: usize| variants[index]["all"]["cosine"].as_f64().unwrap();

@@ -138,7 +138,7 @@ impl OutputPath {
     }
 }
 
-/// Whether folders may be made up to `out`, none of which need be there yet: seen before the first of them is made.
+/// Whether folders may be created up to `out`, none of which need exist yet: checked before the first of them is created.
 ///
 /// # Errors
 /// `out` is, or would lie in, one of `bases` that is a folder.

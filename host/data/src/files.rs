@@ -149,7 +149,8 @@ fn format_of(bytes: Bytes, path: &Path) -> Result<(Format, bool), Error> {
             return Err(unknown(kind, "convert it to JSON lines, CSV or Parquet"));
         }
         _ if is_gzip => {
-            let next = "decompress it with gunzip; of compressed files, .jsonl.gz, .json.gz, .csv.gz and .tsv.gz are read";
+            let next =
+                "decompress it with gunzip; of compressed files, .jsonl.gz, .json.gz, .csv.gz and .tsv.gz are read";
             return Err(unknown("compressed text", next));
         }
         _ => Format::Text,

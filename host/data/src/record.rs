@@ -27,9 +27,7 @@ pub(crate) fn names(object: &Value) -> Vec<String> {
 pub(crate) fn text(object: &Value, name: &str, expected: &'static str) -> Result<String, RowFault> {
     match object.get(name) {
         Some(Value::Str(text)) => Ok(text.to_string()),
-        Some(other) => {
-            Err(RowFault::FieldKind { field: name.to_owned(), expected: "a text", found: other.describe() })
-        }
+        Some(other) => Err(RowFault::FieldKind { field: name.to_owned(), expected: "a text", found: other.describe() }),
         None => Err(RowFault::NoField { field: name.to_owned(), expected, has: names(object) }),
     }
 }

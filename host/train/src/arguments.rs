@@ -95,7 +95,7 @@ pub struct TrainingArguments {
     /// What is finished at the end are the weights of the lowest validation loss, not the last ones. Each new best is saved as a
     /// checkpoint, which `save_total_limit` does not remove.
     pub load_best_model_at_end: bool,
-    /// The run ends early when so many measurements in a row brought the validation loss no lower.
+    /// The run ends early when this many measurements in a row did not lower the validation loss.
     pub early_stopping_patience: Option<u64>,
     /// By how much a measurement must be lower to count as lower, in nats.
     pub early_stopping_threshold: f64,
@@ -209,7 +209,7 @@ impl TrainingArguments {
         self.max_steps.unwrap_or((steps as f64 * self.num_train_epochs).ceil() as u64)
     }
 
-    /// Optimizer steps of one epoch of so many rows.
+    /// Optimizer steps of one epoch with this number of rows.
     pub fn steps_per_epoch(&self, rows_per_epoch: u64) -> u64 {
         let batches = rows_per_epoch.div_ceil(self.per_device_train_batch_size.max(1));
         batches.div_ceil(self.gradient_accumulation_steps.max(1))

@@ -25,7 +25,7 @@ pub(crate) fn for_engine(rows: &Rows) -> Batch {
     }
 }
 
-/// The batches of one optimizer step and their tokens: so many, but never across the end of an epoch.
+/// The batches of one optimizer step and their tokens: `count` of them, but never across the end of an epoch.
 ///
 /// # Errors
 /// Data with a fault, or an epoch without a token that a loss is taken on.

@@ -193,7 +193,7 @@ pub(crate) fn list(folder: &Path) -> Vec<(u64, PathBuf)> {
     found
 }
 
-/// Removes the oldest checkpoints until so many are left, `newest` among them. The one of step `best` stays, as with transformers:
+/// Removes the oldest checkpoints until `keep` are left, `newest` among them. The one of step `best` stays, as with transformers:
 /// where only one is to be left, there are two.
 ///
 /// # Errors

@@ -187,7 +187,7 @@ impl UnswagModel {
     }
 
     /// Whether a run may write into this folder, which need not be there: never into the model's, nor into the checkpoint that
-    /// surgery rewrote. Nothing is made.
+    /// surgery rewrote. Nothing is created.
     ///
     /// # Errors
     /// It lies in one of them.

@@ -123,7 +123,7 @@ pub(crate) fn compare(
 }
 
 /// What a run's numbers depend on, by the names users know. What changes none of them is left out: how often is saved or
-/// logged, and whether activations are kept or computed again.
+/// logged, and whether activations are saved or recomputed.
 pub(crate) fn settings(trainer: &Trainer, schedule: &Schedule) -> Map<String, Json> {
     let (arguments, model) = (trainer.arguments(), trainer.model());
     let mut settings = json!({

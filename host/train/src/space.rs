@@ -6,7 +6,7 @@ use unswag_checkpoint::{Disk, human_bytes};
 
 use crate::{RunPlan, TrainError, folder::is_one_disk, optimizer::States};
 
-/// Paged state takes its own room as soon as its file is made.
+/// Paged state takes its own room as soon as its file is created.
 ///
 /// # Errors
 /// Too little is free, or the disk does not say how much.

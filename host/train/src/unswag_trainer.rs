@@ -255,7 +255,7 @@ impl UnswagTrainer {
             let path = path.to_owned();
             move |source| TrainError::Io { path, action, source }
         };
-        // Before anything is made: already an empty folder would change the base.
+        // Before anything is created: already an empty folder would change the base.
         self.trainer.model().check_output(&self.folder)?;
         self.check_best()?;
         fs::create_dir_all(&self.folder).map_err(io(&self.folder, "make this folder"))?;

@@ -89,7 +89,8 @@ fn a_run_goes_on_only_with_the_form_it_was_started_with() {
     run(&house, "run", arguments(Optim::Adamw8bit));
     let mut trainer = house.trainer("run", arguments(Optim::PagedAdamw8bit));
     let error = trainer.resume(&Resume::Auto).expect_err("another optimizer").to_string();
-    assert!(error.contains("optim was \"adamw_8bit\"") && error.contains("is \"paged_adamw_8bit\""), "{error}");
+    assert!(error.contains("optim was adamw_8bit and is paged_adamw_8bit"), "{error}");
+    assert!(error.contains("optim cannot change within a run"), "{error}");
     // With the same form the budget is free to change: it changes no number.
     run(&house, "paged", arguments(Optim::PagedAdamw8bit));
     let other = TrainingArguments { optim_memory_budget: 100_000, ..arguments(Optim::PagedAdamw8bit) };

@@ -78,7 +78,7 @@ fn ready() -> Result<(PathBuf, Option<PathBuf>), Missing> {
     }
 }
 
-/// Completes what `unswag doctor` says: of the program, and of libtorch, which the program may have where nobody else would look.
+/// Completes what `unswag doctor` says: of the program, and of libtorch, which the program may have in a place that is not searched.
 pub fn complete(findings: &mut Vec<Finding>) {
     let item = PROGRAM;
     let finding = match ready() {

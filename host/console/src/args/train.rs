@@ -154,7 +154,7 @@ pub struct Validation {
     /// By what the best weights are chosen: both names are the validation loss.
     #[arg(long, value_enum, requires = "eval_steps")]
     pub metric_for_best_model: Option<BestMetric>,
-    /// End the run when N measurements in a row brought the validation loss no lower.
+    /// End the run when N measurements in a row did not lower the validation loss.
     #[arg(long, value_name = "N", requires = "eval_steps", value_parser = clap::value_parser!(u64).range(1..))]
     pub early_stopping_patience: Option<u64>,
     /// By how much a measurement must be lower to count as lower, in nats per token. [default: 0]

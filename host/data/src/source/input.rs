@@ -7,10 +7,7 @@ use std::{
 
 use flate2::bufread::MultiGzDecoder;
 
-use super::{
-    Bytes, RowMark,
-    bytes::From,
-};
+use super::{Bytes, RowMark, bytes::From};
 use crate::error::{Error, Place};
 
 const BUFFER_BYTES: usize = 64 << 10;

@@ -99,7 +99,9 @@ impl Writer<'_> {
             Value::Integer(value) => out.push_str(&value.to_string()),
             // JSON has no other numbers.
             Value::Float(value) if !value.is_finite() => out.push_str("null"),
-            Value::Float(value) => out.push_str(&serde_json::Number::from_f64(value).map_or_else(String::new, |n| n.to_string())),
+            Value::Float(value) => {
+                out.push_str(&serde_json::Number::from_f64(value).map_or_else(String::new, |n| n.to_string()))
+            }
             Value::Bytes(bytes) if bytes.len() > limit => return Err(Fault::TooLongRow),
             Value::Bytes(bytes) => match std::str::from_utf8(bytes) {
                 Ok(text) => push_json_text(out, text),

@@ -165,7 +165,8 @@ impl Column {
             Values::Dictionary(indices) => {
                 let index = indices.next(&self.page)?;
                 let start = usize::try_from(index).ok().and_then(|index| self.dictionary.starts.get(index));
-                let mut at = *start.ok_or_else(|| Fault::damaged("a value is not in its column's dictionary"))? as usize;
+                let mut at =
+                    *start.ok_or_else(|| Fault::damaged("a value is not in its column's dictionary"))? as usize;
                 plain(&self.dictionary.page, &mut at, &mut 0, physical, is_unsigned)
             }
             Values::Booleans(bits) => Ok(Value::Boolean(bits.next(&self.page)? == 1)),
@@ -195,7 +196,8 @@ impl Column {
         let (compressed_bytes, uncompressed_bytes) = (header.compressed_bytes, header.uncompressed_bytes);
         if compressed_bytes.max(uncompressed_bytes) > MAX_PAGE_BYTES as u64 {
             let bytes = compressed_bytes.max(uncompressed_bytes);
-            let found = format!("column {:?} has a page of {bytes} bytes, at most {MAX_PAGE_BYTES} are read", self.leaf.path);
+            let found =
+                format!("column {:?} has a page of {bytes} bytes, at most {MAX_PAGE_BYTES} are read", self.leaf.path);
             return Err(Fault::Unsupported(found));
         }
         let start = self.at;
@@ -254,7 +256,8 @@ impl Column {
     }
 
     fn decompress(&self, compressed: Vec<u8>, bytes: usize) -> Result<Vec<u8>, Fault> {
-        let damaged = |why: &str| Fault::damaged(format!("a page of column {:?} cannot be decompressed: {why}", self.leaf.path));
+        let damaged =
+            |why: &str| Fault::damaged(format!("a page of column {:?} cannot be decompressed: {why}", self.leaf.path));
         let read = |stream: &mut dyn Read| -> Result<Vec<u8>, Fault> {
             // Grows with what comes out, not with what was announced.
             let mut page = Vec::new();

@@ -37,8 +37,15 @@ pub(super) struct Hybrid {
 enum Run {
     #[default]
     Over,
-    Equal { left: u64, value: u64 },
-    Packed { left: u64, first_bit: u64, start: usize },
+    Equal {
+        left: u64,
+        value: u64,
+    },
+    Packed {
+        left: u64,
+        first_bit: u64,
+        start: usize,
+    },
 }
 
 impl Hybrid {
@@ -115,9 +122,12 @@ impl Deltas {
         let miniblocks = varint(page, &mut at)?;
         let left = varint(page, &mut at)?;
         let value = zigzag(varint(page, &mut at)?);
-        let is_sound = (1..=1 << 20).contains(&block) && (1..=512).contains(&miniblocks) && block % (miniblocks * 8) == 0;
+        let is_sound =
+            (1..=1 << 20).contains(&block) && (1..=512).contains(&miniblocks) && block % (miniblocks * 8) == 0;
         if !is_sound || left > most {
-            return Err(Fault::damaged(format!("a block of {left} differences, {block} a block, {miniblocks} miniblocks")));
+            return Err(Fault::damaged(format!(
+                "a block of {left} differences, {block} a block, {miniblocks} miniblocks"
+            )));
         }
         let (per_miniblock, miniblocks) = (block / miniblocks, miniblocks as usize);
         Ok(Deltas {

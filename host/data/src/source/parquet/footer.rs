@@ -104,7 +104,9 @@ impl Footer {
         let start = tail_start.checked_sub(footer_bytes).filter(|start| *start >= 4);
         let start = start.ok_or_else(|| Fault::damaged("its footer is longer than the file"))?;
         if footer_bytes > MAX_FOOTER_BYTES {
-            return Err(Fault::Unsupported(format!("its footer has {footer_bytes} bytes, at most {MAX_FOOTER_BYTES} are read")));
+            return Err(Fault::Unsupported(format!(
+                "its footer has {footer_bytes} bytes, at most {MAX_FOOTER_BYTES} are read"
+            )));
         }
         let mut footer = vec![0; footer_bytes as usize];
         bytes.read_up_to(&mut footer, start)?;

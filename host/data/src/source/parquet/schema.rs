@@ -116,9 +116,7 @@ impl Schema {
                     children.push(self.node(rest, &path, (definition, repetition_level), depth + 1)?);
                 }
                 match children.pop() {
-                    Some(only)
-                        if element.is_list && children.is_empty() && only.repetition == Repetition::Repeated =>
-                    {
+                    Some(only) if element.is_list && children.is_empty() && only.repetition == Repetition::Repeated => {
                         Inside::List(Box::new(element_of(only, &element.name)))
                     }
                     last => {

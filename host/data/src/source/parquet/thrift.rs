@@ -87,10 +87,7 @@ impl<'a> Thrift<'a> {
     }
 
     /// Reads a structure's fields. `read` says whether it read the field's value; else it is passed over.
-    pub fn fields(
-        &mut self,
-        mut read: impl FnMut(&mut Self, i16, Kind) -> Result<bool, Fault>,
-    ) -> Result<(), Fault> {
+    pub fn fields(&mut self, mut read: impl FnMut(&mut Self, i16, Kind) -> Result<bool, Fault>) -> Result<(), Fault> {
         self.deeper(|thrift| {
             let mut id: i16 = 0;
             loop {
