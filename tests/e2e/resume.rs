@@ -51,11 +51,10 @@ fn a_run_is_extended_and_other_settings_are_listed_and_allowed_by_name() {
     outcome.ok();
     assert!(outcome.stderr.contains("changed: weight_decay was 0.0 and is 0.1"), "{}", outcome.stderr);
 
-    // Fewer steps than were taken, a setting that makes other tensors, and a name that is none.
+    // Fewer steps than were taken, and a setting that decides which tensors there are.
     let resume = |more: &[&str]| house.run(&train("run", &[more, &constant, &RESUME].concat())).code(2).to_owned();
     assert!(resume(&["--max-steps", "5"]).contains("expected at least 6"));
     assert!(resume(&["--max-steps", "8", "--use-dora"]).contains("use_dora cannot change within a run"));
-    assert!(resume(&["--max-steps", "8", "--allow-changed", "colour"]).contains("names among learning_rate"));
 
     // Other data is another run, unless it is asked for.
     fs::write(house.path("other.txt"), "A rose by any other name would smell as sweet.\n".repeat(60)).unwrap();
@@ -91,8 +90,9 @@ fn a_run_starts_from_the_weights_of_an_adapter() {
 fn overfitting(house: &House, output: &'static str, more: &[&'static str]) -> Value {
     let verse = "Shall I compare thee to a summer's day? Thou art more lovely and more temperate.\n";
     fs::write(house.path("verse.txt"), verse.repeat(4)).unwrap();
-    let args = ["--eval-data", "verse.txt", "--eval-steps", "2", "--lr", "5e-2", "--save-steps", "0"];
-    house.json(&train(output, &[&args[..], more].concat()))
+    let data = ["train", "model", "--data", "text.txt", "--block-size", "48", "--eval-data", "verse.txt", "--eval-steps", "2"];
+    let args = ["--lora-r", "4", "--lr", "5e-2", "--save-steps", "0", "-o", output];
+    house.json(&[&data[..], &args, more].concat())
 }
 
 #[test]
