@@ -309,14 +309,111 @@ fn parts_of_a_split_model_are_refused() {
 fn rotary_scaling_that_config_json_cannot_say_is_refused() {
     let longrope = |builder: Builder| builder.text("llama.rope.scaling.type", "longrope");
     refused(&tiny().with(longrope).build(), "rope.scaling.type", &["none, linear or yarn", "longrope"]);
-    let yarn = |builder: Builder| builder.text("llama.rope.scaling.type", "yarn").f32("llama.rope.scaling.factor", 4.0);
-    refused(&tiny().with(yarn).build(), "original_context_length", &["missing"]);
+    let ramp = |builder: Builder| yarn(builder).f32("llama.rope.scaling.yarn_ext_factor", 0.5);
+    refused(&tiny().with(ramp).build(), "yarn_ext_factor", &["extrapolation factor of 0.5", "safetensors"]);
+    let negative = |builder: Builder| yarn(builder).f32("llama.rope.scaling.yarn_beta_fast", -1.0);
+    refused(&tiny().with(negative).build(), "yarn_beta_fast", &["above 0"]);
     let odd = |builder: Builder| builder.f32_tensor("rope_freqs.weight", &[2], &[1.0, 3.0]);
     refused(&tiny().with(odd).build(), "tensor rope_freqs.weight", &["other than Llama 3's"]);
     let long = |builder: Builder| builder.f32_tensor("rope_freqs.weight", &[3], &[1.0, 1.0, 8.0]);
     refused(&tiny().with(long).build(), "tensor rope_freqs.weight", &["expected shape [2]"]);
     let theta = |builder: Builder| builder.f32("llama.rope.freq_base", 0.0);
     refused(&tiny().with(theta).build(), "rope.freq_base", &["above 0"]);
+}
+
+fn yarn(builder: Builder) -> Builder {
+    builder.text("llama.rope.scaling.type", "yarn").f32("llama.rope.scaling.factor", 4.0)
+}
+
+type Case = (fn(Builder) -> Builder, Json);
+
+#[test]
+fn yarn_is_written_with_every_parameter_that_the_file_states() {
+    const ORIGINAL: &str = "llama.rope.scaling.original_context_length";
+    let ln_4 = 4f64.ln();
+    let cases: [Case; 7] = [
+        // The context that the file has is the one that was trained on, where it states no other.
+        (yarn, json!({"factor": 4.0, "original_max_position_embeddings": 64})),
+        (
+            |b| {
+                let b = yarn(b).u32(ORIGINAL, 16).f32("llama.rope.scaling.yarn_attn_factor", 0.7);
+                b.f32("llama.rope.scaling.yarn_beta_fast", 24.0).f32("llama.rope.scaling.yarn_beta_slow", 1.5)
+            },
+            json!({"factor": 4.0, "original_max_position_embeddings": 16, "attention_factor": 0.7, "beta_fast": 24.0, "beta_slow": 1.5}),
+        ),
+        // llama.cpp multiplies by it what follows from the factor.
+        (
+            |b| yarn(b).u32(ORIGINAL, 16).f32("llama.rope.scaling.attn_factor", 0.5),
+            json!({"factor": 4.0, "original_max_position_embeddings": 16, "attention_factor": 0.5 * (1.0 + 0.1 * ln_4)}),
+        ),
+        (
+            |b| yarn(b).u32(ORIGINAL, 16).f32("llama.rope.scaling.yarn_log_multiplier", 0.0707),
+            json!({"factor": 4.0, "original_max_position_embeddings": 16, "mscale": 1.0, "mscale_all_dim": 0.707}),
+        ),
+        // Writers say 0 or 1 for what they leave as it is.
+        (
+            |b| {
+                let b = yarn(b).u32(ORIGINAL, 16).f32("llama.rope.scaling.attn_factor", 1.0);
+                b.f32("llama.rope.scaling.yarn_attn_factor", 0.0).f32("llama.rope.scaling.yarn_ext_factor", 1.0)
+            },
+            json!({"factor": 4.0, "original_max_position_embeddings": 16}),
+        ),
+        (|b| b.text("llama.rope.scaling.type", "yarn").f32("llama.rope.scaling.factor", 1.0), Json::Null),
+        (|b| b.text("llama.rope.scaling.type", "linear").f32("llama.rope.scaling.factor", 2.0), json!({"factor": 2.0})),
+    ];
+    for (state, mut expected) in cases {
+        let (folder, result) = run(&tiny().with(state).build(), ImportOptions::default());
+        result.expect("imported");
+        let config = json_of(&folder.path().join("out/config.json"));
+        if let Some(expected) = expected.as_object_mut() {
+            let kind = if expected.len() == 1 { "linear" } else { "yarn" };
+            expected.insert("rope_type".into(), json!(kind));
+        }
+        assert_eq!(config["rope_scaling"], expected);
+    }
+}
+
+#[test]
+fn generation_stops_at_every_end_that_the_file_states() {
+    const EOS: &str = "tokenizer.ggml.eos_token_id";
+    const EOT: &str = "tokenizer.ggml.eot_token_id";
+    const EOM: &str = "tokenizer.ggml.eom_token_id";
+    // The ids, and the tokens beside `<s>` that are special for having a role.
+    let cases: [(fn(Builder) -> Builder, Json, &[&str]); 6] = [
+        (|b| tokens(b).u32(EOS, 1), json!(1), &["a"]),
+        (|b| tokens(b).u32(EOS, 1).u32(EOT, 2).u32(EOM, 3), json!([1, 2, 3]), &["a", "b", "c"]),
+        (|b| tokens(b).u32(EOT, 1).u32(EOS, 1), json!(1), &["a"]),
+        (|b| tokens(b).i32s(EOS, &[1, 5, -1]).u32(EOT, 5), json!([1, 5]), &["a", "abc"]),
+        (|b| tokens(b).u32(EOS, u32::MAX).u32(EOT, 2), json!(2), &["b"]),
+        (|b| tokens(b).raw_key(EOS.as_bytes(), 5, &(-1i32).to_le_bytes()), Json::Null, &[]),
+    ];
+    for (state, stops, special) in cases {
+        let (folder, result) = run(&tiny().with(state).build(), ImportOptions::default());
+        assert_eq!(result.expect("imported").notes.len(), 1, "the rounding alone");
+        let read = |name: &str| json_of(&folder.path().join("out").join(name));
+        assert_eq!(read("generation_config.json")["eos_token_id"], stops);
+        assert_eq!(read("config.json")["eos_token_id"], stops);
+        let added = read("tokenizer.json")["added_tokens"].clone();
+        let added = added.as_array().expect("a list").iter().filter(|token| token["special"] == true);
+        let added: Vec<&str> = added.filter_map(|token| token["content"].as_str()).collect();
+        assert_eq!(added, [&["<s>"], special].concat());
+    }
+}
+
+#[test]
+fn a_role_without_a_token_is_left_out_with_a_note() {
+    let file = tiny().with(|b| {
+        let b = tokens(b).u32("tokenizer.ggml.padding_token_id", 6).u32("tokenizer.ggml.eot_token_id", 99);
+        b.i32s("tokenizer.ggml.eos_token_id", &[7, 2])
+    });
+    let (folder, result) = run(&file.build(), ImportOptions::default());
+    let notes = result.expect("imported").notes.join("\n");
+    for note in ["padding_token_id is 6, which the vocabulary of 6 tokens lacks", "eot_token_id is 99", "eos_token_id is 7"] {
+        assert!(notes.contains(note), "{note}: {notes}");
+    }
+    let read = |name: &str| json_of(&folder.path().join("out").join(name));
+    assert_eq!(read("generation_config.json"), json!({"_from_model_config": true, "bos_token_id": 0, "eos_token_id": 2}));
+    assert_eq!(read("tokenizer_config.json")["pad_token"], Json::Null);
 }
 
 #[test]
@@ -364,8 +461,8 @@ fn tokenizers_that_cannot_be_rebuilt_are_refused_unless_left_out() {
     }
     let types = |b: Builder| b.i32s("tokenizer.ggml.token_type", &[1, 1]);
     refused(&replaced("types", types), "tokenizer.ggml.token_type", &["6 entries"]);
-    let bos = |b: Builder| b.u32("tokenizer.ggml.bos_token_id", 6);
-    refused(&replaced("bos", bos), "tokenizer.ggml.bos_token_id", &["below 6"]);
+    let bos = |b: Builder| b.text("tokenizer.ggml.bos_token_id", "<s>");
+    refused(&replaced("bos", bos), "tokenizer.ggml.bos_token_id", &["an integer"]);
 }
 
 #[test]

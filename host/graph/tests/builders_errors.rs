@@ -335,6 +335,28 @@ fn rope_scaling_without_its_numbers_is_refused_by_name() {
 }
 
 #[test]
+fn a_zero_in_yarn_is_read_as_transformers_reads_it() {
+    let rotary = |more: Json| {
+        let mut scaling = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64});
+        scaling.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        let built = Model::of("llama").misconfigured(json!({"rope_scaling": scaling})).build().expect("it builds");
+        let node = built.graph.nodes.into_iter().find(|node| node.kind == "rotary_embedding" || node.path.ends_with("rotary_emb"));
+        node.expect("a rotary embedding").attrs
+    };
+    let plain = rotary(json!({}));
+    for zero in [
+        json!({"mscale_all_dim": 0}),
+        json!({"mscale": 1.3, "mscale_all_dim": 0.0}),
+        json!({"mscale": 0, "mscale_all_dim": 0.7}),
+        json!({"beta_fast": 0, "beta_slow": 0}),
+        json!({"mscale": null, "mscale_all_dim": null, "beta_fast": null}),
+    ] {
+        assert_eq!(rotary(zero.clone()), plain, "{zero}");
+    }
+    assert_ne!(rotary(json!({"mscale": 1.3, "mscale_all_dim": 0.7})), plain);
+}
+
+#[test]
 fn a_tied_head_uses_the_embedding() {
     let built = Model::with("llama", json!({"tie_word_embeddings": true})).build().expect("it builds");
     let head = built.graph.node("lm_head").expect("a head");

@@ -21,10 +21,7 @@ pub(super) enum RopeScaling {
     Linear {
         factor: f32,
     },
-    Yarn {
-        factor: f32,
-        original_context: u64,
-    },
+    Yarn(Yarn),
     /// Llama 3.1's: frequencies below a wavelength are divided by `factor`, those above another kept.
     Llama3 {
         factor: f32,
@@ -32,12 +29,36 @@ pub(super) enum RopeScaling {
     },
 }
 
+/// YaRN's parameters. What a file does not state is left to transformers, whose defaults are llama.cpp's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Yarn {
+    factor: f32,
+    original_context: u64,
+    /// What cosine and sine are multiplied by.
+    attention_factor: Option<f64>,
+    mscale_all_dim: Option<f32>,
+    beta_fast: Option<f32>,
+    beta_slow: Option<f32>,
+}
+
 /// Token ids that config.json repeats from the tokenizer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct TokenIds {
     pub bos: Option<u64>,
-    pub eos: Option<u64>,
     pub pad: Option<u64>,
+    /// Every id at which generation stops: the text's end, the turn's and the message's, none twice.
+    pub stops: Vec<u64>,
+}
+
+impl TokenIds {
+    /// As published models state it: one id, or a list where a turn ends otherwise than a text.
+    fn eos_json(&self) -> Json {
+        match self.stops.as_slice() {
+            [] => Json::Null,
+            [one] => json!(one),
+            several => json!(several),
+        }
+    }
 }
 
 /// `config.json`. `dtype` is transformers' name of the weights' element type.
@@ -45,7 +66,7 @@ pub(super) fn config_json(
     meta: &Metadata<'_, '_>,
     sizes: &Sizes,
     scaling: RopeScaling,
-    ids: TokenIds,
+    ids: &TokenIds,
     dtype: &str,
 ) -> Result<Json, GgufError> {
     let mut config = Map::new();
@@ -59,7 +80,7 @@ pub(super) fn config_json(
     set("tie_word_embeddings", json!(sizes.tied));
     set("use_cache", json!(true));
     set("bos_token_id", json!(ids.bos));
-    set("eos_token_id", json!(ids.eos));
+    set("eos_token_id", ids.eos_json());
     if ids.pad.is_some() {
         set("pad_token_id", json!(ids.pad));
     }
@@ -143,14 +164,11 @@ pub(super) fn config_json(
 }
 
 /// `generation_config.json`.
-pub(super) fn generation_json(ids: TokenIds) -> Json {
+pub(super) fn generation_json(ids: &TokenIds) -> Json {
     let mut config = Map::new();
     config.insert("_from_model_config".into(), json!(true));
-    for (key, id) in [("bos_token_id", ids.bos), ("eos_token_id", ids.eos), ("pad_token_id", ids.pad)] {
-        if let Some(id) = id {
-            config.insert(key.into(), json!(id));
-        }
-    }
+    let roles = [("bos_token_id", json!(ids.bos)), ("eos_token_id", ids.eos_json()), ("pad_token_id", json!(ids.pad))];
+    config.extend(roles.into_iter().filter(|(_, id)| !id.is_null()).map(|(key, id)| (key.to_owned(), id)));
     config.into()
 }
 
@@ -171,17 +189,13 @@ pub(super) fn rope_scaling(
     let scaling = match stated {
         "none" => RopeScaling::None,
         "linear" => RopeScaling::Linear { factor: needed()? },
-        "yarn" => RopeScaling::Yarn {
-            factor: needed()?,
-            original_context: meta.needed_size(".rope.scaling.original_context_length")?,
-        },
+        "yarn" => RopeScaling::Yarn(yarn(meta, sizes, needed()?)?),
         other => return Err(meta.wrong(key, "none, linear or yarn", other)),
     };
     // A factor of 0 or 1 is how some writers say "none".
     let scaling = match scaling {
-        RopeScaling::Linear { factor } | RopeScaling::Yarn { factor, .. } if factor == 0.0 || factor == 1.0 => {
-            RopeScaling::None
-        }
+        RopeScaling::Linear { factor: 0.0 | 1.0 } => RopeScaling::None,
+        RopeScaling::Yarn(Yarn { factor: 0.0 | 1.0, attention_factor: None, .. }) => RopeScaling::None,
         scaling => scaling,
     };
     match (rope_freqs, scaling) {
@@ -193,6 +207,62 @@ pub(super) fn rope_scaling(
         }),
         (Some(_), _) => Err(meta.wrong(key, format!("none, since the file has {ROPE_FREQS}"), stated)),
     }
+}
+
+/// YaRN as llama.cpp computes it, in transformers' terms.
+///
+/// llama.cpp multiplies cosine and sine by `attn_factor * (1 + 0.1 ln factor)`. Its converter writes a configuration's
+/// `attention_factor`, which stands for that product's second factor, as `yarn_attn_factor`; and `mscale_all_dim`, beside an `mscale` of 1,
+/// as a tenth of it, `yarn_log_multiplier`. Source: llama.cpp, `llama-context.cpp` and `convert_hf_to_gguf.py`.
+fn yarn(meta: &Metadata<'_, '_>, sizes: &Sizes, factor: f32) -> Result<Yarn, GgufError> {
+    let positive = |key: &str| match meta.f32(key)? {
+        Some(found) if found < 0.0 => Err(meta.wrong(key, "a number above 0", found)),
+        // Writers say 0 for what they do not state.
+        found => Ok(found.filter(|&found| found > 0.0)),
+    };
+    let extrapolation = ".rope.scaling.yarn_ext_factor";
+    if let Some(found) = positive(extrapolation)?
+        && found != 1.0
+    {
+        let what = format!("an extrapolation factor of {found}");
+        let next = "config.json can only say 1; take the model's own safetensors".to_owned();
+        return Err(meta.error(extrapolation, Problem::Unsupported { what, next }));
+    }
+    let mscale_all_dim = positive(".rope.scaling.yarn_log_multiplier")?.map(|tenth| (shortest(tenth) * 10.0) as f32);
+    let stated = positive(".rope.scaling.yarn_attn_factor")?.map(shortest);
+    let attention_factor = match positive(".rope.scaling.attn_factor")?.map(shortest) {
+        None | Some(1.0) => stated,
+        Some(more) => {
+            let mscale = |mscale: f64| 1.0 + 0.1 * mscale * f64::from(factor).max(1.0).ln();
+            let of_factor = mscale(1.0) / mscale_all_dim.map_or(1.0, |all| mscale(all.into()));
+            Some(more * stated.unwrap_or(of_factor))
+        }
+    };
+    Ok(Yarn {
+        factor,
+        // As llama.cpp: the context that the model was trained on.
+        original_context: meta.size(".rope.scaling.original_context_length")?.unwrap_or(sizes.context),
+        attention_factor,
+        mscale_all_dim,
+        beta_fast: positive(".rope.scaling.yarn_beta_fast")?,
+        beta_slow: positive(".rope.scaling.yarn_beta_slow")?,
+    })
+}
+
+fn yarn_json(yarn: Yarn) -> Json {
+    let mut scaling = Map::new();
+    scaling.insert("rope_type".into(), json!("yarn"));
+    scaling.insert("factor".into(), number(yarn.factor));
+    scaling.insert("original_max_position_embeddings".into(), json!(yarn.original_context));
+    let stated = [
+        ("attention_factor", yarn.attention_factor.map(|factor| json!(factor))),
+        ("mscale", yarn.mscale_all_dim.map(|_| json!(1.0))),
+        ("mscale_all_dim", yarn.mscale_all_dim.map(number)),
+        ("beta_fast", yarn.beta_fast.map(number)),
+        ("beta_slow", yarn.beta_slow.map(number)),
+    ];
+    scaling.extend(stated.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
+    scaling.into()
 }
 
 /// The parameters of Llama 3's scaling behind a table of factors: the last one is `factor`; the wavelengths where the
@@ -222,11 +292,7 @@ fn rope_scaling_json(scaling: RopeScaling) -> Json {
     match scaling {
         RopeScaling::None => Json::Null,
         RopeScaling::Linear { factor } => json!({"rope_type": "linear", "factor": number(factor)}),
-        RopeScaling::Yarn { factor, original_context } => json!({
-            "rope_type": "yarn",
-            "factor": number(factor),
-            "original_max_position_embeddings": original_context,
-        }),
+        RopeScaling::Yarn(yarn) => yarn_json(yarn),
         RopeScaling::Llama3 { factor, original_context } => json!({
             "rope_type": "llama3",
             "factor": number(factor),
@@ -273,6 +339,9 @@ fn needed_f32(meta: &Metadata<'_, '_>, key: &str) -> Result<f32, GgufError> {
 
 /// The f64 whose shortest digits are the f32's: 1e-5, not 0.000009999999747378752. Reading it as f32 gives the same.
 fn number(value: f32) -> Json {
-    let shortest: f64 = value.to_string().parse().expect("Rust prints an f32 as a number");
-    json!(shortest)
+    json!(shortest(value))
+}
+
+fn shortest(value: f32) -> f64 {
+    value.to_string().parse().expect("Rust prints an f32 as a number")
 }

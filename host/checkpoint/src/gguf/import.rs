@@ -209,10 +209,10 @@ impl<'a> Plan<'a> {
         let scaling = config::rope_scaling(&meta, &sizes, rope_freqs.as_deref())?;
         let tokens = if options.tokenizer { tokenizer::rebuild(&meta, &sizes)? } else { None };
 
-        let ids = tokens.as_ref().map_or_else(TokenIds::default, |tokens| tokens.ids);
-        let config = config::config_json(&meta, &sizes, scaling, ids, options.dtype.transformers_name())?;
+        let ids = tokens.as_ref().map_or_else(TokenIds::default, |tokens| tokens.ids.clone());
+        let config = config::config_json(&meta, &sizes, scaling, &ids, options.dtype.transformers_name())?;
         let mut files =
-            vec![("config.json", pretty(&config)), ("generation_config.json", pretty(&config::generation_json(ids)))];
+            vec![("config.json", pretty(&config)), ("generation_config.json", pretty(&config::generation_json(&ids)))];
         let mut plan = Self {
             model_type: sizes.family.model_type(),
             weights,
@@ -223,6 +223,7 @@ impl<'a> Plan<'a> {
         };
         match tokens {
             Some(tokens) => {
+                plan.notes.extend(tokens.notes);
                 plan.has_chat_template = tokens.tokenizer_config.get("chat_template").is_some();
                 files.push(("tokenizer.json", tokens.tokenizer_json));
                 files.push(("tokenizer_config.json", pretty(&tokens.tokenizer_config)));

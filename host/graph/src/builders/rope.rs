@@ -88,6 +88,12 @@ impl<'a> Rotary<'a> {
             object.optional_positive(name, None)?.ok_or_else(|| object.wrong(name, expected, &Json::Null))
         };
         let optional = |name: &str| stating(name).optional_positive(name, None);
+        // To transformers, a 0 in these fields of YaRN is as if they were not there.
+        let nonzero = |name: &str| {
+            let object = stating(name);
+            let is_zero = object.get(name).and_then(Json::as_f64) == Some(0.0);
+            if is_zero { Ok(None) } else { object.optional_positive(name, None) }
+        };
         let original = || -> Result<u64, BuildError> {
             let name = "original_max_position_embeddings";
             // transformers lets the one beside the object win.
@@ -126,7 +132,7 @@ impl<'a> Rotary<'a> {
                 let factor = optional("factor")?.unwrap_or(stretched / original as f64);
                 let attention_factor = match optional("attention_factor")? {
                     Some(stated) => stated,
-                    None => match (optional("mscale")?, optional("mscale_all_dim")?) {
+                    None => match (nonzero("mscale")?, nonzero("mscale_all_dim")?) {
                         (Some(mscale), Some(all)) => yarn_mscale(factor, mscale) / yarn_mscale(factor, all),
                         _ => yarn_mscale(factor, 1.0),
                     },
@@ -134,8 +140,8 @@ impl<'a> Rotary<'a> {
                 put("factor", json!(factor));
                 put("original_max_position_embeddings", json!(original));
                 put("attention_factor", finite(stating("attention_factor"), attention_factor)?);
-                put("beta_fast", json!(optional("beta_fast")?.unwrap_or(32.0)));
-                put("beta_slow", json!(optional("beta_slow")?.unwrap_or(1.0)));
+                put("beta_fast", json!(nonzero("beta_fast")?.unwrap_or(32.0)));
+                put("beta_slow", json!(nonzero("beta_slow")?.unwrap_or(1.0)));
                 put("truncate", json!(stating("truncate").flag("truncate", true)?));
             }
             "longrope" => {

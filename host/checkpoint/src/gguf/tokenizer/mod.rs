@@ -21,7 +21,7 @@ use super::arch::Sizes;
 use super::config::TokenIds;
 use super::error::{GgufError, Problem};
 use super::metadata::Metadata;
-use super::value::ValueType;
+use super::value::{Value, ValueType};
 
 /// Most tokens that are read; the largest vocabularies have 262,144.
 const MAX_TOKENS: u64 = 1 << 20;
@@ -34,6 +34,8 @@ pub(super) struct Files {
     pub tokenizer_config: Json,
     pub special_tokens_map: Json,
     pub ids: TokenIds,
+    /// What of the file was left out, one sentence each.
+    pub notes: Vec<String>,
 }
 
 /// Rebuilds the tokenizer. `None` where the file has none.
@@ -101,7 +103,8 @@ pub(super) fn rebuild(meta: &Metadata<'_, '_>, sizes: &Sizes) -> Result<Option<F
         tokenizer_json,
         tokenizer_config: config.into(),
         special_tokens_map: named.into_iter().map(|(role, token)| (role.to_owned(), json!(token))).collect(),
-        ids: TokenIds { bos: special.bos, eos: special.eos, pad: special.pad },
+        ids: TokenIds { bos: special.bos, pad: special.pad, stops: special.stops() },
+        notes: special.dropped.iter().map(|(key, id)| dropped_role(key, *id, &vocab)).collect(),
     }))
 }
 
@@ -166,37 +169,47 @@ impl<'a> Vocab<'a> {
 }
 
 /// The tokens with a role.
+#[derive(Default)]
 struct Special {
     bos: Option<u64>,
+    /// Ends a text.
     eos: Option<u64>,
     unk: Option<u64>,
     pad: Option<u64>,
+    /// What ends generation besides: a turn, a message that waits for a tool's answer, and further ids of a list.
+    ends: Vec<u64>,
+    /// Roles whose id the vocabulary lacks, by key.
+    dropped: Vec<(String, u64)>,
 }
 
 impl Special {
     fn read(meta: &Metadata<'_, '_>, vocab: &Vocab<'_>, sentence_piece: bool) -> Result<Self, GgufError> {
-        let id = |name: &str, default: Option<u64>| {
-            let key = format!("tokenizer.ggml.{name}_token_id");
-            match meta.u64(&key)? {
-                Some(id) if id >= vocab.tokens.len() as u64 => {
-                    // The writers' way of saying that there is none.
-                    if id == u64::from(u32::MAX) {
-                        return Ok(None);
-                    }
-                    Err(meta.wrong(&key, format!("a token below {}", vocab.tokens.len()), id))
-                }
-                Some(id) => Ok(Some(id)),
-                None => Ok(default.filter(|&id| id < vocab.tokens.len() as u64)),
-            }
-        };
+        let mut special = Special::default();
         // llama.cpp's ids for SentencePiece files that state none.
-        let default = |id| sentence_piece.then_some(id);
-        Ok(Self {
-            bos: id("bos", default(1))?,
-            eos: id("eos", default(2))?,
-            unk: id("unknown", default(0))?,
-            pad: id("padding", None)?,
-        })
+        let default = |id: u64| sentence_piece.then_some(id).filter(|&id| id < vocab.tokens.len() as u64);
+        let mut ids = |name: &str| special_ids(meta, vocab, &format!("tokenizer.ggml.{name}_token_id"), &mut special.dropped);
+        let [bos, eos, unk, pad] = [ids("bos")?, ids("eos")?, ids("unknown")?, ids("padding")?];
+        let ends = [ids("eot")?, ids("eom")?];
+        let first = |ids: &Option<Vec<u64>>, default: Option<u64>| match ids {
+            Some(ids) => ids.first().copied(),
+            None => default,
+        };
+        (special.bos, special.eos) = (first(&bos, default(1)), first(&eos, default(2)));
+        (special.unk, special.pad) = (first(&unk, default(0)), first(&pad, None));
+        let more = eos.iter().flat_map(|ids| ids.iter().skip(1)).chain(ends.iter().flatten().flatten());
+        special.ends = more.copied().collect();
+        Ok(special)
+    }
+
+    /// Every id at which generation stops, none twice.
+    fn stops(&self) -> Vec<u64> {
+        let mut stops: Vec<u64> = Vec::new();
+        for id in self.eos.iter().chain(&self.ends) {
+            if !stops.contains(id) {
+                stops.push(*id);
+            }
+        }
+        stops
     }
 
     fn named<'a>(&self, vocab: &Vocab<'a>) -> Vec<(&'static str, &'a str)> {
@@ -206,11 +219,47 @@ impl Special {
     }
 }
 
+/// The ids that a key gives to a role; `None` where the file does not have the key. Some writers give a list.
+fn special_ids(
+    meta: &Metadata<'_, '_>,
+    vocab: &Vocab<'_>,
+    key: &str,
+    dropped: &mut Vec<(String, u64)>,
+) -> Result<Option<Vec<u64>>, GgufError> {
+    let Some(value) = meta.get(key) else { return Ok(None) };
+    let stated: Vec<u64> = match value.as_array().and_then(|array| array.integers()) {
+        // A negative id is one that is not there.
+        Some(ids) => ids.take(MAX_IDS).map(|id| u64::try_from(id).unwrap_or(NO_ID)).collect(),
+        None if matches!(value, Value::I8(..0) | Value::I16(..0) | Value::I32(..0) | Value::I64(..0)) => Vec::new(),
+        None => meta.u64(key)?.into_iter().collect(),
+    };
+    let mut ids = Vec::new();
+    for id in stated.into_iter().filter(|&id| id != NO_ID) {
+        if id < vocab.tokens.len() as u64 {
+            ids.push(id);
+        } else {
+            dropped.push((key.to_owned(), id));
+        }
+    }
+    Ok(Some(ids))
+}
+
+/// The writers' way of saying that there is none.
+const NO_ID: u64 = u32::MAX as u64;
+/// Most ids that are read of one role; published models have five.
+const MAX_IDS: usize = 64;
+
+fn dropped_role(key: &str, id: u64, vocab: &Vocab<'_>) -> String {
+    let len = vocab.tokens.len();
+    format!("{key} is {id}, which the vocabulary of {len} tokens lacks; no token has this role in what was written")
+}
+
 fn added_tokens<'a>(vocab: &Vocab<'a>, special: &Special) -> Vec<AddedToken<'a>> {
-    let roles = [special.bos, special.eos, special.unk, special.pad];
+    let named = [special.bos, special.eos, special.unk, special.pad];
+    let roles: Vec<u64> = named.into_iter().flatten().chain(special.ends.iter().copied()).collect();
     let mut added = Vec::new();
     for (id, (&content, &ty)) in (0..).zip(vocab.tokens.iter().zip(&vocab.types)) {
-        let is_special = i64::from(ty) == CONTROL || roles.contains(&Some(id));
+        let is_special = i64::from(ty) == CONTROL || roles.contains(&id);
         let is_added = is_special || i64::from(ty) == USER_DEFINED;
         // An empty one would match everywhere; one that is spelled like a later token is not reachable.
         if is_added && !content.is_empty() && vocab.id(content).map(u64::from) == Some(id) {

@@ -16,6 +16,8 @@ use crate::gguf::value::ValueType;
 
 /// A longer token is left whole: deriving its merges costs its length squared, and none of a real vocabulary is longer.
 const MAX_TOKEN_BYTES: usize = 512;
+/// Most bytes that are looked up to derive merges. The largest vocabularies take a fiftieth of it.
+const MAX_DERIVING_BYTES: u64 = 1 << 30;
 
 pub(super) fn parts<'a>(meta: &Metadata<'_, 'a>, family: Family, vocab: &Vocab<'a>) -> Result<Parts<'a>, GgufError> {
     let merges = if meta.get("tokenizer.ggml.merges").is_some() {
@@ -84,9 +86,15 @@ fn derived<'a>(
     score_of: impl Fn(u32) -> f64,
 ) -> Result<Vec<(&'a str, &'a str)>, GgufError> {
     let mut merges = Vec::new();
+    let mut deriving_bytes = 0u64;
     for (id, token) in (0u32..).zip(&vocab.tokens) {
         if token.len() > MAX_TOKEN_BYTES || vocab.id(token) != Some(id) {
             continue;
+        }
+        deriving_bytes += (token.len() * token.len()) as u64;
+        if deriving_bytes > MAX_DERIVING_BYTES {
+            let expected = "tokens of some words' length at most; import with --no-tokenizer";
+            return Err(meta.wrong("tokenizer.ggml.tokens", expected, format!("long ones up to token {id}")));
         }
         let start = merges.len();
         let chars = token.chars().count() as u16;
