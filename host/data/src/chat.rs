@@ -3,6 +3,8 @@
 //! Every row is rendered, encoded and judged once before the first step, because what is wrong with one must not show
 //! in the middle of a run: a row that supervises nothing, or a data set that never shows the model how a turn ends.
 
+mod end_of_turn;
+
 use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
 use serde_json::{Map, Value as Json};

@@ -474,3 +474,24 @@ fn the_preview_shows_each_token_and_the_report_each_fault() {
     let (before, shown) = (loader.position(), preview(&mut loader, &tokenizer, 9).unwrap());
     assert!(shown.len() == 1 && loader.position() == before && loader.next_row().unwrap().is_some());
 }
+
+#[test]
+fn a_template_is_asked_which_tokens_end_a_turn() {
+    let tokenizer = smollm2();
+    let ids = |source: Option<&str>| {
+        let ids = ChatDataLoader::end_of_turn_ids(&tokenizer, &compile(&tokenizer, source));
+        ids.into_iter().map(|id| tokenizer.piece(id).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(None), ["<|im_end|>"]);
+    let ending = |end: &str| {
+        format!(
+            "{{% for m in messages %}}[{{{{ m.role }}}}]{{{{ m.content }}}}{end}{{% endfor %}}{{% if add_generation_prompt %}}[assistant]{{% endif %}}"
+        )
+    };
+    // Another token than the tokenizer's own end; one that is outside of what is marked as generated; none; a template that rejects.
+    assert_eq!(ids(Some(&ending("<|endoftext|>\n"))), ["<|endoftext|>"]);
+    let marked = "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}<|endoftext|>{% endfor %}";
+    assert_eq!(ids(Some(marked)), ["<|endoftext|>"]);
+    assert_eq!(ids(Some(&ending("\n"))), Vec::<String>::new());
+    assert_eq!(ids(Some("{{ raise_exception('no') }}")), Vec::<String>::new());
+}

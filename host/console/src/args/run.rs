@@ -32,6 +32,8 @@ pub struct Eval {
 }
 
 /// Go on with a text, token by token as they come.
+///
+/// On a terminal, control characters that the model writes are escaped (`\u001b`); a pipe or a file gets the text as it is.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -44,7 +46,7 @@ pub struct Generate {
     /// What stands before.
     #[arg(long, value_name = "TEXT")]
     pub prompt: String,
-    /// Take the prompt as a user's turn, and render it with the model's chat template.
+    /// Take the prompt as a user's turn, render it with the model's chat template, and stop where the template ends a turn.
     #[arg(long)]
     pub chat: bool,
     /// What the system's turn says.

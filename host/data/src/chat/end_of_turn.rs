@@ -1,0 +1,31 @@
+//! Which tokens end an assistant's turn, asked of a chat template itself.
+
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+
+use super::{Chat, ChatDataLoader, ChatOptions, OpenEnd, Taken};
+use crate::{error::Place, template::ChatTemplate, tokenizer::Tokenizer};
+
+/// A conversation that every template takes.
+const CONVERSATION: &str = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+    {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
+
+impl ChatDataLoader {
+    /// The ids behind an assistant's turn as this template writes it: those that [`ChatReport::end_of_turn_ids`](super::ChatReport::end_of_turn_ids) has for data, found in a
+    /// short conversation. Empty where the template rejects that conversation, or writes no special token behind a turn.
+    pub fn end_of_turn_ids(tokenizer: &Arc<Tokenizer>, template: &Arc<ChatTemplate>) -> BTreeSet<u32> {
+        let chat = Chat {
+            files: Vec::new(),
+            tokenizer: tokenizer.clone(),
+            template: template.clone(),
+            extra: Vec::new(),
+            options: ChatOptions::default(),
+        };
+        let place = Place { path: PathBuf::new(), line: 1 };
+        let Ok(Taken::Row(built)) = chat.judge(&place, CONVERSATION) else { return BTreeSet::new() };
+        let written = built.ends.into_iter().filter_map(|end| match end {
+            Ok(id) | Err(OpenEnd::Outside(id)) => Some(id),
+            Err(OpenEnd::Cut | OpenEnd::Missing) => None,
+        });
+        written.collect()
+    }
+}
