@@ -1,24 +1,23 @@
 //! A checkpoint opened for reading: its tensors, its configuration and the files beside it.
 //!
-//! Only headers are read when it is opened, so a 100 GB checkpoint opens in milliseconds; data are mapped, or read in
-//! bounded pieces, when they are asked for. Nothing here ever writes.
+//! Only headers are read when it is opened, so a 100 GB checkpoint opens in milliseconds; data are read when they are asked for. Nothing is
+//! mapped: where another program cuts a mapped file short, the system kills the process that reads it. Nothing here ever writes.
 
 use std::{
     collections::BTreeMap,
-    fs::File,
+    fs::{File, Metadata},
     io,
     ops::Range,
     path::{Path, PathBuf},
-    sync::OnceLock,
 };
 
-use memmap2::Mmap;
 use unswag_abi::doc::Attrs;
 
 use crate::{
     config,
     error::{Error, IndexFault},
     foreign,
+    hash::Progress,
     header::{Header, HeaderError, LENGTH_BYTES, MAX_TENSORS, header_length, parse_header},
     layout::{self, SideFile, Skipped},
     open::{self, Identity},
@@ -41,6 +40,9 @@ pub struct WeightFile {
 /// What surgery puts before a `model_type`, so that no other tool opens a model that it would compute wrongly.
 pub const OWN_MODEL_TYPE: &str = "unswag_";
 
+/// Read at once of each tensor that is compared.
+const CHUNK_BYTES: u64 = 4 << 20;
+
 /// An opened checkpoint. Cheap to open, safe to share between threads.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -52,7 +54,6 @@ pub struct Checkpoint {
     config: Option<(PathBuf, Attrs)>,
     side_files: Vec<SideFile>,
     skipped: Vec<Skipped>,
-    maps: Vec<OnceLock<Mmap>>,
 }
 
 impl Checkpoint {
@@ -99,9 +100,8 @@ impl Checkpoint {
             None => None,
             Some(path) => Some((path.clone(), config::read(&path)?)),
         };
-        let maps = files.iter().map(|_| OnceLock::new()).collect();
         let layout::Layout { root, side_files, skipped, .. } = layout;
-        Ok(Checkpoint { root, files, tensors, metadata, index, config, side_files, skipped, maps })
+        Ok(Checkpoint { root, files, tensors, metadata, index, config, side_files, skipped })
     }
 
     /// Takes the configuration from `path`, in place of the one beside the weights.
@@ -171,24 +171,50 @@ impl Checkpoint {
         &self.skipped
     }
 
-    /// The bytes of a tensor, mapped: nothing is copied. They start where the file puts them, which in files without
-    /// header padding is not aligned to the element.
-    ///
-    /// A file that another program cuts short while it is mapped makes the system kill this process (SIGBUS) on the next
-    /// touch of a missing page. Where that must be an error, use [`Checkpoint::read`].
+    /// The bytes of a tensor, read into memory; a file cut short meanwhile is an error.
     ///
     /// # Errors
-    /// No tensor has that name; the file cannot be mapped, or changed since it was opened.
-    pub fn data(&self, name: &str) -> Result<&[u8], Error> {
-        let TensorInfo { file, range, .. } = self.known(name)?;
-        let map = match self.maps[file].get() {
-            Some(map) => map,
-            None => {
-                let map = self.map(file)?;
-                self.maps[file].get_or_init(|| map)
+    /// As [`Checkpoint::read`].
+    pub fn data(&self, name: &str) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        self.read(name, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Whether two tensors hold the same bytes, in one checkpoint or in two. Reads both in chunks, up to the first that differs;
+    /// `progress` hears the bytes of each chunk.
+    ///
+    /// # Errors
+    /// No tensor has that name; a file cannot be read, or changed since it was opened; `progress` said to stop.
+    pub fn same_data(
+        &self,
+        name: &str,
+        other: &Checkpoint,
+        other_name: &str,
+        progress: &Progress<'_>,
+    ) -> Result<bool, Error> {
+        let (a, b) = (self.known(name)?, other.known(other_name)?);
+        if a.range.end - a.range.start != b.range.end - b.range.start {
+            return Ok(false);
+        }
+        let (a_file, b_file) = (self.reopen(a.file)?, other.reopen(b.file)?);
+        let bytes = a.range.end - a.range.start;
+        let [mut a_chunk, mut b_chunk] = [(); 2].map(|()| vec![0; bytes.min(CHUNK_BYTES) as usize]);
+        let (mut at, mut is_same) = (0, true);
+        while at < bytes && is_same {
+            let len = (bytes - at).min(CHUNK_BYTES) as usize;
+            self.fill(&a_file, a.file, a.range.start + at, &mut a_chunk[..len])?;
+            other.fill(&b_file, b.file, b.range.start + at, &mut b_chunk[..len])?;
+            is_same = a_chunk[..len] == b_chunk[..len];
+            at += len as u64;
+            if progress(len as u64).is_break() {
+                return Err(Error::Cancelled);
             }
-        };
-        Ok(&map[range.start as usize..range.end as usize])
+        }
+        // What another program wrote meanwhile may be compared with itself.
+        self.check_unchanged(&a_file, a.file)?;
+        other.check_unchanged(&b_file, b.file)?;
+        Ok(is_same)
     }
 
     /// Reads a tensor's bytes into `buffer`, which is cleared first; a file cut short meanwhile is an error.
@@ -211,9 +237,12 @@ impl Checkpoint {
     /// # Errors
     /// The file cannot be read there, or changed since it was opened.
     pub fn read_range(&self, file: usize, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
-        let handle = self.reopen(file)?;
+        self.fill(&self.reopen(file)?, file, offset, buffer)
+    }
+
+    fn fill(&self, handle: &File, file: usize, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
         let weights = &self.files[file];
-        open::read_exact_at(&handle, buffer, offset).map_err(|source| {
+        open::read_exact_at(handle, buffer, offset).map_err(|source| {
             if source.kind() == io::ErrorKind::UnexpectedEof {
                 let now_bytes = handle.metadata().map_or(0, |metadata| metadata.len());
                 return Error::Changed { path: weights.path.clone(), was_bytes: weights.bytes, now_bytes };
@@ -251,24 +280,23 @@ impl Checkpoint {
 
     /// Files are opened anew for each use: a checkpoint of hundreds of shards must not run into the limit on open files.
     fn reopen(&self, file: usize) -> Result<File, Error> {
-        let weights = &self.files[file];
-        let (handle, metadata) = open::regular_file(&weights.path)?;
-        if Identity::of(&metadata) != weights.identity {
-            return Err(Error::Changed {
-                path: weights.path.clone(),
-                was_bytes: weights.bytes,
-                now_bytes: metadata.len(),
-            });
-        }
+        let (handle, metadata) = open::regular_file(&self.files[file].path)?;
+        self.check_identity(file, &metadata)?;
         Ok(handle)
     }
 
-    fn map(&self, file: usize) -> Result<Mmap, Error> {
-        let handle = self.reopen(file)?;
-        // SAFETY: the mapping is read-only and private to this process's view. Another process may still change the file
-        // under it, which no program can exclude; the bytes are only ever read as plain numbers, so a change gives wrong
-        // numbers, and a cut gives SIGBUS, as `data` documents.
-        unsafe { Mmap::map(&handle) }.map_err(|source| Error::io(&self.files[file].path, "map it into memory", source))
+    fn check_unchanged(&self, handle: &File, file: usize) -> Result<(), Error> {
+        let path = &self.files[file].path;
+        let metadata = handle.metadata().map_err(|source| Error::io(path, "ask for its size", source))?;
+        self.check_identity(file, &metadata)
+    }
+
+    fn check_identity(&self, file: usize, metadata: &Metadata) -> Result<(), Error> {
+        let weights = &self.files[file];
+        if Identity::of(metadata) == weights.identity {
+            return Ok(());
+        }
+        Err(Error::Changed { path: weights.path.clone(), was_bytes: weights.bytes, now_bytes: metadata.len() })
     }
 }
 

@@ -7,14 +7,16 @@ mod watch;
 
 use std::{
     fs,
+    ops::ControlFlow,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 use safetensors_bytes::{entry, file, write_folder, write_model, write_sharded_folder};
 use tempfile::TempDir;
 use unswag_abi::doc::Dtype;
-use unswag_checkpoint::{Checkpoint, Error, Foreign, IndexFault, SkipReason};
+use unswag_checkpoint::{Checkpoint, Error, Foreign, IndexFault, SkipReason, silent};
 use watch::Watched;
 
 fn scratch() -> TempDir {
@@ -55,7 +57,7 @@ fn a_folder_gives_tensors_config_and_side_files_and_is_not_changed() {
 
     let info = checkpoint.tensor("model.norm.weight").expect("the tensor");
     assert_eq!((info.dtype, info.shape, info.bytes(), info.elements()), (Dtype::F32, &[3u64][..], 12, 3));
-    assert_eq!(floats(checkpoint.data("model.norm.weight").expect("data")), [1000.0, 1001.0, 1002.0]);
+    assert_eq!(floats(&checkpoint.data("model.norm.weight").expect("data")), [1000.0, 1001.0, 1002.0]);
     let mut buffer = vec![1; 100];
     checkpoint.read("model.norm.weight", &mut buffer).expect("data");
     assert_eq!(buffer, checkpoint.data("model.norm.weight").expect("data"));
@@ -111,7 +113,7 @@ fn shards_open_by_folder_and_by_index() {
         assert!(checkpoint.index_path().is_some());
         let found: Vec<(&str, usize)> = checkpoint.tensors().map(|info| (info.name, info.file)).collect();
         assert_eq!(found, [("a", 0), ("c", 0), ("b", 1)]);
-        assert_eq!(floats(checkpoint.data("b").expect("data")), [0.0, 1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(floats(&checkpoint.data("b").expect("data")), [0.0, 1.0, 2.0, 3.0, 4.0]);
         assert!(checkpoint.side_files().is_empty(), "{:?}", checkpoint.side_files());
     }
 }
@@ -370,6 +372,7 @@ fn a_file_changed_after_opening_is_an_error_and_no_signal() {
     let length = fs::metadata(&path).expect("it is there").len();
     fs::File::options().write(true).open(&path).and_then(|file| file.set_len(length / 2)).expect("cut");
     assert!(matches!(checkpoint.data("w"), Err(Error::Changed { .. })));
+    assert!(matches!(checkpoint.same_data("w", &checkpoint, "w", &silent), Err(Error::Changed { .. })));
     let mut buffer = Vec::new();
     assert!(matches!(checkpoint.read("w", &mut buffer), Err(Error::Changed { .. })));
     // Another file under the same name is another checkpoint, even where it has the same length. The first one is kept,
@@ -379,4 +382,49 @@ fn a_file_changed_after_opening_is_an_error_and_no_signal() {
     assert_eq!(fs::metadata(&path).expect("it is there").len(), length);
     assert!(matches!(checkpoint.data("w"), Err(Error::Changed { .. })));
     assert!(matches!(checkpoint.read("w", &mut buffer), Err(Error::Changed { .. })));
+}
+
+#[test]
+fn a_file_cut_while_two_are_compared_is_an_error_and_no_signal() {
+    let scratch = scratch();
+    let paths = ["a.safetensors", "b.safetensors"].map(|name| scratch.path().join(name));
+    // Three chunks and a rest.
+    for path in &paths {
+        write_model(path, &[("w", &[3_500_000]), ("other", &[2])]);
+    }
+    let open = || paths.each_ref().map(|path| Checkpoint::open(path).expect("it opens"));
+    let [a, b] = open();
+    let heard = AtomicU64::new(0);
+    let hear = |bytes: u64| {
+        heard.fetch_add(bytes, Relaxed);
+        ControlFlow::Continue(())
+    };
+    assert!(a.same_data("w", &b, "w", &hear).expect("equal files"));
+    assert_eq!(heard.into_inner(), 14_000_000);
+    assert!(!a.same_data("w", &b, "other", &silent).expect("another length is another tensor"));
+
+    // One byte of the last chunk differs.
+    let mut bytes = fs::read(&paths[1]).expect("read");
+    let (_, range) = b.locate("w").expect("it is there");
+    bytes[range.end as usize - 1] ^= 1;
+    fs::write(&paths[1], bytes).expect("written");
+    let [a, b] = open();
+    assert!(!a.same_data("w", &b, "w", &silent).expect("sound files"));
+
+    for at_chunk in [1, 2, 3] {
+        write_model(&paths[1], &[("w", &[3_500_000]), ("other", &[2])]);
+        let [a, b] = open();
+        let chunks = AtomicU64::new(0);
+        let cut = |_: u64| {
+            if chunks.fetch_add(1, Relaxed) + 1 == at_chunk {
+                fs::File::options().write(true).open(&paths[1]).and_then(|file| file.set_len(1 << 20)).expect("cut");
+            }
+            ControlFlow::Continue(())
+        };
+        let error = a.same_data("w", &b, "w", &cut).expect_err("cut");
+        assert!(matches!(error, Error::Changed { now_bytes: 1_048_576, .. }), "chunk {at_chunk}: {error}");
+    }
+    let [a, _] = open();
+    let stop = |_: u64| ControlFlow::Break(());
+    assert!(matches!(a.same_data("w", &a, "w", &stop), Err(Error::Cancelled)));
 }

@@ -169,17 +169,17 @@ pub struct Inspect {
     pub graph: bool,
 }
 
-/// Compare the graphs of two checkpoints: nodes, parameters, caches, losses.
+/// Compare the graphs of two checkpoints: nodes, parameters, caches, losses; with --weights, the tensors' data too.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  unswag diff ./SmolLM2-135M ./SmolLM2-135M-delhi\n\nExit status: 0 equal, 1 different, 2 could not compare."
+    after_help = "Examples:\n  unswag diff ./SmolLM2-135M ./SmolLM2-135M-delhi\n  unswag diff --weights ./SmolLM2-135M ./merged\n\nExit status: 0 what was compared is equal, 1 different, 2 could not compare."
 )]
 pub struct Diff {
     #[arg(value_name = "A", value_hint = ValueHint::AnyPath)]
     pub a: PathBuf,
     #[arg(value_name = "B", value_hint = ValueHint::AnyPath)]
     pub b: PathBuf,
-    /// Compare the data of the tensors that both have, too. Reads both checkpoints whole.
+    /// Compare every tensor's data, too: reads both checkpoints from end to end. Without it, equal graphs say nothing of the weights.
     #[arg(long)]
     pub weights: bool,
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use unswag_abi::doc::{Attrs, Dtype, Graph};
-use unswag_checkpoint::{Checkpoint, Error as CheckpointError, regular_file};
+use unswag_checkpoint::{Checkpoint, Error as CheckpointError, regular_file, silent};
 use unswag_graph::{
     PatchError, apply,
     builders::{self, BuildError, Built, Inferred, TensorInfo},
@@ -109,13 +109,22 @@ impl Model {
         let replaced = record.iter().flat_map(|record| &record.base.replaced);
         let replaced = replaced.map(|(name, param)| TensorInfo { name, dtype: param.dtype, shape: &param.shape });
         let current = tensors(&checkpoint).filter(|tensor| !made.contains(tensor.name));
-        let same_data = |a: &str, b: &str| match (checkpoint.data(a), checkpoint.data(b)) {
-            (Ok(a), Ok(b)) => a == b,
-            // One of them was dropped by a patch: the base had them tied, or the patch could not have.
-            _ => true,
+        let mut unreadable = None;
+        let same_data = |a: &str, b: &str| {
+            if checkpoint.tensor(a).is_none() || checkpoint.tensor(b).is_none() {
+                // One of them was dropped by a patch: the base had them tied, or the patch could not have.
+                return true;
+            }
+            checkpoint.same_data(a, &checkpoint, b, &silent).unwrap_or_else(|error| {
+                unreadable = Some(error);
+                true
+            })
         };
         let built = builders::build_with(&base_config, current.chain(replaced), same_data)
             .map_err(|source| ModelError::Build { root: root.clone(), source: Box::new(source) })?;
+        if let Some(error) = unreadable {
+            return Err(error.into());
+        }
         let Built { mut graph, duplicates, unclaimed, notes, .. } = built;
         for (step, done) in record.iter().flat_map(|record| record.steps.iter().enumerate()) {
             let known: Vec<&Planned> = done.plans.iter().collect();

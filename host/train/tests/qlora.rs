@@ -69,7 +69,7 @@ fn compare_weights(file: &[u8], nf4: Nf4) {
         let part = |part: &str| theirs.tensor(&format!("{name}.{part}")).expect("written");
         let info = base.tensor(&name).expect("in the checkpoint");
         let shape = [info.shape[0], info.shape[1]];
-        let plain = torch.tensor_from_bytes(shape, info.dtype, base.data(&name).expect("bytes")).expect("a tensor");
+        let plain = torch.tensor_from_bytes(shape, info.dtype, &base.data(&name).expect("bytes")).expect("a tensor");
         let ours = torch.quantize(&plain, Dtype::F32, nf4).expect("finite");
         let bytes = ours.to_bytes().expect("bytes");
         let (packed, absmax) = (part("packed"), part("absmax"));

@@ -40,7 +40,7 @@ impl Model {
             }
             let bytes = self.checkpoint.data(&info.name).unwrap_or_else(|error| panic!("{error}"));
             let stored = self.graph.params[&info.name].dtype;
-            let tensor = torch.tensor_from_bytes(info.shape, stored, bytes)?;
+            let tensor = torch.tensor_from_bytes(info.shape, stored, &bytes)?;
             match info.storage {
                 Storage::Nf4(nf4) => torch.quantize(&tensor, info.dtype, nf4),
                 Storage::Plain if stored == info.dtype => Ok(tensor),
