@@ -12,16 +12,17 @@ mod keys;
 mod locate;
 mod read;
 mod schema;
+mod values;
 
 use std::{
+    error::Error,
     ffi::OsString,
-    fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
 };
 
 use clap::{ArgMatches, Args, Command};
-use unswag_loader::yaml::{self, YamlError};
+use unswag_loader::{PluginSpec, regular_file, yaml::YamlError};
 
 use crate::args::{Plan, Run, Train};
 use keys::Keys;
@@ -35,12 +36,6 @@ const MAX_BYTES: u64 = 1 << 20;
 /// The folder in the output folder that holds what surgery made. Full fine-tuning writes `model`.
 const PATCHED: &str = "patched";
 
-/// A step of surgery: a protocol, or the path of a library, and its options as text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SurgeryStep {
-    pub plugin: String,
-    pub options: Vec<(String, String)>,
-}
 
 /// Surgery, where there is any, and training.
 #[derive(Clone, Debug)]
@@ -48,7 +43,8 @@ pub struct Recipe {
     path: PathBuf,
     text: String,
     pub model: PathBuf,
-    pub surgery: Vec<SurgeryStep>,
+    /// What operates, in order.
+    pub surgery: Vec<PluginSpec>,
     pub output: PathBuf,
     train: Vec<Given>,
 }
@@ -66,6 +62,8 @@ pub enum RecipeError {
     Fault { path: PathBuf, line: usize, what: String },
     #[error("{}: {what}", path.display())]
     Settings { path: PathBuf, what: String },
+    #[error("{}:{line}: {place}", path.display())]
+    Step { path: PathBuf, line: usize, place: String, source: Box<dyn Error + Send + Sync> },
 }
 
 /// Whether this path is a recipe's and no model's, by its ending.
@@ -77,16 +75,26 @@ impl Recipe {
     /// Reads a recipe. Paths in it are taken from the working directory, as on the command line.
     ///
     /// # Errors
-    /// A file that cannot be read or is no YAML; a key that is not known, a value that cannot be, or one that is missing.
+    /// A path that is no file, or a file that cannot be read; else as [`Recipe::parse`].
     pub fn open(path: &Path) -> Result<Self, RecipeError> {
         let io = |source| RecipeError::Io { path: path.to_owned(), source };
         let mut bytes = Vec::new();
-        File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)).map_err(io)?;
+        // One byte more than a recipe may have shows that there are more.
+        regular_file(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)).map_err(io)?;
+        Self::parse(path, bytes)
+    }
+
+    /// A recipe from the bytes of a file; `path` is for messages. Nothing is opened, and the work is linear in the bytes.
+    ///
+    /// # Errors
+    /// More than a megabyte, or bytes that are no YAML; a key that is not known, a value that cannot be, or one that is missing.
+    pub fn parse(path: &Path, bytes: Vec<u8>) -> Result<Self, RecipeError> {
         if bytes.len() as u64 > MAX_BYTES {
             return Err(RecipeError::Size { path: path.to_owned() });
         }
+        let io = |source| RecipeError::Io { path: path.to_owned(), source };
         let text = String::from_utf8(bytes).map_err(|error| io(io::Error::new(io::ErrorKind::InvalidData, error)))?;
-        let value = yaml::parse(&text).map_err(|source| RecipeError::Yaml { path: path.to_owned(), source })?;
+        let value = values::document(&text).map_err(|source| RecipeError::Yaml { path: path.to_owned(), source })?;
         let told = |fault: Fault| RecipeError::Fault {
             path: path.to_owned(),
             line: line_of(&text, &fault.place),
@@ -114,23 +122,55 @@ impl Recipe {
         if self.surgery.is_empty() { self.model.clone() } else { self.output.join(PATCHED) }
     }
 
-    /// The arguments of `unswag train` that do what the recipe says, from the command's name on.
+    /// Opens each step of surgery with `open`. `option_at_fault` says which option an error is about, if one.
+    ///
+    /// # Errors
+    /// The first step that cannot be opened, with the line that it stands on.
+    pub fn steps<T, E: Error + Send + Sync + 'static>(
+        &self,
+        open: impl Fn(&PluginSpec) -> Result<T, E>,
+        option_at_fault: impl Fn(&E) -> Option<&str>,
+    ) -> Result<Vec<T>, RecipeError> {
+        let opened = |(index, spec): (usize, &PluginSpec)| {
+            open(spec).map_err(|error| {
+                let step = Place::default().at("surgery").item(index);
+                let place = match option_at_fault(&error) {
+                    Some(key) if spec.options.iter().any(|(given, _)| given == key) => step.at("options").at(key).itself(),
+                    _ => step.at("plugin"),
+                };
+                let (path, line) = (self.path.clone(), line_of(&self.text, &place));
+                RecipeError::Step { path, line, place: place.to_string(), source: Box::new(error) }
+            })
+        };
+        self.surgery.iter().enumerate().map(opened).collect()
+    }
+
+    /// The arguments of `unswag train` that do what the recipe says, from the command's name on; `force` replaces an earlier run.
     ///
     /// # Errors
     /// Settings that do not go together.
-    pub fn train_args(&self, dry_run: bool) -> Result<Vec<OsString>, RecipeError> {
-        let args = |train: &[Given]| {
-            let mut args: Vec<OsString> = vec!["train".into()];
-            args.extend(train.iter().flat_map(Given::args).map(OsString::from));
-            args.extend(dry_run.then(|| "--dry-run".into()));
-            // `=`, and `--` before the model: neither is taken for an option, whatever it begins with.
-            let mut output = OsString::from("--output=");
-            output.push(&self.output);
-            args.extend([output, "--".into(), self.trained_model().into()]);
-            args
-        };
-        self.parsed::<Train>(&self.train, args)?;
-        Ok(args(&self.train))
+    pub fn train_args(&self, force: bool) -> Result<Vec<OsString>, RecipeError> {
+        self.train(force)?;
+        Ok(self.typed_train(&self.train, force))
+    }
+
+    /// [`Recipe::train_args`], as clap reads them.
+    ///
+    /// # Errors
+    /// Settings that do not go together.
+    pub fn train(&self, force: bool) -> Result<Train, RecipeError> {
+        self.parsed(&self.train, |train| self.typed_train(train, force))
+    }
+
+    fn typed_train(&self, train: &[Given], force: bool) -> Vec<OsString> {
+        let mut args: Vec<OsString> = vec!["train".into()];
+        args.extend(train.iter().flat_map(Given::args).map(OsString::from));
+        args.extend(force.then(|| "--force".into()));
+        // `=`, and `--` before the model: neither is taken for an option, whatever it begins with.
+        let mut output = OsString::from("--output=");
+        output.push(&self.output);
+        args.extend([output, "--".into(), self.trained_model().into()]);
+        args
     }
 
     /// The arguments of `unswag plan` that plan what the recipe trains, of the model before surgery; `given` is what stands on the
@@ -164,7 +204,7 @@ impl Recipe {
             Err(error) => error.to_string(),
         };
         let said = error.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
-        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        let said = shown(&said.split_whitespace().collect::<Vec<_>>().join(" "));
         let is_at_fault = |&index: &usize| {
             let others = [&settings[..index], &settings[index + 1..]].concat();
             settings[index].is_of_recipe && parse(&others).is_ok()
@@ -177,6 +217,65 @@ impl Recipe {
                 Err(RecipeError::Fault { path, line, what: Fault { place, what: said }.to_string() })
             }
             None => Err(RecipeError::Settings { path, what: said }),
+        }
+    }
+}
+
+/// As much of a text from a recipe as a message shows.
+fn shown(text: &str) -> String {
+    const SHOWN_CHARS: usize = 300;
+    match text.char_indices().nth(SHOWN_CHARS) {
+        Some((cut, _)) => format!("{}…", &text[..cut]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRAIN: &str = "model: m\noutput: out\ntrain:\n  data: x\n";
+
+    fn read(text: &str) -> Result<Recipe, RecipeError> {
+        Recipe::parse(Path::new("r.yaml"), text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn a_recipe_has_few_steps() {
+        let steps = |count: usize| format!("{TRAIN}surgery:\n{}", "  - plugin: delhi\n".repeat(count));
+        assert_eq!(read(&steps(64)).unwrap().surgery.len(), 64);
+        let error = read(&steps(10_000)).unwrap_err().to_string();
+        assert!(error.contains("r.yaml:6: surgery: expected at most 64 steps, got 10000"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_at_once() {
+        let error = Recipe::open(Path::new("/dev/zero")).unwrap_err();
+        assert!(crate::chain(&error).contains("expected a file, found a device"), "{error:?}");
+        let large = read(&format!("{TRAIN}#{}", "x".repeat(2 << 20))).unwrap_err();
+        assert!(matches!(large, RecipeError::Size { .. }), "{large}");
+    }
+
+    #[test]
+    fn messages_stay_short_whatever_the_recipe_holds() {
+        let long = "k".repeat(500_000);
+        for text in [format!("{TRAIN}  {long}: 1\n"), format!("{TRAIN}  seed: {long}\n"), format!("{TRAIN}{long}: 1\n"), format!("{TRAIN}  lr_scheduler_type: {long}\n")] {
+            let error = read(&text).and_then(|recipe| recipe.train(false)).map(|_| ()).unwrap_err().to_string();
+            assert!(error.len() < 2_000, "{} bytes", error.len());
+        }
+    }
+
+    #[test]
+    fn a_step_that_does_not_open_is_named_with_its_line() {
+        let text = format!("{TRAIN}surgery:\n  - plugin: a\n  - plugin: b\n    options:\n      mode: 1\n      group: 2\n");
+        let recipe = read(&text).unwrap();
+        #[derive(Debug, thiserror::Error)]
+        #[error("no {0}")]
+        struct No(&'static str);
+        for (fault, place) in [("group", "r.yaml:10: surgery[1].options.group"), ("other", "r.yaml:7: surgery[1].plugin")] {
+            let open = |spec: &PluginSpec| if spec.name == "b" { Err(No(fault)) } else { Ok(()) };
+            let error = recipe.steps(open, |error| Some(error.0)).unwrap_err();
+            assert_eq!(crate::chain(&error), format!("{place}: no {fault}"));
         }
     }
 }

@@ -27,6 +27,7 @@ mod plain;
 mod plugin;
 mod probe;
 mod protocol;
+mod regular;
 mod spec;
 
 pub mod device;
@@ -49,5 +50,6 @@ pub use probe::{
     PROBE_COMMAND, Probe, ProbeError, ProbeFailure, ProbeOptions, Sandbox, Stage, probe, probe_child, probe_with,
 };
 pub use protocol::{Built, MAX_DOCUMENT_BYTES, OpenProtocols, PluginError, Protocol, SLOW_CALL};
+pub use regular::regular_file;
 pub use spec::{PluginSpec, SpecError};
 pub use unswag_engine::{Buffer, BufferMut};

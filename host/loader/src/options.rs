@@ -24,6 +24,15 @@ pub enum OptionError {
     Twice { protocol: String, key: String },
 }
 
+impl OptionError {
+    /// The option that it is about.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Unknown { key, .. } | Self::Value { key, .. } | Self::Missing { key, .. } | Self::Twice { key, .. } => key,
+        }
+    }
+}
+
 /// Turns what the user wrote into typed options, checks them, and fills in the defaults.
 ///
 /// # Errors

@@ -19,6 +19,15 @@ pub enum YamlError {
 /// Text that is no YAML, or not the YAML of a `T`, or that opens more than 128 brackets at once. The parser looks at every open
 /// bracket for each token, so that a megabyte of them would take it an hour.
 pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, YamlError> {
+    check_depth(text)?;
+    Ok(serde_yaml::from_str(text)?)
+}
+
+/// Refuses text that opens more than 128 brackets at once, before a parser sees it.
+///
+/// # Errors
+/// The line of the bracket that is one too many.
+pub fn check_depth(text: &str) -> Result<(), YamlError> {
     // Brackets in quoted text count as well: text of ours closes what it opens, and the bound is far off.
     let (mut depth, mut line) = (0usize, 1);
     for byte in text.bytes() {
@@ -32,7 +41,7 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, YamlError> {
             return Err(YamlError::Depth { line });
         }
     }
-    Ok(serde_yaml::from_str(text)?)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What `--plugin delhi:key=value` takes, and what it means for each kind of node.
 
-use std::path::Path;
+use std::{fs::OpenOptions, io::Read, os::unix::fs::OpenOptionsExt, path::Path};
 
 use serde::Deserialize;
 use unswag_kernels::delhi::tables::Histogram;
@@ -159,12 +159,18 @@ impl Calibration {
     /// A file that cannot be read, is too large, or is not a JSON object of histograms.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let at = |reason: String| error!("calibration {}: {reason}", path.display());
-        let bytes = std::fs::metadata(path).map_err(|error| at(error.to_string()))?.len();
-        if bytes > MAX_CALIBRATION_BYTES {
-            return Err(at(format!("expected at most {MAX_CALIBRATION_BYTES} bytes of histograms, got {bytes}")));
+        // O_NONBLOCK: opening a named pipe that has no writer would wait for one.
+        let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+        let file = opened.map_err(|error| at(error.to_string()))?;
+        if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            return Err(at("expected a file, found a folder, a pipe or a device".to_owned()));
         }
-        let text = std::fs::read_to_string(path).map_err(|error| at(error.to_string()))?;
-        let histograms = unswag_sdk::serde_json::from_str(&text)
+        let mut text = Vec::new();
+        file.take(MAX_CALIBRATION_BYTES + 1).read_to_end(&mut text).map_err(|error| at(error.to_string()))?;
+        if text.len() as u64 > MAX_CALIBRATION_BYTES {
+            return Err(at(format!("expected at most {MAX_CALIBRATION_BYTES} bytes of histograms, got more")));
+        }
+        let histograms = unswag_sdk::serde_json::from_slice(&text)
             .map_err(|error| at(format!("expected {{\"node path\": histogram, …}}: {error}")))?;
         Ok(Self(histograms))
     }

@@ -112,7 +112,13 @@ fn a_calibration_file_is_carried_in_the_node_and_changes_what_is_coded() {
     std::fs::write(&path, "[1, 2").unwrap();
     assert!(rewrite(options.clone(), &graph).unwrap_err().contains("histograms.json"));
     std::fs::remove_file(&path).unwrap();
-    assert!(rewrite(options, &graph).unwrap_err().contains("No such file"));
+    assert!(rewrite(options.clone(), &graph).unwrap_err().contains("No such file"));
+    // A pipe without a writer is not waited for.
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    for path in [path.to_str().unwrap(), "/dev/zero", folder.path().to_str().unwrap()] {
+        let error = rewrite(json!({"mode": "2bit", "calibration": path}), &graph).unwrap_err();
+        assert!(error.contains("expected a file"), "{path}: {error}");
+    }
 }
 
 #[test]

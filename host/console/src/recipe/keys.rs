@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, builder::R
 use crate::args::{Plan, Train};
 
 /// Options that are no keys of `train`: a recipe has them one level up, or they are for one call.
-const NOT_KEYS: &[&str] = &["model", "output", "dry_run", "help", "version"];
+const NOT_KEYS: &[&str] = &["model", "output", "dry_run", "force", "help", "version"];
 
 /// What a value must be.
 #[derive(Clone, Debug, PartialEq, Eq)]

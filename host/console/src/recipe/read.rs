@@ -3,24 +3,27 @@
 use std::path::PathBuf;
 
 use serde_yaml::{Mapping, Value};
+use unswag_loader::PluginSpec;
 
 use crate::args::advice;
 
 use super::{
-    SurgeryStep,
     keys::{Given, Key, Keys, Kind},
     locate::{Fault, Place},
+    shown,
 };
 
 /// A recipe as it is written.
 pub struct Document {
     pub model: PathBuf,
-    pub surgery: Vec<SurgeryStep>,
+    pub surgery: Vec<PluginSpec>,
     pub train: Vec<Given>,
     pub output: PathBuf,
 }
 
 const SECTIONS: [&str; 4] = ["model", "surgery", "train", "output"];
+/// Each step of surgery rewrites the graph that the one before left.
+const MAX_STEPS: usize = 64;
 const STEP: [&str; 2] = ["plugin", "options"];
 
 /// # Errors
@@ -39,19 +42,23 @@ pub fn document(value: &Value, keys: &Keys) -> Result<Document, Fault> {
     })
 }
 
-fn surgery(value: &Value, place: &Place) -> Result<Vec<SurgeryStep>, Fault> {
+fn surgery(value: &Value, place: &Place) -> Result<Vec<PluginSpec>, Fault> {
     let Value::Sequence(steps) = value else {
         return expected("a list of steps, each with `plugin` and `options`", value, place);
     };
+    if steps.len() > MAX_STEPS {
+        let what = format!("expected at most {MAX_STEPS} steps, got {}", steps.len());
+        return Err(Fault { place: place.clone(), what });
+    }
     steps.iter().enumerate().map(|(index, step)| surgery_step(step, &place.item(index))).collect()
 }
 
-fn surgery_step(value: &Value, place: &Place) -> Result<SurgeryStep, Fault> {
+fn surgery_step(value: &Value, place: &Place) -> Result<PluginSpec, Fault> {
     let fields = known(value, place, &STEP)?;
-    let plugin = text(required(fields, place, "plugin")?, &place.at("plugin"))?;
+    let name = text(required(fields, place, "plugin")?, &place.at("plugin"))?;
     let at = place.at("options");
     let options = fields.get("options").map_or(Ok(Vec::new()), |options| plugin_options(options, &at))?;
-    Ok(SurgeryStep { plugin, options })
+    Ok(PluginSpec { name, options })
 }
 
 /// As text: what they mean is in the plugin's manifest.
@@ -105,7 +112,7 @@ fn setting(key: &Key, name: &str, value: &Value, place: &Place) -> Result<Option
         Value::Sequence(_) if key.is_list() => return expected("at least one", value, place),
         other => vec![one(&kind, other, place)?],
     };
-    key.check(&values).map_err(|what| Fault { place: place.clone(), what })?;
+    key.check(&values).map_err(|what| Fault { place: place.clone(), what: shown(&what) })?;
     Ok(Some(key.given(name, values)))
 }
 
@@ -181,7 +188,9 @@ fn missing(name: &str, place: &Place) -> Fault {
 
 fn unknown(name: &str, known: &[impl AsRef<str>], place: &Place) -> Fault {
     let distance = |other: &&str| strsim::damerau_levenshtein(name, other);
-    let nearest = known.iter().map(AsRef::as_ref).min_by_key(distance);
+    // A distance takes time and memory by the product of both lengths.
+    let is_word = name.len() <= 64;
+    let nearest = known.iter().map(AsRef::as_ref).filter(|_| is_word).min_by_key(distance);
     // Further away, it is another word.
     let near = nearest.filter(|other| distance(other) <= name.chars().count().max(3) / 2);
     let hint = match (near, advice(name)) {
@@ -198,9 +207,9 @@ fn expected<T>(wanted: &str, got: &Value, place: &Place) -> Result<T, Fault> {
         Value::Sequence(items) if items.is_empty() => "an empty list".to_owned(),
         Value::Sequence(_) => "a list".to_owned(),
         Value::Mapping(_) => "keys and values".to_owned(),
-        Value::Tagged(tagged) => format!("the tag {}", tagged.tag),
+        Value::Tagged(tagged) => shown(&format!("the tag {}", tagged.tag)),
         Value::String(text) => format!("the text {:?}", text.chars().take(80).collect::<String>()),
-        Value::Bool(_) | Value::Number(_) => scalar(got).unwrap_or_default(),
+        Value::Bool(_) | Value::Number(_) => shown(&scalar(got).unwrap_or_default()),
     };
     Err(Fault { place: place.clone(), what: format!("expected {wanted}, got {got}") })
 }
