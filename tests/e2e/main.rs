@@ -17,5 +17,6 @@ mod results;
 mod resume;
 mod shared;
 mod tensorboard;
+mod terminal;
 mod train;
 mod tree;

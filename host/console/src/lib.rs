@@ -21,6 +21,8 @@ pub enum Done {
     Differs,
     /// It was told to stop, and everything so far is kept.
     Stopped,
+    /// It failed in another process, which said why.
+    Failed,
 }
 
 /// A failure that is printed as JSON with the command's own fields, so that what could not be measured is there and `null`.
@@ -56,6 +58,7 @@ pub fn exit(output: &Output, result: Result<Done, Box<dyn Error>>) -> ExitCode {
         Ok(Done::Ok) => ExitCode::SUCCESS,
         Ok(Done::Differs) => ExitCode::from(1),
         Ok(Done::Stopped) => ExitCode::from(130),
+        Ok(Done::Failed) => ExitCode::from(2),
         Err(error) => {
             if output.json {
                 let mut page = error.downcast_ref::<Failed>().map(|failed| failed.page.clone()).unwrap_or_default();

@@ -1,6 +1,10 @@
-//! How things look: colour on a terminal only, sizes in units people read, aligned tables, progress bars on stderr.
+//! How things look, and the one way out: everything that a command says passes through here, where what is not the program's own styling is
+//! escaped ([`text`]). Colour on a terminal only, sizes in units people read, aligned tables, progress bars on stderr.
 //!
-//! A command builds its whole answer first and it is written once, so that a closed pipe (`| head`) ends quietly.
+//! A command builds its answer first and it is written once, so that a closed pipe (`| head`) ends quietly.
+
+mod table;
+mod text;
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -12,23 +16,20 @@ use std::{
     time::Duration,
 };
 
-use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressStyle};
 use unswag_loader::{Log, LogLevel};
 
 use crate::args::{Output, When};
 
-pub const BOLD: Style = Style::new().bold();
-pub const DIM: Style = Style::new().dimmed();
-pub const GOOD: Style = AnsiColor::Green.on_default();
-pub const BAD: Style = AnsiColor::Red.on_default().bold();
-pub const WARN: Style = AnsiColor::Yellow.on_default();
-pub const NAME: Style = AnsiColor::Cyan.on_default();
+pub use table::Table;
+pub use text::{Style, paint, value};
 
-/// `text` in `style`; whoever writes it strips the codes where there is no terminal.
-pub fn paint(style: Style, text: impl std::fmt::Display) -> String {
-    format!("{style}{text}{style:#}")
-}
+pub const BOLD: Style = Style::Bold;
+pub const DIM: Style = Style::Dim;
+pub const GOOD: Style = Style::Good;
+pub const BAD: Style = Style::Bad;
+pub const WARN: Style = Style::Warn;
+pub const NAME: Style = Style::Name;
 
 /// Settles the question of colour for both streams.
 pub fn init(output: &Output) {
@@ -39,24 +40,54 @@ pub fn init(output: &Output) {
     }
 }
 
-/// Writes a whole answer to stdout.
+/// Writes a page to stdout: text or one JSON document.
 ///
 /// # Errors
 /// Anything but a reader that went away: that is how `| head` says it has enough.
-pub fn print(text: &str) -> io::Result<()> {
+pub fn print(page: &str) -> io::Result<()> {
     let mut stdout = anstream::stdout().lock();
-    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    let written = stdout.write_all(text::render(page).as_bytes()).and_then(|()| stdout.flush());
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other,
     }
 }
 
-/// A line for people, on stderr; lost with good grace where stderr is closed.
-pub fn note(output: &Output, text: &str) {
-    if !output.quiet {
-        let _ = writeln!(anstream::stderr(), "{text}");
+/// Writes what a model generates to stdout, at once: escaped as a page is on a terminal, and as it is where a program or a file takes it.
+///
+/// # Errors
+/// Stdout cannot be written to.
+pub fn stream(generated: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    if stdout.is_terminal() {
+        stdout.write_all(text::render(generated).as_bytes())?;
+    } else {
+        stdout.write_all(generated.as_bytes())?;
     }
+    stdout.flush()
+}
+
+/// A line for people, on stderr; a line break in it is escaped. Where stderr is closed, nothing is lost but the line.
+pub fn note(output: &Output, line: &str) {
+    if !output.quiet {
+        to_stderr(&value(line));
+    }
+}
+
+/// Several lines for people, on stderr.
+pub fn note_page(output: &Output, page: &str) {
+    if !output.quiet {
+        to_stderr(page);
+    }
+}
+
+/// An error, on stderr: one line.
+pub fn error(text: &str) {
+    to_stderr(&format!("{} {}", paint(BAD, "error:"), value(text)));
+}
+
+fn to_stderr(page: &str) {
+    let _ = writeln!(anstream::stderr(), "{}", text::render(page));
 }
 
 /// A line that `--quiet` does not silence: the command cannot go on before the user does something.
@@ -75,14 +106,9 @@ pub fn plugin_log(output: &Output) -> Log {
             LogLevel::Debug => return,
         };
         if !quiet {
-            let _ = writeln!(anstream::stderr(), "{} {}", paint(DIM, "plugin:"), paint(style, line));
+            to_stderr(&format!("{} {}", paint(DIM, "plugin:"), paint(style, line)));
         }
     })
-}
-
-/// An error, on stderr.
-pub fn error(text: &str) {
-    let _ = writeln!(anstream::stderr(), "{} {text}", paint(BAD, "error:"));
 }
 
 static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
@@ -141,13 +167,40 @@ pub fn advance(bar: &ProgressBar) -> impl Fn(u64) -> ControlFlow<()> + Sync + '_
     }
 }
 
-/// A bar over bytes on a terminal; nothing where stderr is a file or a pipe, or with `--quiet`.
+/// Whether progress is shown: on a terminal, but for `--quiet` and `--json`.
+pub fn shows_progress(output: &Output) -> bool {
+    !output.quiet && !output.json && io::stderr().is_terminal()
+}
+
+/// A bar over bytes, where progress is shown.
 pub fn byte_bar(output: &Output, total_bytes: u64) -> ProgressBar {
-    if output.quiet || output.json || !io::stderr().is_terminal() {
+    bar(output, total_bytes, "{msg:24} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}")
+}
+
+/// A bar over rows, steps or other units that are counted, where progress is shown.
+pub fn count_bar(output: &Output, total: u64) -> ProgressBar {
+    bar(output, total, "{msg:24} {wide_bar} {human_pos}/{human_len} {eta}")
+}
+
+/// A sign of work whose length is not known, where progress is shown.
+pub fn spinner(output: &Output, doing: &'static str) -> ProgressBar {
+    if !shows_progress(output) {
         return ProgressBar::hidden();
     }
-    let bar = ProgressBar::new(total_bytes);
-    let template = "{msg:24} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
+    let spinner = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+        spinner.set_style(style);
+    }
+    spinner.set_message(doing);
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    spinner
+}
+
+fn bar(output: &Output, total: u64, template: &str) -> ProgressBar {
+    if !shows_progress(output) {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(total);
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
@@ -193,58 +246,6 @@ fn scaled(mut value: f64, step: f64, units: &[&str], gap: &str) -> String {
     format!("{text}{gap}{}", units[at]).trim_end().to_owned()
 }
 
-/// Columns aligned by their widest cell, numbers to the right. Cells may hold colour codes; they take no width.
-pub struct Table {
-    rows: Vec<Vec<String>>,
-    right: Vec<bool>,
-}
-
-impl Table {
-    /// A table with these headings; those that start with `>` are aligned to the right.
-    pub fn new(headings: &[&str]) -> Self {
-        let right = headings.iter().map(|heading| heading.starts_with('>')).collect();
-        let first = headings.iter().map(|heading| paint(DIM, heading.trim_start_matches('>'))).collect();
-        Self { rows: vec![first], right }
-    }
-
-    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.into());
-    }
-
-    pub fn render(&self) -> String {
-        let widths: Vec<usize> = (0..self.right.len())
-            .map(|column| self.rows.iter().filter_map(|row| row.get(column)).map(|cell| width(cell)).max().unwrap_or(0))
-            .collect();
-        let mut out = String::new();
-        for row in &self.rows {
-            let mut line = String::new();
-            for (column, cell) in row.iter().enumerate() {
-                let pad = " ".repeat(widths[column].saturating_sub(width(cell)));
-                let gap = if column == 0 { "" } else { "  " };
-                let (before, after) = if self.right[column] { (pad.as_str(), "") } else { ("", pad.as_str()) };
-                line.push_str(&format!("{gap}{before}{cell}{after}"));
-            }
-            out.push_str(line.trim_end());
-            out.push('\n');
-        }
-        out
-    }
-}
-
-/// Characters that a terminal shows: everything but colour codes.
-fn width(cell: &str) -> usize {
-    let mut count = 0;
-    let mut rest = cell.chars();
-    while let Some(c) = rest.next() {
-        if c == '\x1b' {
-            rest.by_ref().find(|c| c.is_ascii_alphabetic());
-        } else {
-            count += 1;
-        }
-    }
-    count
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,15 +261,5 @@ mod tests {
         assert_eq!(thousands(1_234_567), "1,234,567");
         assert_eq!(thousands(999), "999");
         assert_eq!([0, 1, 2000].map(|n| counted(n, "step")), ["0 steps", "1 step", "2,000 steps"]);
-    }
-
-    #[test]
-    fn colour_takes_no_width() {
-        let mut table = Table::new(&["name", ">bytes"]);
-        table.row([paint(NAME, "a"), "1".into()]);
-        table.row(["long".into(), "1000".into()]);
-        let plain: Vec<String> =
-            table.render().lines().map(|line| anstream::adapter::strip_str(line).to_string()).collect();
-        assert_eq!(plain, ["name  bytes", "a         1", "long   1000"]);
     }
 }

@@ -84,7 +84,7 @@ fn print(reports: &[(&str, FidelityReport)], dtype: &str) -> Result<(), Box<dyn 
     for (number, (plugin, report)) in reports.iter().enumerate() {
         let (cosine, error) = figures(&report.all);
         let (loss, peak) = (format!("{:.5}", report.loss), term::bytes(report.peak_bytes));
-        table.push(vec![(*plugin).to_owned(), format!("#{}", number + 1), loss, peak, cosine, error]);
+        table.push(vec![term::value(plugin), format!("#{}", number + 1), loss, peak, cosine, error]);
     }
     page.push_str(&aligned(&table));
     page.push('\n');

@@ -1,6 +1,6 @@
 //! `unswag generate`.
 
-use std::{error::Error, io::Write};
+use std::{error::Error, sync::Arc};
 
 use serde_json::{Map, json};
 use unswag_console::{
@@ -8,16 +8,19 @@ use unswag_console::{
     args::{Generate, Output},
     term,
 };
-use unswag_data::{ChatTemplate, Message, Tokenizer};
+use unswag_data::{ChatDataLoader, ChatTemplate, Message, Tokenizer};
 use unswag_train::{Sampling, generate};
 
 use crate::model;
 
 pub fn run(args: &Generate, output: &Output) -> Result<Done, Box<dyn Error>> {
     let model = model::open(&args.model, args.compute, output)?;
-    let tokenizer = Tokenizer::load(model.root())?;
+    let tokenizer = Arc::new(Tokenizer::load(model.root())?);
+    let mut stops = tokenizer.eos_ids().to_vec();
     let prompt = if args.chat {
-        let template = ChatTemplate::load(model.root(), &tokenizer, None)?;
+        let template = Arc::new(ChatTemplate::load(model.root(), &tokenizer, None)?);
+        // A turn may end otherwise than a text, and few folders say so.
+        stops.extend(ChatDataLoader::end_of_turn_ids(&tokenizer, &template));
         let turn = |role: &str, content: &str| Message { role: role.to_owned(), content: content.to_owned() };
         let system = args.system.iter().map(|content| turn("system", content));
         let messages: Vec<Message> = system.chain([turn("user", &args.prompt)]).collect();
@@ -34,12 +37,12 @@ pub fn run(args: &Generate, output: &Output) -> Result<Done, Box<dyn Error>> {
     let mut on_token = |id: u32| {
         if !output.json {
             let piece = stream.step(id).map_err(|error| -> Box<dyn Error> { error.to_string().into() });
-            let shown = piece.and_then(|piece| show(&piece.unwrap_or_default()));
+            let shown = piece.and_then(|piece| Ok(term::stream(&piece.unwrap_or_default())?));
             failed = shown.err();
         }
         failed.is_none() && !term::interrupted()
     };
-    let generated = generate(&model, &prompt, args.max_new_tokens, tokenizer.eos_ids(), &sampling, &mut on_token)?;
+    let generated = generate(&model, &prompt, args.max_new_tokens, &stops, &sampling, &mut on_token)?;
     if let Some(error) = failed {
         return Err(error);
     }
@@ -50,15 +53,7 @@ pub fn run(args: &Generate, output: &Output) -> Result<Done, Box<dyn Error>> {
         });
         term::print(&format!("{page:#}\n"))?;
     } else {
-        show("\n")?;
+        term::stream("\n")?;
     }
     Ok(if term::interrupted() { Done::Stopped } else { Done::Ok })
-}
-
-/// Writes at once: what is generated is read as it comes.
-fn show(text: &str) -> Result<(), Box<dyn Error>> {
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush()?;
-    Ok(())
 }

@@ -1,7 +1,6 @@
 //! What is seen while a run is on: a bar on a terminal, plain lines where stderr is a file or a pipe.
 
 use std::{
-    io::{self, IsTerminal},
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -62,7 +61,7 @@ impl Observer for Live<'_> {
         if plan.paged_bytes > 0 {
             self.line(&format!("the optimizer's state is in a file of {}", term::bytes(plan.paged_bytes)));
         }
-        if self.output.quiet || self.output.json || !io::stderr().is_terminal() {
+        if !term::shows_progress(self.output) {
             return;
         }
         let bar = ProgressBar::new(plan.total_steps).with_position(plan.first_step);

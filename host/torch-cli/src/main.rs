@@ -8,6 +8,7 @@ mod generate;
 mod live;
 mod model;
 mod rows;
+mod run;
 mod train;
 
 use std::{error::Error, process::ExitCode};
@@ -42,6 +43,7 @@ fn run(cli: &Cli) -> Result<Done, Box<dyn Error>> {
         Command::Fidelity(args) => fidelity::run(args, &cli.output),
         Command::Eval(args) => eval::run(args, &cli.output),
         Command::Generate(args) => generate::run(args, &cli.output),
+        Command::Run(args) => run::run(args, &cli.output),
         _ => Err("unswag-torch runs only what needs libtorch; call `unswag`, which has all commands".into()),
     }
 }

@@ -100,6 +100,8 @@ fn compare(a: &Checkpoint, b: &Checkpoint, progress: &Progress<'_>) -> Result<We
         };
         list.push(tensor.name.to_owned());
     }
-    weights.only_in_b.extend(b.tensors().map(|tensor| tensor.name).filter(|name| a.tensor(name).is_none()).map(str::to_owned));
+    weights
+        .only_in_b
+        .extend(b.tensors().map(|tensor| tensor.name).filter(|name| a.tensor(name).is_none()).map(str::to_owned));
     Ok(weights)
 }

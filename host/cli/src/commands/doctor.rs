@@ -22,7 +22,12 @@ pub fn run(output: &Output) -> Result<Done, Box<dyn Error>> {
     let mut page = String::new();
     for finding in findings {
         let mark = if finding.present { paint(GOOD, "+") } else { paint(DIM, "-") };
-        page.push_str(&format!("{mark} {}: {}\n    {}\n", paint(BOLD, finding.item), finding.found, finding.means));
+        page.push_str(&format!(
+            "{mark} {}: {}\n    {}\n",
+            paint(BOLD, finding.item),
+            term::value(finding.found),
+            term::value(finding.means)
+        ));
     }
     term::print(&page)?;
     Ok(Done::Ok)

@@ -36,7 +36,7 @@ pub fn run(args: &Import, output: &Output) -> Result<Done, Box<dyn Error>> {
         term::print(&format!(
             "{} {} ({}, {} tensors, {} parameters as {}, {})\n",
             paint(GOOD, "wrote"),
-            report.path.display(),
+            term::value(report.path.display()),
             report.model_type,
             report.tensors,
             term::count(report.parameters),

@@ -54,16 +54,16 @@ pub fn run(args: &Inspect, output: &Output) -> Result<Done, Box<dyn Error>> {
     let mut page = format!(
         "{}  {}, {} parameters, {} in {} {}\n",
         paint(BOLD, model.name()),
-        model.graph.arch.model_type,
+        term::value(&model.graph.arch.model_type),
         term::count(tree.params),
         term::bytes(model.checkpoint.files().iter().map(|file| file.bytes).sum()),
         model.checkpoint.files().len(),
         plural(model.checkpoint.files().len(), "file", "files"),
     );
     for step in steps {
-        page.push_str(&format!("operated on by {} {}", paint(NAME, &step.protocol), step.version));
+        page.push_str(&format!("operated on by {} {}", paint(NAME, &step.protocol), term::value(&step.version)));
         if let Some(lossy) = &step.patch.lossy {
-            page.push_str(&format!("; {} {lossy}", paint(WARN, "lossy:")));
+            page.push_str(&format!("; {} {}", paint(WARN, "lossy:"), term::value(lossy)));
         }
         page.push('\n');
     }
@@ -77,7 +77,7 @@ pub fn run(args: &Inspect, output: &Output) -> Result<Done, Box<dyn Error>> {
     page.push('\n');
     let lists = [("unclaimed tensors (no node uses them)", &model.unclaimed), ("notes", &model.notes)];
     for (title, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
-        page.push_str(&format!("{}: {}", paint(WARN, title), list[..list.len().min(LISTED)].join(", ")));
+        page.push_str(&format!("{}: {}", paint(WARN, title), term::value(list[..list.len().min(LISTED)].join(", "))));
         if list.len() > LISTED {
             page.push_str(&format!(" and {} more (--json lists all)", list.len() - LISTED));
         }
@@ -96,7 +96,7 @@ impl Style for Colours {
             Part::Block | Part::Total => paint(BOLD, text),
             Part::Kind => paint(GOOD, text),
             Part::PluginKind => paint(NAME, text),
-            _ => text.to_owned(),
+            _ => term::value(text),
         }
     }
 }
@@ -117,7 +117,7 @@ fn gguf(path: &Path, output: &Output) -> Result<Done, Box<dyn Error>> {
         "{}  GGUF version {}, {}, {} parameters in {} tensors, {}\n\n",
         paint(BOLD, info.name.as_deref().unwrap_or("(no name)")),
         info.version,
-        info.architecture.as_deref().unwrap_or("no architecture"),
+        term::value(info.architecture.as_deref().unwrap_or("no architecture")),
         term::count(info.parameters),
         info.tensors,
         term::bytes(info.file_bytes),
@@ -134,7 +134,7 @@ fn gguf(path: &Path, output: &Output) -> Result<Done, Box<dyn Error>> {
         keys.row([entry.key.clone(), entry.value_type.to_owned(), entry.value.clone()]);
     }
     page.push_str(&keys.render());
-    page.push_str(&format!("\nTo operate on it: unswag import {} -o DIR\n", path.display()));
+    page.push_str(&format!("\nTo operate on it: unswag import {} -o DIR\n", term::value(path.display())));
     term::print(&page)?;
     Ok(Done::Ok)
 }

@@ -35,6 +35,6 @@ pub fn run(args: &Merge, output: &Output) -> Result<Done, Box<dyn Error>> {
             format!("{:.1} %", 100.0 * module.changed as f64 / module.elements.max(1) as f64),
         ]);
     }
-    term::print(&format!("{}{} {}\n", table.render(), paint(GOOD, "wrote"), args.output.display()))?;
+    term::print(&format!("{}{} {}\n", table.render(), paint(GOOD, "wrote"), term::value(args.output.display())))?;
     Ok(Done::Ok)
 }

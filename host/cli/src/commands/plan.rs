@@ -111,7 +111,7 @@ pub fn show(args: &args::Plan, subject: &Subject, output: &Output) -> Result<Don
     let mut page = format!(
         "{}  {}, {} blocks, in {dtype}; {trained}, {} trainable parameters\n",
         paint(BOLD, &subject.name),
-        subject.graph.arch.model_type,
+        term::value(&subject.graph.arch.model_type),
         program.blocks(),
         term::count(trainable),
     );
@@ -121,7 +121,7 @@ pub fn show(args: &args::Plan, subject: &Subject, output: &Output) -> Result<Don
         term::thousands(plan.seq),
         paint(BOLD, term::bytes(plan.peak_bytes)),
         pass_name(plan.peak_at.pass),
-        plan.peak_at.path,
+        term::value(&plan.peak_at.path),
     ));
     page.push_str(&parts(&plan));
     page.push_str(&format!("\n{} {}\n", paint(DIM, "policy:"), chosen(&plan)));

@@ -39,8 +39,8 @@ fn new(name: &str, dir: Option<&Path>, output: &Output) -> Result<Done, Box<dyn 
             "{} {}: a plugin that builds and passes its tests\n\nnext:\n  cd {}\n  cargo test\n  cargo build --release\n  \
              unswag plugin check {library}\n  unswag plugin add {library}\n",
             paint(GOOD, "wrote"),
-            dir.display(),
-            dir.display()
+            term::value(dir.display()),
+            term::value(dir.display())
         ))?;
     }
     Ok(Done::Ok)
@@ -68,7 +68,7 @@ fn add(path: &Path, replace: bool, bundled: bool, output: &Output) -> Result<Don
     if !output.quiet {
         let mut page = described(&entry.manifest);
         page.push_str(&format!("sha256   {}\nprobed   in a sandbox: {}\n", entry.sha256, probed.sandbox));
-        page.push_str(&format!("{} into {}\n", paint(GOOD, "locked"), lock.display()));
+        page.push_str(&format!("{} into {}\n", paint(GOOD, "locked"), term::value(lock.display())));
         term::print(&page)?;
     }
     Ok(Done::Ok)
@@ -130,19 +130,25 @@ fn info(name: &str, output: &Output) -> Result<Done, Box<dyn Error>> {
         return Ok(Done::Ok);
     }
     let state = if locked { paint(GOOD, "locked") } else { paint(WARN, "not locked; this was read in a sandbox") };
-    let page = format!("{}library  {} ({state})\nsha256   {sha256}\n", described(&manifest), library.display());
+    let page =
+        format!("{}library  {} ({state})\nsha256   {sha256}\n", described(&manifest), term::value(library.display()));
     term::print(&page)?;
     Ok(Done::Ok)
 }
 
 /// A manifest for people.
 fn described(manifest: &Manifest) -> String {
-    let mut page = format!("{} {}\n", paint(BOLD, &manifest.name), manifest.version);
+    let mut page = format!("{} {}\n", paint(BOLD, &manifest.name), term::value(&manifest.version));
     for protocol in &manifest.protocols {
-        page.push_str(&format!("\n{} {}  {}\n", paint(NAME, &protocol.id), protocol.version, protocol.summary));
+        page.push_str(&format!(
+            "\n{} {}  {}\n",
+            paint(NAME, &protocol.id),
+            term::value(&protocol.version),
+            term::value(&protocol.summary)
+        ));
         let mut line = |title: &str, words: Vec<String>| {
             if !words.is_empty() {
-                page.push_str(&format!("  {:9}{}\n", title, words.join(", ")));
+                page.push_str(&format!("  {:9}{}\n", title, term::value(words.join(", "))));
             }
         };
         line("claims", protocol.claims.clone());
@@ -220,15 +226,15 @@ fn checked(report: &Report) -> String {
                 format!("{} {}: {} {}", paint(WARN, "skip"), check.subject, check.claim, paint(DIM, format!("({why})")))
             }
         };
-        page.push_str(&line);
+        page.push_str(&term::value(line));
         page.push('\n');
     }
     let [passed, failed, skipped] = report.counts();
     let verdict = if report.passed() { paint(GOOD, "conforms") } else { paint(BAD, "does not conform") };
     page.push_str(&format!(
         "\n{} {} {verdict}: {passed} {} passed, {failed} failed, {skipped} skipped\n",
-        report.plugin,
-        report.version,
+        term::value(&report.plugin),
+        term::value(&report.version),
         plural(passed, "check", "checks")
     ));
     page
@@ -242,8 +248,8 @@ fn remove(name: &str, output: &Output) -> Result<Done, Box<dyn Error>> {
         let page = format!(
             "{} {}; the library itself stays at {}\n",
             paint(GOOD, "removed"),
-            entry.protocols.join(", "),
-            entry.path.display()
+            term::value(entry.protocols.join(", ")),
+            term::value(entry.path.display())
         );
         term::print(&page)?;
     }

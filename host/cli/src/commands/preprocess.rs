@@ -19,9 +19,11 @@ pub fn run(args: &Preprocess, output: &Output) -> Result<Done, Box<dyn Error>> {
     if args.data.chat {
         return chat(args, &tokenizer, rows, output);
     }
+    let spinner = term::spinner(output, "reading data");
     let mut loader = data::open(&args.data, model, Order::default())?;
     let shown = preview(loader.as_mut(), &tokenizer, rows)?;
     let size = loader.epoch_size()?;
+    spinner.finish_and_clear();
     if output.json {
         term::print(&format!("{:#}\n", json!({ "epoch": size, "rows": shown })))?;
         return Ok(Done::Ok);
@@ -42,8 +44,10 @@ fn chat(args: &Preprocess, tokenizer: &Arc<Tokenizer>, rows: usize, output: &Out
     let template = Arc::new(ChatTemplate::load(&args.model, tokenizer, None)?);
     let options = data::chat_options(&args.data, Order::default());
     let files = &args.data.data;
+    let spinner = term::spinner(output, "reading data");
     let report = ChatDataLoader::report(files, tokenizer.clone(), template.clone(), &options)?;
     let shown = preview_chat(files, tokenizer.clone(), template, &options, rows)?;
+    spinner.finish_and_clear();
     let faults: Vec<String> = report.faults.iter().map(ToString::to_string).collect();
     if output.json {
         let page = json!({
@@ -70,7 +74,7 @@ fn chat(args: &Preprocess, tokenizer: &Arc<Tokenizer>, rows: usize, output: &Out
             term::thousands(report.skipped_rows),
             term::thousands(report.truncated_rows)
         ));
-        faults.iter().for_each(|fault| page.push_str(&format!("{} {fault}\n", paint(BAD, "fault:"))));
+        faults.iter().for_each(|fault| page.push_str(&format!("{} {}\n", paint(BAD, "fault:"), term::value(fault))));
         let more = report.fault_count - faults.len() as u64;
         if more > 0 {
             page.push_str(&format!("and {} more faults\n", term::thousands(more)));
@@ -82,7 +86,7 @@ fn chat(args: &Preprocess, tokenizer: &Arc<Tokenizer>, rows: usize, output: &Out
 
 /// A row's tokens: `[…]` what is learned, plain what is not, marked where a text ends.
 fn show(index: usize, row: &PreviewRow) -> String {
-    let place = row.place.as_deref().map_or(String::new(), |place| format!(" ({place})"));
+    let place = row.place.as_deref().map_or(String::new(), |place| format!(" ({})", term::value(place)));
     let learned = row.supervised_tokens;
     let mut page = format!(
         "{}{place}: {} tokens, {learned} learned{}\n",

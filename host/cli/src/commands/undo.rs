@@ -28,8 +28,9 @@ pub fn run(args: &Undo, output: &Output) -> Result<Done, Box<dyn Error>> {
             0 => "it is a plain checkpoint again".to_owned(),
             left => format!("{left} {} left", plural(left, "step is", "steps are")),
         };
-        let steps = undone.steps.join(", ");
-        term::print(&format!("{} {steps} in {}; {left}\n", paint(GOOD, "took back"), undone.path.display()))?;
+        let steps = term::value(undone.steps.join(", "));
+        let path = term::value(undone.path.display());
+        term::print(&format!("{} {steps} in {path}; {left}\n", paint(GOOD, "took back")))?;
     }
     if let Some(leftover) = undone.leftover {
         term::note(output, &format!("the old folder could not be removed: {}", leftover.display()));

@@ -21,12 +21,20 @@ pub fn run(args: &Verify, output: &Output) -> Result<Done, Box<dyn Error>> {
         let mut page = String::new();
         for check in &report.checks {
             match &check.fault {
-                None => page.push_str(&format!("{} {}\n", paint(GOOD, "ok  "), check.what)),
-                Some(fault) => page.push_str(&format!("{} {}: {fault}\n", paint(BAD, "FAIL"), check.what)),
+                None => page.push_str(&format!("{} {}\n", paint(GOOD, "ok  "), term::value(&check.what))),
+                Some(fault) => page.push_str(&format!(
+                    "{} {}\n",
+                    paint(BAD, "FAIL"),
+                    term::value(format!("{}: {fault}", check.what))
+                )),
             }
         }
         if !report.unrecorded.is_empty() {
-            page.push_str(&format!("{} not in the record: {}\n", paint(WARN, "note:"), report.unrecorded.join(", ")));
+            page.push_str(&format!(
+                "{} not in the record: {}\n",
+                paint(WARN, "note:"),
+                term::value(report.unrecorded.join(", "))
+            ));
         }
         term::print(&page)?;
     }

@@ -2,12 +2,15 @@
 //!
 //! What means the same is an alias of the option itself. Here is what must be said in another way.
 
+use std::env;
+
 use clap::{
     Parser,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
 use super::Cli;
+use crate::term;
 
 /// An option's names elsewhere, and what to write here.
 const FOREIGN: &[(&[&str], &str)] = &[
@@ -31,7 +34,7 @@ const FOREIGN: &[(&[&str], &str)] = &[
     (&["do-train", "do-eval"], "`unswag train` trains and `unswag eval` measures; leave it out"),
     (
         &["overwrite-output-dir"],
-        "a folder with an earlier run is never written over: give another -o, or --resume-from-checkpoint auto",
+        "--force replaces what an earlier run left, and --resume-from-checkpoint auto continues it",
     ),
     (&["greater-is-better"], "the best validation loss is the lowest; leave it out"),
     (&["use-lora", "peft", "use-peft", "finetuning-type"], "LoRA is what is trained without --full-finetuning"),
@@ -51,7 +54,11 @@ pub fn advice(name: &str) -> Option<&'static str> {
 
 /// Reads the command line; ends the program where clap would, with the advice where an option is another tool's.
 pub fn parse() -> Cli {
-    Cli::try_parse().unwrap_or_else(|error| advised(error).exit())
+    Cli::try_parse().unwrap_or_else(|error| {
+        // clap shows arguments as they are, and a shell's pattern fills in names of files. So what is wrong is said of escaped ones.
+        let shown = env::args_os().map(|argument| term::value(argument.to_string_lossy()));
+        advised(Cli::try_parse_from(shown).err().unwrap_or(error)).exit()
+    })
 }
 
 fn advised(mut error: clap::Error) -> clap::Error {

@@ -14,7 +14,7 @@ impl ChatDataLoader {
     /// short conversation. Empty where the template rejects that conversation, or writes no special token behind a turn.
     pub fn end_of_turn_ids(tokenizer: &Arc<Tokenizer>, template: &Arc<ChatTemplate>) -> BTreeSet<u32> {
         let chat = Chat {
-            files: Vec::new(),
+            files: Arc::default(),
             tokenizer: tokenizer.clone(),
             template: template.clone(),
             extra: Vec::new(),
