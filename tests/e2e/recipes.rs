@@ -327,3 +327,104 @@ fn every_recipe_of_the_repository_runs_by_its_first_line() {
     let verdicts = verdicts(&house.path("schema.json"), &paths);
     assert!(verdicts.iter().all(Value::is_null), "{verdicts:?}");
 }
+
+/// A change to [`RECIPE`] that training refuses, and what is said of it.
+const UNTRAINABLE: &[(&str, &str, &str)] = &[
+    ("[text.txt]", "[nothing.txt]", "nothing.txt: no such file"),
+    ("[text.txt]\n", "[rows.jsonl]\n  chat: true\n", "rows.jsonl:2"),
+    ("  max_steps: 4\n", "  max_steps: 4\n  memory_budget: 1KiB\n", "1.0 KiB"),
+    ("learning_rate: 1e-2", "learning_rate: -1.0", "learning_rate"),
+    ("lora_r: 4", "lora_r: 0", "r"),
+    ("[q_proj, down_proj]", "[no_such_layer]", "no_such_layer"),
+];
+
+#[test]
+fn what_training_refuses_is_refused_before_surgery() {
+    let house = house(&[]);
+    let row = r#"{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]}"#;
+    fs::write(house.path("rows.jsonl"), format!("{row}\nnot JSON\n")).unwrap();
+    let template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}";
+    fs::write(house.path("model/chat_template.jinja"), template).unwrap();
+    let refused = |name: &str, says: &str| {
+        let outcome = house.run(&["run", name]);
+        assert!(outcome.code(2).contains(says), "{says}: {}", outcome.stderr);
+        assert_eq!(outcome.stderr.matches("error:").count(), 1, "{}", outcome.stderr);
+        assert!(!house.path("out").exists(), "{says}: surgery was done");
+    };
+    for (from, to, says) in UNTRAINABLE {
+        fs::write(house.path("wrong.yaml"), changed(from, to)).unwrap();
+        refused("wrong.yaml", says);
+    }
+    // The refusal is the answer's JSON, too.
+    let page = house.run(&["run", "wrong.yaml", "--json"]);
+    let page: Value = serde_json::from_str(&page.stdout).expect("one JSON document");
+    assert!(page["error"].as_str().unwrap().contains("no_such_layer"), "{page}");
+    fs::write(house.path("recipe.yaml"), RECIPE).unwrap();
+    fs::remove_file(house.path("model/tokenizer.json")).unwrap();
+    refused("recipe.yaml", "tokenizer.json");
+}
+
+#[test]
+fn an_earlier_run_is_refused_before_surgery_and_replaced_by_force() {
+    let house = house(&[("recipe.yaml", RECIPE), ("other.yaml", &changed("4bit", "8bit"))]);
+    house.run(&["run", "recipe.yaml", "--save-steps", "2"]).ok();
+    let patched = || fs::metadata(house.path("out/patched/model.safetensors")).unwrap().ino();
+    let before = patched();
+    let refused = house.run(&["run", "other.yaml"]);
+    assert!(refused.code(2).contains("replace it with --force"), "{}", refused.stderr);
+    assert_eq!(patched(), before);
+
+    fs::write(house.path("out/notes.txt"), "mine").unwrap();
+    house.run(&["run", "other.yaml", "--force", "--max-steps", "1"]).ok();
+    assert_eq!(names(&house.path("out")), ["adapter", "metrics.jsonl", "notes.txt", "patched"]);
+    assert!(fs::read_to_string(house.path("out/patched/unswag.yaml")).unwrap().contains("mode: 8bit"));
+    // One line: the first run's are gone.
+    assert_eq!(fs::read_to_string(house.path("out/metrics.jsonl")).unwrap().lines().count(), 1);
+
+    // A file that no run wrote is not removed with a folder that one did.
+    fs::write(house.path("out/adapter/notes.txt"), "mine").unwrap();
+    let refused = house.run(&["run", "other.yaml", "--force", "--max-steps", "1"]);
+    assert!(refused.code(2).contains("notes.txt"), "{}", refused.stderr);
+    assert_eq!(fs::read_to_string(house.path("out/metrics.jsonl")).unwrap().lines().count(), 1);
+}
+
+#[test]
+fn a_dry_run_counts_data_and_steps_whether_or_not_surgery_was_done() {
+    let house = house(&[("recipe.yaml", &changed("  max_steps: 4", "  num_epochs: 1"))]);
+    let pending = house.json(&["run", "recipe.yaml", "--dry-run"]);
+    assert!(pending["steps"].as_u64().unwrap() > 4 && pending["epoch"]["rows"].as_u64().unwrap() > 4, "{pending}");
+    house.run(&["run", "recipe.yaml", "--max-steps", "1"]).ok();
+    let args = ["run", "recipe.yaml", "--dry-run"];
+    assert_eq!(house.json(&args), pending);
+}
+
+#[test]
+fn a_step_that_cannot_be_opened_is_told_with_its_line() {
+    let house = house(&[]);
+    for (from, to, line, says) in [
+        ("plugin: delhi", "plugin: dehli", 3, "surgery[0].plugin: "),
+        ("plugin: delhi", "plugin: ./nothing.so", 3, "surgery[0].plugin: "),
+        ("{mode: 4bit, group: 32}", "{mode: 5bit}", 4, "surgery[0].options.mode: protocol delhi: option mode"),
+        (
+            "{mode: 4bit, group: 32}",
+            "\n      mode: 4bit\n      grop: 32",
+            6,
+            "surgery[0].options.grop: protocol delhi has no option `grop`",
+        ),
+    ] {
+        fs::write(house.path("wrong.yaml"), changed(from, to)).unwrap();
+        for command in ["run", "plan"] {
+            let outcome = house.run(&[command, "wrong.yaml"]);
+            let expected = format!("wrong.yaml:{line}: {says}");
+            assert!(outcome.code(2).contains(&expected), "{expected}: {}", outcome.stderr);
+        }
+    }
+    let many =
+        changed("  - plugin: delhi\n    options: {mode: 4bit, group: 32}\n", &"  - plugin: delhi\n".repeat(10_000));
+    fs::write(house.path("wrong.yaml"), many).unwrap();
+    let outcome = house.run(&["run", "wrong.yaml"]);
+    assert!(outcome.code(2).contains("wrong.yaml:2: surgery: expected at most 64 steps"), "{}", outcome.stderr);
+    std::process::Command::new("mkfifo").arg(house.path("pipe.yaml")).outcome().ok();
+    let outcome = house.run(&["run", "pipe.yaml"]);
+    assert!(outcome.code(2).contains("expected a file, found a named pipe"), "{}", outcome.stderr);
+}

@@ -408,11 +408,16 @@ fn a_role_without_a_token_is_left_out_with_a_note() {
     });
     let (folder, result) = run(&file.build(), ImportOptions::default());
     let notes = result.expect("imported").notes.join("\n");
-    for note in ["padding_token_id is 6, which the vocabulary of 6 tokens lacks", "eot_token_id is 99", "eos_token_id is 7"] {
+    for note in
+        ["padding_token_id is 6, which the vocabulary of 6 tokens lacks", "eot_token_id is 99", "eos_token_id is 7"]
+    {
         assert!(notes.contains(note), "{note}: {notes}");
     }
     let read = |name: &str| json_of(&folder.path().join("out").join(name));
-    assert_eq!(read("generation_config.json"), json!({"_from_model_config": true, "bos_token_id": 0, "eos_token_id": 2}));
+    assert_eq!(
+        read("generation_config.json"),
+        json!({"_from_model_config": true, "bos_token_id": 0, "eos_token_id": 2})
+    );
     assert_eq!(read("tokenizer_config.json")["pad_token"], Json::Null);
 }
 

@@ -36,7 +36,6 @@ const MAX_BYTES: u64 = 1 << 20;
 /// The folder in the output folder that holds what surgery made. Full fine-tuning writes `model`.
 const PATCHED: &str = "patched";
 
-
 /// Surgery, where there is any, and training.
 #[derive(Clone, Debug)]
 pub struct Recipe {
@@ -135,7 +134,9 @@ impl Recipe {
             open(spec).map_err(|error| {
                 let step = Place::default().at("surgery").item(index);
                 let place = match option_at_fault(&error) {
-                    Some(key) if spec.options.iter().any(|(given, _)| given == key) => step.at("options").at(key).itself(),
+                    Some(key) if spec.options.iter().any(|(given, _)| given == key) => {
+                        step.at("options").at(key).itself()
+                    }
                     _ => step.at("plugin"),
                 };
                 let (path, line) = (self.path.clone(), line_of(&self.text, &place));
@@ -259,7 +260,12 @@ mod tests {
     #[test]
     fn messages_stay_short_whatever_the_recipe_holds() {
         let long = "k".repeat(500_000);
-        for text in [format!("{TRAIN}  {long}: 1\n"), format!("{TRAIN}  seed: {long}\n"), format!("{TRAIN}{long}: 1\n"), format!("{TRAIN}  lr_scheduler_type: {long}\n")] {
+        for text in [
+            format!("{TRAIN}  {long}: 1\n"),
+            format!("{TRAIN}  seed: {long}\n"),
+            format!("{TRAIN}{long}: 1\n"),
+            format!("{TRAIN}  lr_scheduler_type: {long}\n"),
+        ] {
             let error = read(&text).and_then(|recipe| recipe.train(false)).map(|_| ()).unwrap_err().to_string();
             assert!(error.len() < 2_000, "{} bytes", error.len());
         }
@@ -267,12 +273,15 @@ mod tests {
 
     #[test]
     fn a_step_that_does_not_open_is_named_with_its_line() {
-        let text = format!("{TRAIN}surgery:\n  - plugin: a\n  - plugin: b\n    options:\n      mode: 1\n      group: 2\n");
+        let text =
+            format!("{TRAIN}surgery:\n  - plugin: a\n  - plugin: b\n    options:\n      mode: 1\n      group: 2\n");
         let recipe = read(&text).unwrap();
         #[derive(Debug, thiserror::Error)]
         #[error("no {0}")]
         struct No(&'static str);
-        for (fault, place) in [("group", "r.yaml:10: surgery[1].options.group"), ("other", "r.yaml:7: surgery[1].plugin")] {
+        for (fault, place) in
+            [("group", "r.yaml:10: surgery[1].options.group"), ("other", "r.yaml:7: surgery[1].plugin")]
+        {
             let open = |spec: &PluginSpec| if spec.name == "b" { Err(No(fault)) } else { Ok(()) };
             let error = recipe.steps(open, |error| Some(error.0)).unwrap_err();
             assert_eq!(crate::chain(&error), format!("{place}: no {fault}"));

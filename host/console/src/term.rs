@@ -92,7 +92,7 @@ fn to_stderr(page: &str) {
 
 /// A line that `--quiet` does not silence: the command cannot go on before the user does something.
 pub fn problem(text: &str) {
-    let _ = writeln!(anstream::stderr(), "{text}");
+    to_stderr(&value(text));
 }
 
 /// Where plugins' lines go: stderr, unless quiet; debugging lines nowhere.

@@ -340,7 +340,11 @@ fn a_zero_in_yarn_is_read_as_transformers_reads_it() {
         let mut scaling = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64});
         scaling.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
         let built = Model::of("llama").misconfigured(json!({"rope_scaling": scaling})).build().expect("it builds");
-        let node = built.graph.nodes.into_iter().find(|node| node.kind == "rotary_embedding" || node.path.ends_with("rotary_emb"));
+        let node = built
+            .graph
+            .nodes
+            .into_iter()
+            .find(|node| node.kind == "rotary_embedding" || node.path.ends_with("rotary_emb"));
         node.expect("a rotary embedding").attrs
     };
     let plain = rotary(json!({}));

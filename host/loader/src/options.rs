@@ -28,7 +28,10 @@ impl OptionError {
     /// The option that it is about.
     pub fn key(&self) -> &str {
         match self {
-            Self::Unknown { key, .. } | Self::Value { key, .. } | Self::Missing { key, .. } | Self::Twice { key, .. } => key,
+            Self::Unknown { key, .. }
+            | Self::Value { key, .. }
+            | Self::Missing { key, .. }
+            | Self::Twice { key, .. } => key,
         }
     }
 }

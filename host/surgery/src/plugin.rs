@@ -37,6 +37,16 @@ pub enum OpenError {
     WhichProtocol { path: PathBuf, ids: Vec<String> },
 }
 
+impl OpenError {
+    /// The option that the error is about, if it is about one.
+    pub fn option(&self) -> Option<&str> {
+        match self {
+            OpenError::Options(error) => Some(error.key()),
+            _ => None,
+        }
+    }
+}
+
 /// The loader's errors carry whole paths and hashes; boxed, so that a success does not pay for them.
 macro_rules! boxed {
     ($($variant:ident: $error:ty),+) => {$(
@@ -68,6 +78,14 @@ pub fn open_specs(specs: &[PluginSpec], allow_unlocked: bool, log: &Log) -> Resu
     let locks = Locks::read()?;
     let open = |spec: &PluginSpec| open(spec, &locks, allow_unlocked, log);
     specs.iter().map(open).collect()
+}
+
+/// As [`open_specs`], of one.
+///
+/// # Errors
+/// As [`open_plugins`].
+pub fn open_spec(spec: &PluginSpec, allow_unlocked: bool, log: &Log) -> Result<Box<dyn Protocol>, OpenError> {
+    open(spec, &Locks::read()?, allow_unlocked, log)
 }
 
 fn open(spec: &PluginSpec, locks: &Locks, allow_unlocked: bool, log: &Log) -> Result<Box<dyn Protocol>, OpenError> {

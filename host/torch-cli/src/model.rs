@@ -12,11 +12,16 @@ use unswag_train::{Nf4, TrainError, UnswagModel};
 /// Opens a model to be computed where and in the element type that was asked for, its weights held as was asked for. What its plugins say is
 /// shown as surgery shows it.
 pub fn open(path: &Path, compute: Compute, output: &Output) -> Result<UnswagModel, TrainError> {
+    computed(UnswagModel::from_pretrained_with_log(path, &term::plugin_log(output))?, compute)
+}
+
+/// A model to be computed where and in the element type that was asked for.
+pub fn computed(model: UnswagModel, compute: Compute) -> Result<UnswagModel, TrainError> {
     let device = match compute.device {
         Device::Cpu => doc::Device::Cpu,
         Device::Cuda => doc::Device::Cuda,
     };
-    let model = UnswagModel::from_pretrained_with_log(path, &term::plugin_log(output))?.with_device(device)?;
+    let model = model.with_device(device)?;
     let model = match compute.dtype {
         Precision::Auto if model.dtype() == Dtype::F16 => model.with_dtype(Dtype::F32),
         Precision::Auto => model,

@@ -9,10 +9,11 @@ use unswag_console::{
     data::{self, Order},
     term::{self, GOOD, WARN, paint},
 };
+use unswag_data::DataLoader;
 use unswag_loader::device::Machine;
 use unswag_train::{
     Allowed, LoraConfig, Optim, Plan, Resume, RunReport, SchedulerType, TrainingArguments, Tuning, UnswagModel,
-    UnswagTrainer, Warmup,
+    UnswagTrainer, Warmup, refuse_earlier_run,
 };
 
 use crate::{live::Live, model::open as open_model};
@@ -22,36 +23,10 @@ const LOSSES: [&str; 4] = ["train_loss", "last_loss", "eval_loss", "best_eval_lo
 
 pub fn run(args: &Train, output: &Output) -> Result<Done, Box<dyn Error>> {
     let model = open_model(&args.model, args.compute, output)?;
-    // Already an empty folder would change the base.
-    model.check_output(&args.output)?;
-    let arguments = arguments(args)?;
-    arguments.check()?;
-    let tuning = tuning(&args.lora, args.seed);
-    let order = Order {
-        shuffle_seed: (!args.validation.no_shuffle).then_some(args.seed),
-        shuffle_window: Some(args.validation.shuffle_window),
-        ..Order::default()
-    };
-    let (train_order, validation_order) = match args.validation.validation_split {
-        None => (order, None),
-        Some(share) => {
-            let [validation, train] = order.split(share, args.seed);
-            (train, Some(validation))
-        }
-    };
-    let open = |data: &Data, order| data::open(data, model.root(), order);
-    let train = open(&args.data, train_order)?;
-    let validation = match validation_order {
-        Some(order) => Some(open(&args.data, order)?),
-        None if args.validation.eval_data.is_empty() => None,
-        None => {
-            let data = Data { data: args.validation.eval_data.clone(), ..args.data.clone() };
-            Some(open(&data, Order::default())?)
-        }
-    };
     if args.dry_run {
-        return dry_run(args, &model, &tuning, &arguments, train.as_ref(), output);
+        return dry_run(args, &model, output);
     }
+    let Prepared { arguments, tuning, train, validation } = Prepared::new(args, &model)?;
 
     let allowed = Allowed::new(args.saving.allow_changed.iter().cloned())?;
     let model = match &args.adapter {
@@ -61,6 +36,9 @@ pub fn run(args: &Train, output: &Output) -> Result<Done, Box<dyn Error>> {
     let mut trainer = UnswagTrainer::new(model, arguments, train, &args.output)?;
     if let Some(validation) = validation {
         trainer = trainer.with_validation(validation);
+    }
+    if args.force {
+        trainer = trainer.replacing_earlier_run();
     }
     let reports_to = |to| args.saving.report_to.iter().any(|asked| [to, ReportTo::All].contains(asked));
     if !reports_to(ReportTo::Jsonl) {
@@ -91,6 +69,59 @@ pub fn run(args: &Train, output: &Output) -> Result<Done, Box<dyn Error>> {
     };
     print(&report, output)?;
     Ok(if report.stopped { Done::Stopped } else { Done::Ok })
+}
+
+/// A run's settings and data, checked.
+struct Prepared {
+    arguments: TrainingArguments,
+    tuning: Tuning,
+    train: Box<dyn DataLoader>,
+    validation: Option<Box<dyn DataLoader>>,
+}
+
+impl Prepared {
+    fn new(args: &Train, model: &UnswagModel) -> Result<Self, Box<dyn Error>> {
+        // Already an empty folder would change the base.
+        model.check_output(&args.output)?;
+        let arguments = arguments(args)?;
+        arguments.check()?;
+        let tuning = tuning(&args.lora, args.seed);
+        let order = Order {
+            shuffle_seed: (!args.validation.no_shuffle).then_some(args.seed),
+            shuffle_window: Some(args.validation.shuffle_window),
+            ..Order::default()
+        };
+        let (train_order, validation_order) = match args.validation.validation_split {
+            None => (order, None),
+            Some(share) => {
+                let [validation, train] = order.split(share, args.seed);
+                (train, Some(validation))
+            }
+        };
+        let open = |data: &Data, order| data::open(data, model.root(), order);
+        let train = open(&args.data, train_order)?;
+        let validation = match validation_order {
+            Some(order) => Some(open(&args.data, order)?),
+            None if args.validation.eval_data.is_empty() => None,
+            None => {
+                let data = Data { data: args.validation.eval_data.clone(), ..args.data.clone() };
+                Some(open(&data, Order::default())?)
+            }
+        };
+        Ok(Prepared { arguments, tuning, train, validation })
+    }
+}
+
+/// Checks what training would refuse before its first step, and trains nothing.
+pub fn check(args: &Train, model: &UnswagModel) -> Result<Done, Box<dyn Error>> {
+    let prepared = Prepared::new(args, model)?;
+    model.plan(&prepared.tuning, &prepared.arguments, args.data.block_size as u64)?;
+    model.trainable_parameters(&prepared.tuning)?;
+    Allowed::new(args.saving.allow_changed.iter().cloned())?;
+    if !args.force && args.saving.resume_from_checkpoint.is_none() {
+        refuse_earlier_run(&args.output)?;
+    }
+    Ok(Done::Ok)
 }
 
 /// A plan that is larger than what is left of this machine's memory is no error: rows may be shorter than they were planned.
@@ -183,17 +214,11 @@ fn arguments(args: &Train) -> Result<TrainingArguments, String> {
     })
 }
 
-fn dry_run(
-    args: &Train,
-    model: &UnswagModel,
-    tuning: &Tuning,
-    arguments: &TrainingArguments,
-    data: &dyn unswag_data::DataLoader,
-    output: &Output,
-) -> Result<Done, Box<dyn Error>> {
-    let plan = model.plan(tuning, arguments, args.data.block_size as u64)?;
-    let trainable = model.trainable_parameters(tuning)?;
-    let size = data.epoch_size()?;
+pub fn dry_run(args: &Train, model: &UnswagModel, output: &Output) -> Result<Done, Box<dyn Error>> {
+    let Prepared { arguments, tuning, train, .. } = Prepared::new(args, model)?;
+    let plan = model.plan(&tuning, &arguments, args.data.block_size as u64)?;
+    let trainable = model.trainable_parameters(&tuning)?;
+    let size = train.epoch_size()?;
     let steps = arguments.steps(size.rows);
     let dtype = model.dtype();
     let available = match args.compute.device {
@@ -253,9 +278,9 @@ fn print(report: &RunReport, output: &Output) -> Result<(), Box<dyn Error>> {
     }
     let mut page = String::new();
     if let Some(finished) = report.adapter.as_ref().or(report.model.as_ref()) {
-        page.push_str(&format!("{} {}\n", paint(GOOD, "trained"), finished.display()));
+        page.push_str(&format!("{} {}\n", paint(GOOD, "trained"), term::value(finished.display())));
     } else if let Some(checkpoint) = &report.checkpoint {
-        let checkpoint = checkpoint.display();
+        let checkpoint = term::value(checkpoint.display());
         page.push_str(&format!("stopped; {checkpoint} goes on with --resume-from-checkpoint auto\n"));
     } else {
         page.push_str("stopped before the first step; nothing was saved\n");

@@ -130,7 +130,7 @@ pub(crate) fn path_of(folder: &Path, step: u64) -> PathBuf {
 }
 
 /// Whether what stands there may go: a checkpoint, whole or not, and nothing else.
-fn existing(path: &Path) -> Result<Existing, TrainError> {
+pub(crate) fn existing(path: &Path) -> Result<Existing, TrainError> {
     let Ok(entries) = fs::read_dir(path) else { return Ok(Existing::Refuse) };
     for entry in entries.flatten() {
         let found = entry.file_name().to_string_lossy().into_owned();

@@ -59,7 +59,7 @@ pub enum TrainError {
     #[error("weight {name} is not finite, and was not saved")]
     BadWeight { name: String },
     #[error(
-        "{}: {found} is there, of an earlier run; go on with it by --resume-from-checkpoint auto, or give another folder",
+        "{}: {found} is there, of an earlier run; continue it with --resume-from-checkpoint auto, replace it with --force, or give another folder",
         path.display()
     )]
     EarlierRun { path: PathBuf, found: String },

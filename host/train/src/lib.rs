@@ -51,4 +51,4 @@ pub use settings::{Allowed, Change};
 pub use trainer::{Progress, StepReport, Trainer};
 pub use tuning::Tuning;
 pub use unswag_engine::{Nf4, Plan};
-pub use unswag_trainer::UnswagTrainer;
+pub use unswag_trainer::{UnswagTrainer, refuse_earlier_run};

@@ -18,7 +18,7 @@ use unswag_engine::{
     Adapter, Backend, Cache, Nf4, ParamInfo, Params, Plan, PluginOps, Program, Storage, Trainable, dora_norms,
 };
 use unswag_loader::Log;
-use unswag_surgery::{Model, open_recorded};
+use unswag_surgery::{Model, Operation, open_recorded};
 use unswag_torch::{Torch, TorchTensor};
 
 use crate::{
@@ -53,10 +53,25 @@ impl UnswagModel {
     pub fn from_pretrained_with_log(path: &Path, log: &Log) -> Result<Self, TrainError> {
         let model = Model::open(path, None)?;
         let ops = model.record.as_ref().map(|record| open_recorded(&record.steps, log)).transpose()?;
-        let ops: Rc<dyn PluginOps> = Rc::new(ops.unwrap_or_default());
+        Ok(Self::with_ops(model, Rc::new(ops.unwrap_or_default())))
+    }
+
+    /// The model at `path` as an operation on it would leave it: its training can be planned before its weights are written.
+    ///
+    /// # Errors
+    /// As [`UnswagModel::from_pretrained`].
+    pub fn after_operation(path: &Path, operation: &Operation<'_>, log: &Log) -> Result<Self, TrainError> {
+        let mut model = Model::open(path, None)?;
+        let earlier = model.record.iter().flat_map(|record| &record.steps);
+        let steps: Vec<_> = earlier.chain(&operation.steps).cloned().collect();
+        model.graph = operation.after.clone();
+        Ok(Self::with_ops(model, Rc::new(open_recorded(&steps, log)?)))
+    }
+
+    fn with_ops(model: Model, ops: Rc<dyn PluginOps>) -> Self {
         let mut dtypes = model.graph.params.values().map(|param| param.dtype);
         let dtype = dtypes.find(|dtype| dtype.is_float()).unwrap_or(Dtype::F32);
-        Ok(UnswagModel { model, ops, dtype, nf4: None, torch: Torch::cpu() })
+        UnswagModel { model, ops, dtype, nf4: None, torch: Torch::cpu() }
     }
 
     /// Computes in this element type, whatever the file's.

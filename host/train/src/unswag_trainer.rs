@@ -33,6 +33,24 @@ use crate::{
 const ADAPTER: &str = "adapter";
 const MODEL: &str = "model";
 
+/// Whether a new run may write into this folder: what an earlier run left is not written over.
+///
+/// # Errors
+/// A checkpoint, metrics, an adapter or a model of an earlier run is there.
+pub fn refuse_earlier_run(folder: &Path) -> Result<(), TrainError> {
+    let earlier = checkpoint::list(folder).pop().map(|(_, path)| path);
+    // A run that took no step left no line.
+    let is_there = |path: &PathBuf| path.metadata().is_ok_and(|found| found.is_dir() || found.len() > 0);
+    let others = [METRICS, ADAPTER, MODEL].map(|name| folder.join(name)).into_iter().find(is_there);
+    match earlier.or(others) {
+        Some(found) => {
+            let found = found.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            Err(TrainError::EarlierRun { path: folder.to_owned(), found })
+        }
+        None => Ok(()),
+    }
+}
+
 /// Trains a model on data into an output folder.
 pub struct UnswagTrainer {
     trainer: Trainer,
@@ -46,6 +64,8 @@ pub struct UnswagTrainer {
     writes_events: bool,
     /// Whether what lies in the folder is of the run that goes on.
     goes_on: bool,
+    /// Whether what an earlier run left in the folder is removed.
+    replaces: bool,
     last_saved: Option<(u64, PathBuf)>,
     resumed: Option<Resumed>,
     best: Option<Best>,
@@ -78,6 +98,7 @@ impl UnswagTrainer {
             writes_metrics: true,
             writes_events: false,
             goes_on: false,
+            replaces: false,
             last_saved: None,
             resumed: None,
             best: None,
@@ -108,6 +129,12 @@ impl UnswagTrainer {
     /// Writes TensorBoard's event files too, in a folder of this run's in `runs/`.
     pub fn with_tensorboard(mut self) -> Self {
         self.writes_events = true;
+        self
+    }
+
+    /// Removes what an earlier run left in the folder, once everything is checked and before the first step.
+    pub fn replacing_earlier_run(mut self) -> Self {
+        self.replaces = true;
         self
     }
 
@@ -261,15 +288,8 @@ impl UnswagTrainer {
         fs::create_dir_all(&self.folder).map_err(io(&self.folder, "make this folder"))?;
         self.take_lock()?;
         let finished = self.finished();
-        if !self.goes_on {
-            let earlier = checkpoint::list(&self.folder).pop().map(|(_, path)| path);
-            // A run that took no step left no line.
-            let is_there = |path: &PathBuf| path.metadata().is_ok_and(|found| found.is_dir() || found.len() > 0);
-            let others = [METRICS, ADAPTER, MODEL].map(|name| self.folder.join(name)).into_iter().find(is_there);
-            if let Some(found) = earlier.or(others) {
-                let found = found.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                return Err(TrainError::EarlierRun { path: self.folder.clone(), found });
-            }
+        if !self.goes_on && !self.replaces {
+            refuse_earlier_run(&self.folder)?;
         }
         // Never in the base, and never where nothing can be written: seen now, not after hours.
         let model = self.trainer.model();
@@ -278,6 +298,9 @@ impl UnswagTrainer {
             None => full::existing(model.checkpoint(), &finished)?,
         };
         drop(Staging::begin(&finished, &[model.base_path()], existing, self.disk.as_ref())?);
+        if self.replaces && !self.goes_on {
+            self.remove_earlier_run()?;
+        }
         if let Some(validation) = &self.validation
             && validation.epoch_size()?.supervised_tokens == 0
         {
@@ -293,6 +316,30 @@ impl UnswagTrainer {
             metrics: self.writes_metrics.then(|| MetricsFile::open(&self.folder, step)).transpose()?,
             events: self.writes_events.then(|| EventFile::create(&self.folder, self.goes_on, step)).transpose()?,
         })
+    }
+
+    /// Checkpoints, metrics and what was finished; nothing else, and no folder with a file of somebody else's.
+    fn remove_earlier_run(&self) -> Result<(), TrainError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| TrainError::Io { path, action: "remove it", source }
+        };
+        let (adapter, model) = (self.folder.join(ADAPTER), self.folder.join(MODEL));
+        adapter::existing(&adapter)?;
+        full::existing(self.trainer.model().checkpoint(), &model)?;
+        let mut folders: Vec<PathBuf> = checkpoint::list(&self.folder).into_iter().map(|(_, path)| path).collect();
+        for path in &folders {
+            checkpoint::existing(path)?;
+        }
+        folders.extend([adapter, model].into_iter().filter(|path| path.exists()));
+        for path in folders {
+            self.disk.remove_tree(&path).map_err(failed(&path))?;
+        }
+        let metrics = self.folder.join(METRICS);
+        match self.disk.remove_file(&metrics) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(failed(&metrics)(source)),
+            _ => Ok(()),
+        }
     }
 
     /// Before its file can be made.

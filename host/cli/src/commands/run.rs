@@ -1,4 +1,7 @@
 //! `unswag run`: surgery here, then this process becomes `unswag train`, with the arguments that the recipe stands for.
+//!
+//! All that can be refused is refused before surgery writes: the recipe and the plugins here, and training by `unswag-torch`, which
+//! is asked to check the same command line.
 
 use std::{error::Error, ffi::OsString, fs, path::Path};
 
@@ -6,14 +9,14 @@ use clap::ValueEnum;
 use unswag_checkpoint::{RealDisk, check_outside};
 use unswag_console::recipe::Recipe;
 use unswag_graph::diff;
-use unswag_loader::PluginSpec;
-use unswag_surgery::{Model, Operation, Protocol, WriteOptions, is_written, open_specs, operate, verify_bytes, write};
+use unswag_surgery::{
+    Model, OpenError, Operation, Protocol, WriteOptions, is_written, open_spec, operate, verify_bytes, write,
+};
 
 use crate::{
     Done,
     args::{Output, Run},
     commands::{
-        plan,
         surgery::{report, written},
         torch,
     },
@@ -22,8 +25,7 @@ use crate::{
 
 pub fn run(args: &Run, output: &Output) -> Result<Done, Box<dyn Error>> {
     let recipe = Recipe::open(&args.recipe)?.with(args);
-    // Everything that can be refused without work is refused before it.
-    let train_args = recipe.train_args(args.dry_run)?;
+    let train_args = recipe.train_args(args.force)?;
     let protocols = protocols(&recipe, output)?;
     if !protocols.is_empty() {
         let model = Model::open(&recipe.model, None)?;
@@ -31,27 +33,25 @@ pub fn run(args: &Run, output: &Output) -> Result<Done, Box<dyn Error>> {
         let out = recipe.trained_model();
         if !stands(&model, &operation, &out, output)? {
             if args.dry_run {
-                return dry_run(&recipe, &model, &operation, &out, output);
+                say(&operation, &out, output);
+                return torch::hand_over();
             }
-            torch::check()?;
-            operate_on(&model, &operation, &out, args.force, output)?;
+            match torch::check(output)? {
+                Done::Ok => operate_on(&model, &operation, &out, args.force, output)?,
+                refused => return Ok(refused),
+            }
         }
+    }
+    if args.dry_run {
+        return torch::hand_over();
     }
     torch::hand_over_with(output_args(output).into_iter().chain(train_args))
 }
 
 /// The protocols of a recipe's steps, with their options.
 pub fn protocols(recipe: &Recipe, output: &Output) -> Result<Vec<Box<dyn Protocol>>, Box<dyn Error>> {
-    let spec = |step: &unswag_console::recipe::SurgeryStep| PluginSpec {
-        name: step.plugin.clone(),
-        options: step.options.clone(),
-    };
-    let specs: Vec<PluginSpec> = recipe.surgery.iter().map(spec).collect();
-    match specs.is_empty() {
-        // Without surgery no lock file is asked for.
-        true => Ok(Vec::new()),
-        false => Ok(open_specs(&specs, false, &term::plugin_log(output))?),
-    }
+    let log = term::plugin_log(output);
+    Ok(recipe.steps(|spec| open_spec(spec, false, &log), OpenError::option)?)
 }
 
 /// Whether surgery was done before and nothing changed since: the plugins, the base, or what was written.
@@ -62,8 +62,8 @@ fn stands(model: &Model, operation: &Operation<'_>, out: &Path, output: &Output)
     let stands = is_written(model, operation, out, &term::advance(&bar))?;
     bar.finish_and_clear();
     if stands {
-        let text = format!("{} {}: surgery was done before, and nothing changed", paint(GOOD, "model"), out.display());
-        term::note(output, &text);
+        let out = term::value(out.display());
+        term::note(output, &format!("{} {out}: surgery was done before, and nothing changed", paint(GOOD, "model")));
     }
     Ok(stands)
 }
@@ -94,22 +94,15 @@ fn operate_on(
     bar.finish_and_clear();
     let changes = diff(&operation.before, &operation.after);
     // Stdout is training's.
-    term::note(output, &format!("{}\n{}", report(operation, &changes, false), written(&outcome)));
+    term::note_page(output, &format!("{}\n{}", report(operation, &changes, false), written(&outcome)));
     Ok(())
 }
 
-/// The model to train is not there yet, so training is planned here instead of handed over.
-fn dry_run(
-    recipe: &Recipe,
-    model: &Model,
-    operation: &Operation<'_>,
-    out: &Path,
-    output: &Output,
-) -> Result<Done, Box<dyn Error>> {
-    let changes = diff(&operation.before, &operation.after);
-    let text = report(operation, &changes, false);
-    term::note(output, &format!("{text}\nnothing was written (--dry-run); the model would be {}\n", out.display()));
-    plan::show(&recipe.plan_args(None)?, &plan::Subject::after(model, operation), output)
+/// What surgery would do. The training after it is planned by `unswag-torch`, on the graph that surgery leaves.
+fn say(operation: &Operation<'_>, out: &Path, output: &Output) {
+    let text = report(operation, &diff(&operation.before, &operation.after), false);
+    let out = term::value(out.display());
+    term::note_page(output, &format!("{text}\nnothing was written (--dry-run); the model would be {out}\n"));
 }
 
 /// As they are typed.

@@ -56,7 +56,7 @@ pub fn run(args: &Surgery, output: &Output) -> Result<Done, Box<dyn Error>> {
             term::print(&format!(
                 "{}\nnothing was written (--dry-run); the output would be {}\n",
                 report(&operation, &changes, args.diff),
-                out.display()
+                term::value(out.display())
             ))?;
         }
         return Ok(Done::Ok);
@@ -101,9 +101,14 @@ pub fn report(operation: &Operation<'_>, changes: &GraphDiff, all: bool) -> Stri
         let chosen = operation.chosen_options(at);
         let options: Vec<String> = chosen.map(|(key, value)| format!("{key}={}", plain(value))).collect();
         let options = if options.is_empty() { String::new() } else { format!(" ({})", options.join(", ")) };
-        text.push_str(&format!("{} {}{}\n", paint(BOLD, &step.protocol), step.version, paint(DIM, options)));
+        text.push_str(&format!(
+            "{} {}{}\n",
+            paint(BOLD, &step.protocol),
+            term::value(&step.version),
+            paint(DIM, options)
+        ));
         if let Some(lossy) = &step.patch.lossy {
-            text.push_str(&format!("  {} {lossy}\n", paint(WARN, "lossy:")));
+            text.push_str(&format!("  {} {}\n", paint(WARN, "lossy:"), term::value(lossy)));
         }
     }
     text.push('\n');
@@ -137,8 +142,8 @@ fn counts(changes: &GraphDiff) -> String {
         .map(|((before, after), count)| {
             let nodes = plural(count, "node", "nodes");
             match before == after {
-                true => format!("{count} {nodes} of kind {before} changed"),
-                false => format!("{count} {nodes} rewritten ({before} -> {})", paint(NAME, after)),
+                true => format!("{count} {nodes} of kind {} changed", term::value(before)),
+                false => format!("{count} {nodes} rewritten ({} -> {})", term::value(before), paint(NAME, after)),
             }
         })
         .collect();
@@ -222,13 +227,13 @@ pub fn written(outcome: &Outcome) -> String {
     let mut text = format!(
         "{} {} ({} files, {}; weight files: {})\n",
         paint(GOOD, "wrote"),
-        outcome.path.display(),
+        term::value(outcome.path.display()),
         files.len() + 1,
         term::bytes(bytes),
         hows.join(", ")
     );
     if let Some(leftover) = &outcome.leftover {
-        text.push_str(&format!("the old output could not be removed: {}\n", leftover.display()));
+        text.push_str(&format!("the old output could not be removed: {}\n", term::value(leftover.display())));
     }
     text
 }

@@ -8,14 +8,14 @@ use std::{
     env,
     error::Error,
     ffi::OsString,
-    os::unix::process::CommandExt,
+    os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use unswag_loader::device::Finding;
 
-use crate::{Done, term};
+use crate::{Done, args::Output, term};
 
 const PROGRAM: &str = "unswag-torch";
 const VARIABLE: &str = "UNSWAG_TORCH";
@@ -41,6 +41,8 @@ enum Missing {
     Library { path: PathBuf, library: String },
     #[error("{}: cannot be started", path.display())]
     Start { path: PathBuf, source: std::io::Error },
+    #[error("{}: ended by signal {signal} while it checked the training; nothing was written", path.display())]
+    Killed { path: PathBuf, signal: i32 },
 }
 
 /// Becomes `unswag-torch`, with this process's own arguments; comes back only where that fails.
@@ -62,10 +64,28 @@ pub fn hand_over_with(args: impl IntoIterator<Item = OsString>) -> Result<Done, 
     Err(Missing::Start { path, source: error }.into())
 }
 
-/// Whether there is something to hand over to: asked before work that would be for nothing.
-pub fn check() -> Result<(), Box<dyn Error>> {
-    ready()?;
-    Ok(())
+/// Lets `unswag-torch` check what this command line asks for, before work that would be for nothing: it checks a recipe's training and
+/// trains nothing. What it says of a fault goes where this process's own words go.
+pub fn check(output: &Output) -> Result<Done, Box<dyn Error>> {
+    let (path, _) = ready()?;
+    let mut check = command(&path);
+    // Notes were said here; errors are said in any case.
+    check.args((!output.quiet).then_some("--quiet")).args(env::args_os().skip(1));
+    let spinner = term::spinner(output, "checking the training");
+    let checked = check.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    spinner.finish_and_clear();
+    let checked = checked.map_err(|source| Missing::Start { path: path.clone(), source })?;
+    match checked.status.code() {
+        Some(0) => Ok(Done::Ok),
+        Some(130) => Ok(Done::Stopped),
+        _ => {
+            term::print(&String::from_utf8_lossy(&checked.stdout))?;
+            match checked.status.signal() {
+                Some(signal) => Err(Missing::Killed { path, signal }.into()),
+                None => Ok(Done::Failed),
+            }
+        }
+    }
 }
 
 /// The program, where it and its libraries are found, and the libtorch that the system's loader gives it.

@@ -9,8 +9,9 @@ use crate::recipe::Overrides;
 /// Do what a recipe says: surgery, then training.
 ///
 /// A recipe is a YAML file with `model`, `surgery` (a list of `plugin` and `options`), `train` (the options of `unswag train`, with
-/// underscores) and `output`. Options of `unswag train` that are given here take the place of the recipe's. What surgery
-/// makes is in OUTPUT/patched; where it stands there already, and nothing changed since, it is used as it is.
+/// underscores) and `output`. Options of `unswag train` that are given here take the place of the recipe's. Everything is checked
+/// before surgery writes: settings, plugins, data, memory and the output. What surgery writes is in OUTPUT/patched; where it stands there
+/// already, and nothing changed since, it is used as it is.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -34,7 +35,7 @@ pub struct Run {
     /// Say what would be done and what it takes, and write nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// Replace OUTPUT/patched if it is a result of other surgery.
+    /// Replace what an earlier run left in OUTPUT, and OUTPUT/patched where other surgery wrote it.
     #[arg(long)]
     pub force: bool,
     #[command(flatten)]

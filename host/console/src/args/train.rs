@@ -77,6 +77,9 @@ pub struct Train {
     /// Open everything, say what would be done and what it takes, and train nothing.
     #[arg(long)]
     pub dry_run: bool,
+    /// Replace what an earlier run left in the output folder.
+    #[arg(long, conflicts_with = "resume_from_checkpoint")]
+    pub force: bool,
 }
 
 /// What transformers, TRL, axolotl, Unsloth and LLaMA-Factory call the tokens of a row.

@@ -5,7 +5,9 @@
 
 use std::{cell::Cell, fmt};
 
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor,
+};
 use serde_yaml::{
     Mapping, Value,
     value::{Tag, TaggedValue},
@@ -153,7 +155,14 @@ mod tests {
         let list = format!("a: [{}]", "1, ".repeat(30_000));
         let deep = "- ".repeat(5_000);
         let own = "&a [*a]";
-        for (text, says) in [(&*bomb, ""), (&list, "20000 values"), (&deep, ""), (own, ""), ("a: 1\na: 2", "\"a\" stands twice"), ("! x", "")] {
+        for (text, says) in [
+            (&*bomb, ""),
+            (&list, "20000 values"),
+            (&deep, ""),
+            (own, ""),
+            ("a: 1\na: 2", "\"a\" stands twice"),
+            ("! x", ""),
+        ] {
             let error = document(text).map(|_| ());
             assert!(text == "! x" || error.as_ref().is_err_and(|error| error.to_string().contains(says)), "{error:?}");
         }

@@ -187,7 +187,8 @@ impl Special {
         let mut special = Special::default();
         // llama.cpp's ids for SentencePiece files that state none.
         let default = |id: u64| sentence_piece.then_some(id).filter(|&id| id < vocab.tokens.len() as u64);
-        let mut ids = |name: &str| special_ids(meta, vocab, &format!("tokenizer.ggml.{name}_token_id"), &mut special.dropped);
+        let mut ids =
+            |name: &str| special_ids(meta, vocab, &format!("tokenizer.ggml.{name}_token_id"), &mut special.dropped);
         let [bos, eos, unk, pad] = [ids("bos")?, ids("eos")?, ids("unknown")?, ids("padding")?];
         let ends = [ids("eot")?, ids("eom")?];
         let first = |ids: &Option<Vec<u64>>, default: Option<u64>| match ids {
