@@ -181,7 +181,8 @@ impl Recipe {
     /// Settings that do not go together.
     pub fn plan_args(&self, given: Option<&ArgMatches>) -> Result<Plan, RecipeError> {
         let keys = Keys::of_plan();
-        let planned: Vec<Given> = self.train.iter().filter_map(|given| keys.renamed(given)).collect();
+        let defaults = Keys::of_train().defaults_unlike(&keys, &self.train);
+        let planned: Vec<Given> = self.train.iter().chain(&defaults).filter_map(|given| keys.renamed(given)).collect();
         let merged = keys.merged(&planned, &given.map(|given| keys.given(given)).unwrap_or_default());
         self.parsed(&merged, |plan| {
             let mut args: Vec<OsString> = vec!["plan".into()];
@@ -269,6 +270,15 @@ mod tests {
             let error = read(&text).and_then(|recipe| recipe.train(false)).map(|_| ()).unwrap_err().to_string();
             assert!(error.len() < 2_000, "{} bytes", error.len());
         }
+    }
+
+    #[test]
+    fn a_plan_has_the_defaults_of_training() {
+        let recipe = read(TRAIN).unwrap();
+        let (train, plan) = (recipe.train(false).unwrap(), recipe.plan_args(None).unwrap());
+        assert_eq!(plan.seq, train.data.block_size as u64);
+        let said = read(&format!("{TRAIN}  block_size: 77\n  full_finetuning: true\n")).unwrap().plan_args(None).unwrap();
+        assert!(said.seq == 77 && said.lora.full_finetuning);
     }
 
     #[test]

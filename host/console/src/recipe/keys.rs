@@ -102,6 +102,14 @@ impl Keys {
         Some(Given { long: key.long().to_owned(), ..given.clone() })
     }
 
+    /// What these options are where a recipe does not say, as far as the other command has another default for it.
+    pub fn defaults_unlike(&self, other: &Keys, said: &[Given]) -> Vec<Given> {
+        let is_unsaid = |key: &&Key| said.iter().all(|given| given.long != key.long());
+        let differs = |key: &&Key| other.find(&key.name()).is_some_and(|its| its.defaults() != key.defaults());
+        let unsaid = self.keys.iter().filter(is_unsaid).filter(differs).filter(|key| !key.defaults().is_empty());
+        unsaid.map(|key| Given { is_of_recipe: false, ..key.given(&key.name(), key.defaults()) }).collect()
+    }
+
     /// Both together. What was typed takes the place of what it is, or of what cannot stand beside it.
     pub fn merged(&self, recipe: &[Given], typed: &[Given]) -> Vec<Given> {
         let stays = |given: &&Given| typed.iter().all(|typed| !self.excludes(&typed.long, &given.long));
