@@ -177,9 +177,9 @@ pub fn byte_bar(output: &Output, total_bytes: u64) -> ProgressBar {
     bar(output, total_bytes, "{msg:24} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}")
 }
 
-/// A bar over rows, steps or other units that are counted, where progress is shown.
-pub fn count_bar(output: &Output, total: u64) -> ProgressBar {
-    bar(output, total, "{msg:24} {wide_bar} {human_pos}/{human_len} {eta}")
+/// A bar over rows, where progress is shown.
+pub fn row_bar(output: &Output, total: u64) -> ProgressBar {
+    bar(output, total, "{msg:24} {wide_bar} {human_pos}/{human_len} rows {eta}")
 }
 
 /// A sign of work whose length is not known, where progress is shown.

@@ -1,12 +1,8 @@
 //! What is seen while rows are measured: a bar on a terminal, and nothing elsewhere.
 
-use std::{
-    error::Error,
-    io::{self, IsTerminal},
-    time::Duration,
-};
+use std::error::Error;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use unswag_console::{args::Output, term};
 use unswag_train::Observer;
 
@@ -23,34 +19,22 @@ impl Rows {
     /// # Errors
     /// Those of `count`.
     pub fn total(output: &Output, count: impl FnOnce() -> Result<u64, Box<dyn Error>>) -> Result<u64, Box<dyn Error>> {
-        if is_shown(output) { count() } else { Ok(0) }
+        if term::shows_progress(output) { count() } else { Ok(0) }
     }
 
     pub fn new(output: &Output, total: u64) -> Self {
-        if !is_shown(output) {
-            return Rows { bar: ProgressBar::hidden(), before: 0 };
-        }
-        let bar = ProgressBar::new(total);
-        if let Ok(style) = ProgressStyle::with_template("{pos}/{len} rows {wide_bar} {msg} {eta}") {
-            bar.set_style(style);
-        }
-        bar.enable_steady_tick(Duration::from_millis(200));
-        Rows { bar, before: 0 }
+        Rows { bar: term::row_bar(output, total), before: 0 }
     }
 
     /// What is measured next, beside the bar.
     pub fn begin(&mut self, what: &str) {
         self.before = self.bar.position();
-        self.bar.set_message(what.to_owned());
+        self.bar.set_message(term::value(what));
     }
 
     pub fn clear(&self) {
         self.bar.finish_and_clear();
     }
-}
-
-fn is_shown(output: &Output) -> bool {
-    !output.quiet && !output.json && io::stderr().is_terminal()
 }
 
 impl Observer for Rows {
