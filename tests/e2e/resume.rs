@@ -90,7 +90,8 @@ fn a_run_starts_from_the_weights_of_an_adapter() {
 fn overfitting(house: &House, output: &'static str, more: &[&'static str]) -> Value {
     let verse = "Shall I compare thee to a summer's day? Thou art more lovely and more temperate.\n";
     fs::write(house.path("verse.txt"), verse.repeat(4)).unwrap();
-    let data = ["train", "model", "--data", "text.txt", "--block-size", "48", "--eval-data", "verse.txt", "--eval-steps", "2"];
+    let data =
+        ["train", "model", "--data", "text.txt", "--block-size", "48", "--eval-data", "verse.txt", "--eval-steps", "2"];
     let args = ["--lora-r", "4", "--lr", "5e-2", "--save-steps", "0", "-o", output];
     house.json(&[&data[..], &args, more].concat())
 }

@@ -277,7 +277,8 @@ mod tests {
         let recipe = read(TRAIN).unwrap();
         let (train, plan) = (recipe.train(false).unwrap(), recipe.plan_args(None).unwrap());
         assert_eq!(plan.seq, train.data.block_size as u64);
-        let said = read(&format!("{TRAIN}  block_size: 77\n  full_finetuning: true\n")).unwrap().plan_args(None).unwrap();
+        let said =
+            read(&format!("{TRAIN}  block_size: 77\n  full_finetuning: true\n")).unwrap().plan_args(None).unwrap();
         assert!(said.seq == 77 && said.lora.full_finetuning);
     }
 

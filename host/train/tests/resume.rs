@@ -137,12 +137,14 @@ fn an_old_checkpoint_loses_its_name_before_it_is_removed() {
         ..arguments(Optim::Lion32bit)
     };
     house.trainer("run", arguments).with_disk(Box::new(Free(u64::MAX))).train(&mut ()).expect("trained");
-    let removed: Vec<String> = REMOVED.take().iter().map(|path| path.file_name().unwrap().to_string_lossy().into()).collect();
+    let removed: Vec<String> =
+        REMOVED.take().iter().map(|path| path.file_name().unwrap().to_string_lossy().into()).collect();
     for step in 1..4 {
         assert!(removed.contains(&format!(".unswag-checkpoint-{step}.tmp-removed")), "{removed:?}");
     }
     assert!(removed.iter().all(|name| name.starts_with(".unswag-")), "{removed:?}");
-    let mut names: Vec<_> = fs::read_dir(house.path("run")).expect("a folder").flatten().map(|entry| entry.file_name()).collect();
+    let mut names: Vec<_> =
+        fs::read_dir(house.path("run")).expect("a folder").flatten().map(|entry| entry.file_name()).collect();
     names.sort();
     assert_eq!(names, ["adapter", "checkpoint-4", "metrics.jsonl"]);
 }
