@@ -1,33 +1,23 @@
 //! A model's chat template: Jinja, with the helpers and the settings that transformers gives it.
 //!
-//! The template comes with a downloaded model. It reads nothing but the conversation, and its steps are bounded.
+//! The template comes with a downloaded model. It reads nothing but the conversation, and what it takes is bounded; see
+//! `jinja`.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-use minijinja::{
-    Environment, ErrorKind,
-    syntax::SyntaxConfig,
-    value::{Kwargs, Serde},
-};
 use serde_json::{Map, Value as Json};
 
 use crate::{
     doc::Doc,
     error::{Error, RowFault},
     files,
-    jinja::Value,
-    python,
+    jinja::{self, GENERATED, Limits, Template, Value, with_stack},
     tokenizer::Tokenizer,
 };
 
-/// Steps that a rendering may take; a conversation of ten thousand turns takes about one million.
-const MOST_STEPS: u64 = 10_000_000;
-/// Around what a template marks as generated. Unicode keeps these two for such use: they stand for no character.
-const MARKS: [char; 2] = ['\u{fdd0}', '\u{fdd1}'];
-const FILTER: &str = "unswag_generated";
 const ROLES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// The template that transformers takes where a model has several, and the one where a conversation has tools.
@@ -36,10 +26,11 @@ const TOOL_USE: &str = "tool_use";
 
 /// A model's compiled chat templates: mostly one.
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    templates: Vec<(&'static str, Template)>,
     source: String,
-    now: String,
-    roles: Vec<(String, String)>,
+    now: jiff::civil::DateTime,
+    now_text: String,
+    roles: Vec<(&'static str, Value)>,
 }
 
 impl std::fmt::Debug for ChatTemplate {
@@ -92,43 +83,25 @@ impl ChatTemplate {
         Self::compile(vec![Named { name: DEFAULT, path: path.to_owned(), source }], tokenizer, now)
     }
 
-    fn compile(templates: Vec<Named>, tokenizer: &Tokenizer, now: Option<&str>) -> Result<Self, Error> {
-        let time = match now {
+    fn compile(found: Vec<Named>, tokenizer: &Tokenizer, now: Option<&str>) -> Result<Self, Error> {
+        let now = match now {
             None => jiff::Zoned::now().datetime(),
             Some(text) => text.parse::<jiff::civil::DateTime>().map_err(|error| {
                 let expected = format!("a date and time such as 2026-11-21T08:00:00 ({error})");
                 crate::options::setting("the template's date", expected, text)
             })?,
         };
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.expect("Jinja's own delimiters are sound"));
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_fuel(Some(MOST_STEPS));
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.set_formatter(|out, _, value| {
-            let mut text = String::new();
-            python::print(&mut text, value)?;
-            out.write_str(&text).map_err(minijinja::Error::from)
-        });
-        environment.add_filter("tojson", |value: &minijinja::Value, options: Kwargs| python::tojson(value, &options));
-        environment.add_filter(FILTER, |text: String| format!("{}{text}{}", MARKS[0], MARKS[1]));
-        environment.add_function("raise_exception", |message: String| -> Result<minijinja::Value, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_function("strftime_now", move |format: String| -> Result<String, minijinja::Error> {
-            jiff::fmt::strtime::format(&format, time)
-                .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.to_string()))
-        });
-        for Named { name, path, source } in &templates {
-            environment
-                .add_template_owned(*name, with_marks(source))
-                .map_err(|error| Error::Template { path: path.clone(), message: explain(&error) })?;
+        let mut templates = Vec::new();
+        for Named { name, path, source } in &found {
+            let template = with_stack(|| Template::parse(source)).and_then(|parsed| parsed);
+            let template = template
+                .map_err(|error| Error::Template { path: path.clone(), message: explain(&error, found.len(), name) })?;
+            templates.push((*name, template));
         }
-        let role = |name: &str| tokenizer.role(name).map(|text| (name.to_owned(), text.to_owned()));
-        let roles = ROLES.iter().filter_map(|name| role(name)).collect();
-        let source = templates.into_iter().map(|template| template.source).collect::<Vec<_>>().join("\n");
-        Ok(ChatTemplate { environment, source, now: time.to_string(), roles })
+        let role = |name: &&'static str| Some((*name, Value::from(tokenizer.role(name)?)));
+        let roles = ROLES.iter().filter_map(role).collect();
+        let source = found.into_iter().map(|template| template.source).collect::<Vec<_>>().join("\n");
+        Ok(ChatTemplate { templates, source, now, now_text: now.to_string(), roles })
     }
 
     /// The template as it was read; of several, one behind the other.
@@ -138,7 +111,7 @@ impl ChatTemplate {
 
     /// The date that the template is told; save it to render the same again on another day.
     pub fn now(&self) -> &str {
-        &self.now
+        &self.now_text
     }
 
     /// Whether the date changes what it writes.
@@ -200,27 +173,48 @@ impl ChatTemplate {
         extra: &[(String, Value)],
     ) -> Vec<Result<Rendered, RowFault>> {
         let has_tools = extra.iter().rev().find(|(name, _)| name == "tools").is_some_and(|(_, tools)| !tools.is_null());
-        renderings.iter().map(|rendering| self.render_one(rendering, extra, has_tools)).collect()
+        let named = |name| self.templates.iter().find(|(known, _)| *known == name);
+        let Some((name, template)) = named(TOOL_USE).filter(|_| has_tools).or_else(|| named(DEFAULT)) else {
+            return renderings.iter().map(|_| Err(no_default())).collect();
+        };
+        let mut variables = vec![("tools", Value::None), ("documents", Value::None)];
+        variables.extend(self.roles.iter().cloned());
+        variables.extend(extra.iter().map(|(name, value)| (name.as_str(), value.clone())));
+        let extra_bytes: usize = extra.iter().map(|(_, value)| value.bytes()).sum();
+        let render = |rendering: &Rendering<'_>| {
+            let bytes: usize = rendering.messages.iter().map(Value::bytes).sum();
+            let mut variables = variables.clone();
+            variables.push(("messages", Value::list(rendering.messages.to_vec())?));
+            variables.push(("add_generation_prompt", rendering.add_generation_prompt.into()));
+            template.render(&variables, self.now, Limits::for_input(bytes + extra_bytes))
+        };
+        let refused = |error: jinja::Error| RowFault::Template { message: explain(&error, self.templates.len(), name) };
+        match with_stack(|| renderings.iter().map(render).collect::<Vec<_>>()) {
+            Ok(texts) => texts.into_iter().map(|text| text.map(|text| without_marks(&text)).map_err(refused)).collect(),
+            Err(error) => renderings.iter().map(|_| Err(refused(error.clone()))).collect(),
+        }
     }
+}
 
-    fn render_one(
-        &self,
-        rendering: &Rendering<'_>,
-        extra: &[(String, Value)],
-        has_tools: bool,
-    ) -> Result<Rendered, RowFault> {
-        let refused = |error: minijinja::Error| RowFault::Template { message: explain(&error) };
-        let named = |name| self.environment.get_template(name).ok();
-        let template = named(TOOL_USE).filter(|_| has_tools).or_else(|| named(DEFAULT)).ok_or_else(no_default)?;
-        let none = || minijinja::Value::from(());
-        let mut all = vec![("tools".to_owned(), none()), ("documents".to_owned(), none())];
-        all.extend(self.roles.iter().map(|(name, text)| (name.clone(), text.as_str().into())));
-        all.extend(extra.iter().map(|(name, value)| (name.clone(), minijinja::Value::from(Serde(value)))));
-        all.push(("messages".to_owned(), minijinja::Value::from(Serde(rendering.messages))));
-        all.push(("add_generation_prompt".to_owned(), rendering.add_generation_prompt.into()));
-        let marked = template.render(minijinja::Value::from_pairs(all)).map_err(refused)?;
-        Ok(without_marks(&marked))
-    }
+/// Parses a template that may hold anything and renders a small conversation by it, as every command does: the entry for
+/// fuzzing.
+///
+/// # Errors
+/// Why the template cannot be read, or fails.
+#[doc(hidden)]
+pub fn render_untrusted(source: &[u8]) -> Result<String, String> {
+    let source = std::str::from_utf8(source).map_err(|error| error.to_string())?;
+    let conversation = r#"[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi <there>\n"},
+        {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {"x": [1, 2.5, null]}}}]},
+        {"role": "tool", "content": "{}"}, {"role": "assistant", "content": "naïve 🙂"}]"#;
+    let messages: Value = serde_json::from_str(conversation).map_err(|error| error.to_string())?;
+    let limits = Limits { steps: 1_000_000, ..Limits::for_input(conversation.len()) };
+    let variables =
+        [("messages", messages), ("tools", Value::None), ("bos_token", "<s>".into()), ("eos_token", "</s>".into())];
+    let render = || {
+        Template::parse(source)?.render(&variables, jiff::civil::DateTime::constant(2026, 11, 21, 8, 0, 0, 0), limits)
+    };
+    with_stack(render).and_then(|text| text).map_err(|error| explain(&error, 1, DEFAULT))
 }
 
 /// A row's JSON as a template sees it.
@@ -260,7 +254,7 @@ fn no_default() -> RowFault {
 
 /// Whether a text holds a character that stands for the edge of a generated part.
 pub(crate) fn has_mark(text: &str) -> bool {
-    text.contains(MARKS)
+    text.contains(GENERATED)
 }
 
 /// A template by its name.
@@ -329,38 +323,14 @@ fn in_value(value: &Json, path: &Path) -> Option<Vec<Named>> {
     (!found.is_empty()).then_some(found)
 }
 
-/// Replaces `{% generation %}` and `{% endgeneration %}`, which transformers adds to Jinja, by a filter that marks its
-/// text. The tags keep their place and their `-` and `+`, so white space is treated as before.
-fn with_marks(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(at) = rest.find("{%") {
-        let (before, tag) = rest.split_at(at);
-        out.push_str(before);
-        let Some(end) = tag.find("%}") else {
-            rest = tag;
-            break;
-        };
-        let inner = tag.get(2..end).unwrap_or_default();
-        let name = inner.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
-        match name {
-            "generation" => out.push_str(&tag[..end].replace("generation", &format!("filter {FILTER}"))),
-            "endgeneration" => out.push_str(&tag[..end].replace("endgeneration", "endfilter")),
-            _ => out.push_str(&tag[..end]),
-        }
-        rest = &tag[end..];
-    }
-    out.push_str(rest);
-    out
-}
-
+/// Takes out the marks around what the template marked as generated, and says where they stood.
 fn without_marks(marked: &str) -> Rendered {
     let mut rendered = Rendered::default();
     let mut start = None;
     for character in marked.chars() {
-        if character == MARKS[0] {
+        if character == GENERATED[0] {
             start = Some(rendered.text.len());
-        } else if character == MARKS[1] {
+        } else if character == GENERATED[1] {
             rendered.generated.extend(start.take().map(|start| start..rendered.text.len()));
         } else {
             rendered.text.push(character);
@@ -370,14 +340,10 @@ fn without_marks(marked: &str) -> Rendered {
 }
 
 /// A template's error in one line: its own words, and where in the template.
-fn explain(error: &minijinja::Error) -> String {
-    let what = match (error.kind(), error.detail()) {
-        (ErrorKind::InvalidOperation, Some(detail)) => detail.to_owned(),
-        (kind, Some(detail)) => format!("{kind}: {detail}"),
-        (kind, None) => kind.to_string(),
-    };
-    match error.line() {
-        Some(line) => format!("{what} (line {line} of the template)"),
-        None => what,
+fn explain(error: &jinja::Error, templates: usize, name: &str) -> String {
+    let which = if templates > 1 { format!("template \"{name}\"") } else { "template".to_owned() };
+    match error.line {
+        Some(line) => format!("{} (line {line} of the {which})", error.message),
+        None => error.message.clone(),
     }
 }

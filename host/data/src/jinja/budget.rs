@@ -45,7 +45,7 @@ impl Limits {
     /// For variables of this size. A template of a conversation of ten thousand turns takes about one million steps.
     pub fn for_input(bytes: usize) -> Self {
         let bytes = bytes as u64;
-        Limits { steps: 10_000_000 + bytes, bytes: (96 << 20) + 4 * bytes, output_bytes: (16 << 20) + 2 * bytes }
+        Limits { steps: 10_000_000 + bytes, bytes: (64 << 20) + 4 * bytes, output_bytes: (16 << 20) + 2 * bytes }
     }
 }
 

@@ -125,6 +125,9 @@ impl<'a> Lexer<'a> {
 
     fn comment(&mut self) -> Result<(), Error> {
         let Some(at) = self.rest.find("#}") else {
+            if self.rest.is_empty() {
+                return Ok(());
+            }
             return self.fail("a comment is not closed; expected #}");
         };
         let inner = &self.rest[..at];
@@ -160,6 +163,9 @@ impl<'a> Lexer<'a> {
             }
             let bytes = end_bytes(end, "%}", is_stripped, keeps.is_none());
             self.advance(end_at + bytes);
+            return Ok(());
+        }
+        if self.rest.is_empty() {
             return Ok(());
         }
         self.fail("{% raw %} is not closed; expected {% endraw %}")

@@ -39,6 +39,8 @@ pub(crate) enum Function {
     Cycler,
     Joiner,
     Lipsum,
+    /// `self`, the template.
+    Template,
     RaiseException,
     StrftimeNow,
 }

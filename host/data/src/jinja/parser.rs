@@ -291,7 +291,10 @@ impl Parser {
         self.loops += 1;
         let (body, end) = self.body("for", line, &["endfor", "else"])?;
         self.loops -= 1;
+        // Python has no loop around the else part but one further out; no chat template breaks out of that from here.
+        let outer = std::mem::take(&mut self.loops);
         let otherwise = if end == "else" { self.body("for", line, &["endfor"])?.0 } else { Block::default() };
+        self.loops = outer;
         self.enclosing_loops -= 1;
         Ok(Statement::For(Arc::new(For { target, iterable, test, body, otherwise, is_recursive, line })))
     }

@@ -17,7 +17,11 @@ use serde::{
 };
 use serde_json::Value as Json;
 
-use super::object::Object;
+use super::{
+    budget::{Budget, Limits},
+    object::Object,
+    print,
+};
 
 /// Deepest nesting of lists and mappings; JSON itself is read to 128.
 pub(crate) const MAX_DEPTH: u16 = 250;
@@ -160,19 +164,6 @@ impl Value {
         self.as_dict()?.get(field)
     }
 
-    /// A field of a mapping that is a text.
-    pub fn text_of(&self, field: &str) -> Option<&str> {
-        self.get(field)?.as_str()
-    }
-
-    /// The mapping with one field replaced in its place, or appended; another value unchanged.
-    pub fn with_field(&self, field: &str, value: Value) -> Result<Value, TooDeep> {
-        let Value::Dict(dict) = self else { return Ok(self.clone()) };
-        let mut map = dict.map.clone();
-        map.insert(field.into(), value);
-        Ok(Value::Dict(Arc::new(Dict::new(map)?)))
-    }
-
     /// Whether JSON's `null` stands there, or nothing.
     pub fn is_null(&self) -> bool {
         matches!(self, Value::None | Value::Undefined(_))
@@ -213,9 +204,8 @@ impl Value {
 
     /// `str(value)` of what JSON can say.
     pub fn to_text(&self) -> String {
-        let mut text = String::new();
-        crate::python::print(&mut text, &minijinja::Value::from(minijinja::value::Serde(self))).expect("JSON prints");
-        text
+        let mut budget = Budget::new(Limits::for_input(self.bytes()));
+        print::to_string(&mut budget, self).expect("JSON takes no more than its size")
     }
 
     pub(super) fn depth(&self) -> u16 {
