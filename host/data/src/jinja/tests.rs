@@ -101,7 +101,6 @@ fn what_is_nested_too_deeply_is_refused_and_crashes_nothing() {
         "{% macro f() %}{{ caller() }}{% call f() %}x{% endcall %}{% endmacro %}{% call f() %}y{% endcall %}"
             .to_owned(),
         "{% for i in [1] recursive %}{{ loop([1]) }}{% endfor %}".to_owned(),
-        format!("{{{{ 'a' | map({}'e') | list }}}}", "'map', ".repeat(2000)),
     ] {
         let error = refused(&source);
         assert!(error.message.contains("nested too deeply"), "{source:.60}: {error:?}");
@@ -205,11 +204,12 @@ fn a_template_that_takes_too_long_is_refused() {
         format!("{tree}{{{{ ns.x == ns.y }}}}"),
         format!("{tree}{{{{ ns.x < ns.y }}}}"),
         format!("{tree}{{{{ ns.x in [ns.y] }}}}"),
+        format!("{{{{ 'a' | map({}'e') | list }}}}", "'map', ".repeat(2000)),
         "{% set ns=namespace(x=(1,)) %}{% for i in range(60) %}{% set ns.x=(ns.x,ns.x) %}{% endfor %}{{ {ns.x: 1} }}".to_owned(),
         "{% set ns=namespace(x=[1]) %}{% for i in range(50000) %}{% for j in ns.x[0:] %}{% set ns.x=ns.x[0:]+[1] %}{% endfor %}{% endfor %}".to_owned(),
     ] {
         let said = refused(&source).message;
-        assert!(said.contains("steps") || said.contains("more than"), "{source}: {said}");
+        assert!(said.contains("steps") || said.contains("more than"), "{source:.200}: {said}");
     }
     assert!(run(&"x".repeat(2 << 20), &[], Limits::for_input(0)).unwrap_err().message.contains("at most 1048576"));
 }
