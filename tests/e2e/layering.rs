@@ -22,7 +22,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("unswag-pager", &[]),
     ("unswag-torch", &["unswag-engine", "unswag-kernels", "unswag-pager", "unswag-abi"]),
     ("unswag-loader", &["unswag-engine", "unswag-graph", "unswag-abi"]),
-    ("unswag-surgery", &["unswag-checkpoint", "unswag-graph", "unswag-loader", "unswag-abi"]),
+    ("unswag-surgery", &["unswag-abi", "unswag-checkpoint", "unswag-graph", "unswag-loader", "unswag-reference"]),
+    // Plain loops over the kernels' scalar functions: what plugins' ops are compared with.
+    ("unswag-reference", &["unswag-abi", "unswag-engine", "unswag-graph", "unswag-kernels"]),
     ("unswag-scaffold", &[]),
     ("unswag-data", &[]),
     (
@@ -57,6 +59,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "unswag-engine",
             "unswag-graph",
             "unswag-loader",
+            "unswag-reference",
             "unswag-scaffold",
             "unswag-sdk",
             "unswag-surgery",
@@ -72,7 +75,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
 const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
     ("unswag-loader", &["unswag-raw-plugin"]),
     // The engine is held against transformers on checkpoints.
-    ("unswag-torch", &["unswag-checkpoint", "unswag-graph", "unswag-tests"]),
+    // What is said of each kind's arithmetic is what it computes.
+    ("unswag-torch", &["unswag-checkpoint", "unswag-graph", "unswag-reference", "unswag-tests"]),
     // Its bench steps an optimizer whose state it holds.
     ("unswag-pager", &["unswag-kernels"]),
     // What was fetched for tests is found in one place, and tiny checkpoints are made in one.

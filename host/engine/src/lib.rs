@@ -52,6 +52,7 @@ pub use plugin::{Buffer, BufferMut, PluginCall, PluginKernel, PluginLaunch, Plug
 pub use policy::Policy;
 pub use program::{Grads, ParamInfo, Params, Program, Trainable};
 pub use quant::{Nf4, Storage};
+pub use rope::rotary_tables;
 pub use search::{Survey, longest_seq};
 pub use store::{MetaStore, NoStore, Store};
 pub use tape::Step;

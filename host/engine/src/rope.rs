@@ -162,6 +162,15 @@ impl Rotary {
     }
 }
 
+/// cos and sin of each position times each frequency of a `rotary_embedding` with these attributes, \[positions, dim\] each.
+///
+/// # Errors
+/// An attribute that the kind requires is missing.
+pub fn rotary_tables(attrs: &Attrs, positions: &[u32]) -> Result<[Vec<f32>; 2], EngineError> {
+    let rotary = Rotary::new("rotary_embedding", attrs)?;
+    Ok([false, true].map(|sin| rotary.table(positions, sin)))
+}
+
 fn inverse_frequencies(dim: u64, theta: f64) -> Vec<f32> {
     (0..dim / 2).map(|i| 1.0 / theta.powf(2.0 * i as f64 / dim as f64) as f32).collect()
 }
