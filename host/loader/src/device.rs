@@ -95,6 +95,11 @@ impl Surroundings {
     }
 }
 
+/// Instruction sets of this machine's CPU that kernels ask for. Reads no file.
+pub(crate) fn cpu_features() -> Vec<String> {
+    cpu::features()
+}
+
 impl Machine {
     /// Looks. Takes milliseconds; with an NVIDIA driver that does not answer, three seconds.
     pub fn detect() -> Self {

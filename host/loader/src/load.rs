@@ -20,6 +20,7 @@ use unswag_abi::{
 
 use crate::{
     digest::Sha256,
+    exit_guard,
     file::PluginFile,
     lock::LockEntry,
     manifest::{ManifestError, parse_manifest},
@@ -33,7 +34,7 @@ use crate::{
 pub enum Consent<'a> {
     /// An entry of a lock file: its hash must be the library's.
     Locked(&'a LockEntry),
-    /// The user said `--allow-unlocked` for this very run.
+    /// Whoever calls vouches for the library: a test or a bench with its own.
     Unlocked,
 }
 
@@ -112,8 +113,10 @@ pub fn load(file: &PluginFile, consent: Consent<'_>) -> Result<Plugin, LoadError
         Some(plugin) => plugin.clone(),
         None => {
             let sealed = SealedLibrary::new(file.bytes()).map_err(|reason| LoadError::Seal { path: path(), reason })?;
+            let library = sealed.path();
+            exit_guard::arm();
             let (raw, manifest) = open(sealed).map_err(|reason| LoadError::Open { path: path(), reason })?;
-            let plugin = Plugin::new(raw, manifest, file);
+            let plugin = Plugin::new(raw, manifest, path(), file.sha256(), library);
             loaded.insert(file.sha256(), plugin.clone());
             plugin
         }
@@ -127,10 +130,16 @@ pub fn load(file: &PluginFile, consent: Consent<'_>) -> Result<Plugin, LoadError
 }
 
 fn open(sealed: SealedLibrary) -> Result<(PluginRef, Manifest), OpenError> {
-    let library = dlopen(&sealed.path())?;
+    let path = sealed.path();
     // ld.so knows a library by the path it was opened under. Were this descriptor closed, the next plugin's memory file
     // would get its number, and ld.so would give this library in its place.
     sealed.keep_open();
+    open_path(&path)
+}
+
+/// Opens the library at `path` for good and asks it for its manifest.
+pub(crate) fn open_path(path: &std::path::Path) -> Result<(PluginRef, Manifest), OpenError> {
+    let library = dlopen(path)?;
     let raw = root_module(library_header(library)?)?;
     let manifest = parse_manifest(raw.manifest()().as_str())?;
     Ok((raw, manifest))

@@ -4,6 +4,8 @@
 //! one bundled beside the executable. An id that stands in both is the user's. Input: files that anyone may have edited.
 //! This must never look into the working directory, never overwrite a file it could not read, and never leave half a one.
 
+mod trust;
+
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
@@ -78,8 +80,8 @@ pub enum LockError {
     #[error("lock file {}: written in version {found} of the format, this unswag reads version {LOCK_VERSION}; use the unswag that wrote it", path.display())]
     UnknownVersion { path: PathBuf, found: String },
 
-    #[error("lock file {}: everyone may write to it, so it vouches for nothing; run `chmod o-w {}`", path.display(), path.display())]
-    WritableByAll { path: PathBuf },
+    #[error("lock file {}: {fault}, so it vouches for nothing; {remedy}", path.display())]
+    Untrusted { path: PathBuf, fault: String, remedy: String },
 
     #[error("no place for {LOCK_FILE_NAME}: {problem}; set UNSWAG_HOME to the full path of a folder")]
     NoPlace { problem: String },
@@ -114,11 +116,19 @@ impl LockFile {
     /// It cannot be read, is malformed, has an unknown version, or anyone may write to it.
     pub fn read(path: impl Into<PathBuf>) -> Result<Self, LockError> {
         let path = path.into();
-        let entries = match read_text(&path)? {
-            Some(text) => parse(&path, &text)?,
+        let entries = match read_bytes(&path)? {
+            Some(bytes) => parse(&path, &bytes)?,
             None => Vec::new(),
         };
         Ok(Self { path, entries })
+    }
+
+    /// Reads the content of a lock file that stands nowhere: what is checked of it beside who may write to it. For fuzzing.
+    ///
+    /// # Errors
+    /// It is malformed or has an unknown version.
+    pub fn parse(bytes: &[u8]) -> Result<Vec<LockEntry>, LockError> {
+        parse(Path::new(LOCK_FILE_NAME), bytes)
     }
 
     pub fn path(&self) -> &Path {
@@ -219,10 +229,13 @@ impl LockFile {
             io_error(io::Error::new(io::ErrorKind::InvalidInput, "expected a path with a folder in it"))
         })?;
         fs::create_dir_all(folder).map_err(io_error)?;
+        // What would not be believed is not written.
+        trust::check_folder(&path)?;
         // The folder is locked, not the file: the file is replaced by a rename, and a lock on the old one locks nothing.
         let guard = File::open(folder).map_err(io_error)?;
         flock(&guard, FlockOperation::LockExclusive).map_err(|error| io_error(error.into()))?;
 
+        remove_leftovers(folder);
         let mut lock = Self::read(&path)?;
         let result = change(&mut lock)?;
         lock.write(folder).map_err(io_error)?;
@@ -235,7 +248,7 @@ impl LockFile {
         let document = Document { version: LOCK_VERSION, plugins: self.entries.clone() };
         let yaml = serde_yaml::to_string(&document).map_err(io::Error::other)?;
         let mut file = tempfile::Builder::new()
-            .prefix(".unswag.lock.")
+            .prefix(TEMP_PREFIX)
             .permissions(fs::Permissions::from_mode(0o644))
             .tempfile_in(folder)?;
         file.write_all(HEADER.as_bytes())?;
@@ -258,7 +271,25 @@ impl LockFile {
     }
 }
 
-fn read_text(path: &Path) -> Result<Option<String>, LockError> {
+/// How the name of a new lock file begins until it takes the old one's place.
+const TEMP_PREFIX: &str = ".unswag.lock.";
+
+/// Removes what writers left that were killed. The folder's lock is held, so no living writer owns any of it.
+fn remove_leftovers(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let is_leftover = entry.file_name().to_str().is_some_and(|name| {
+            let random = name.strip_prefix(TEMP_PREFIX);
+            random.is_some_and(|random| random.len() == 6 && random.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+        });
+        if is_leftover && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            // One that stays does no harm, and the next writer tries it too.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn read_bytes(path: &Path) -> Result<Option<Vec<u8>>, LockError> {
     let io_error = |source| LockError::Io { path: path.to_owned(), source };
     let mut options = OpenOptions::new();
     // O_NONBLOCK: a FIFO in its place must not stop everything.
@@ -272,24 +303,26 @@ fn read_text(path: &Path) -> Result<Option<String>, LockError> {
     if !metadata.is_file() {
         return Err(malformed(path, "it is not a file"));
     }
-    if metadata.permissions().mode() & 0o002 != 0 {
-        return Err(LockError::WritableByAll { path: path.to_owned() });
-    }
+    trust::check(path, &metadata)?;
     let mut bytes = Vec::new();
     file.take(MAX_LOCK_BYTES + 1).read_to_end(&mut bytes).map_err(io_error)?;
     if bytes.len() as u64 > MAX_LOCK_BYTES {
         return Err(malformed(path, format!("it is larger than {MAX_LOCK_BYTES} bytes")));
     }
-    String::from_utf8(bytes).map(Some).map_err(|error| malformed(path, format!("it is not text: {error}")))
+    Ok(Some(bytes))
 }
 
-fn parse(path: &Path, text: &str) -> Result<Vec<LockEntry>, LockError> {
+fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<LockEntry>, LockError> {
     /// Read first: the rest may have another shape in another version.
     #[derive(Deserialize)]
     struct VersionOnly {
         version: serde_yaml::Value,
     }
 
+    if bytes.len() as u64 > MAX_LOCK_BYTES {
+        return Err(malformed(path, format!("it is larger than {MAX_LOCK_BYTES} bytes")));
+    }
+    let text = str::from_utf8(bytes).map_err(|error| malformed(path, format!("it is not text: {error}")))?;
     let yaml_error = |error: YamlError| malformed(path, plain::one_line(&error.to_string(), 300));
     let VersionOnly { version } = yaml::parse(text).map_err(yaml_error)?;
     if version.as_u64() != Some(LOCK_VERSION.into()) {
@@ -369,6 +402,28 @@ impl Found<'_> {
         PluginFile::read(&self.library)
             .map_err(|source| LockError::Library { id: self.entry.protocols.join(", "), source })
     }
+
+    /// Whether the library still is the one that was locked. Reads it.
+    pub fn state(&self) -> LibraryState {
+        match PluginFile::read(&self.library) {
+            Ok(file) if file.sha256() == self.entry.sha256 => LibraryState::Locked,
+            Ok(_) => LibraryState::Changed,
+            Err(FileError::NotAPlugin { .. }) => LibraryState::Changed,
+            Err(_) => LibraryState::Missing,
+        }
+    }
+}
+
+/// What lies at an entry's path now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LibraryState {
+    /// The bytes that were locked.
+    Locked,
+    /// Other bytes: a rebuild, mostly. They are not run.
+    Changed,
+    /// No plugin can be read there.
+    Missing,
 }
 
 /// The user's lock file and the bundled one.

@@ -19,7 +19,6 @@ use unswag_graph::FEATURES;
 
 use crate::{
     digest::Sha256,
-    file::PluginFile,
     options::{OptionError, checked_options, nearest},
     plain,
     protocol::{PluginError, Protocol},
@@ -34,6 +33,8 @@ struct Inner {
     manifest: Manifest,
     path: PathBuf,
     sha256: Sha256,
+    /// Where the bytes that run can be read, as long as this process lives.
+    library: PathBuf,
 }
 
 /// How a plugin's line for the user is meant.
@@ -71,8 +72,13 @@ pub enum OpenProtocolError {
 }
 
 impl Plugin {
-    pub(crate) fn new(raw: PluginRef, manifest: Manifest, file: &PluginFile) -> Self {
-        Self(Arc::new(Inner { raw, manifest, path: file.path().to_owned(), sha256: file.sha256() }))
+    pub(crate) fn new(raw: PluginRef, manifest: Manifest, path: PathBuf, sha256: Sha256, library: PathBuf) -> Self {
+        Self(Arc::new(Inner { raw, manifest, path, sha256, library }))
+    }
+
+    /// Where the bytes that run can be read: no path that another process could put other bytes under.
+    pub(crate) fn library_path(&self) -> &Path {
+        &self.0.library
     }
 
     pub fn manifest(&self) -> &Manifest {

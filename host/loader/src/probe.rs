@@ -12,6 +12,11 @@ mod child;
 mod report;
 mod sandbox;
 
+pub(crate) use self::{
+    child::take_descriptors,
+    sandbox::{Limits, enter as enter_sandbox, system_call_name},
+};
+
 use std::{
     fmt,
     fs::File,
@@ -242,15 +247,15 @@ fn watch(child: &mut Child, time_limit: Duration) -> io::Result<(Vec<u8>, Vec<u8
 }
 
 /// One pipe from the child, read without waiting. Bytes beyond the limit are dropped.
-struct Pipe {
+pub(crate) struct Pipe {
     source: Option<File>,
-    bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
     limit: usize,
     overflowed: bool,
 }
 
 impl Pipe {
-    fn new(source: Option<OwnedFd>, limit: usize) -> io::Result<Self> {
+    pub fn new(source: Option<OwnedFd>, limit: usize) -> io::Result<Self> {
         let source = source.map(File::from);
         if let Some(source) = &source {
             fcntl_setfl(source, fcntl_getfl(source)? | OFlags::NONBLOCK)?;
@@ -258,7 +263,12 @@ impl Pipe {
         Ok(Self { source, bytes: Vec::new(), limit, overflowed: false })
     }
 
-    fn read(&mut self) -> io::Result<()> {
+    /// Where it can be waited for; `None` once it has ended.
+    pub fn source(&self) -> Option<&File> {
+        self.source.as_ref()
+    }
+
+    pub fn read(&mut self) -> io::Result<()> {
         let mut buffer = [0; 64 << 10];
         // A child that writes without end is not read without end: the caller looks at the clock in between.
         for _ in 0..64 {
@@ -325,7 +335,7 @@ fn show_output(output: &[u8]) -> Option<String> {
     (!text.trim().is_empty()).then(|| format!("{:?}", plain::one_line(&text, 300)))
 }
 
-fn signal_name(signal: i32) -> &'static str {
+pub(crate) fn signal_name(signal: i32) -> &'static str {
     match signal {
         libc::SIGSEGV => "SIGSEGV",
         libc::SIGABRT => "SIGABRT",

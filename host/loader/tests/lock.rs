@@ -12,7 +12,7 @@ use std::{
 use support::{altered_plugin, probe_options, raw_plugin, write};
 use tempfile::{TempDir, tempdir};
 use unswag_abi::doc::Manifest;
-use unswag_loader::{LockEntry, LockError, LockFile, Locks, Origin, PluginFile, probe_with};
+use unswag_loader::{LibraryState, LockEntry, LockError, LockFile, Locks, Origin, PluginFile, probe_with};
 
 fn manifest(file: &PluginFile) -> Manifest {
     probe_with(file, &probe_options()).unwrap().manifest
@@ -274,4 +274,97 @@ fn a_folder_that_cannot_be_written_is_told_and_left() {
     let path = folder.path().join("file/unswag.lock");
     let error = LockFile::add(&path, &file, manifest, false).unwrap_err();
     assert!(error.to_string().contains("unswag.lock"), "{error}");
+}
+
+fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn a_lock_file_that_others_could_have_put_there_is_not_believed() {
+    let outer = tempdir().unwrap();
+    let folder = outer.path().join("unswag");
+    fs::create_dir(&folder).unwrap();
+    let path = folder.join("unswag.lock");
+    let (file, manifest) = raw();
+    LockFile::add(&path, &file, manifest.clone(), false).unwrap();
+    for open in [&folder, outer.path()] {
+        chmod(open, 0o777);
+        let error = LockFile::read(&path).unwrap_err();
+        let said = error.to_string();
+        assert!(matches!(error, LockError::Untrusted { .. }) && said.contains("chmod o-w"), "{said}");
+        assert!(said.contains(&format!("the folder {}", fs::canonicalize(open).unwrap().display())), "{said}");
+        // Nor is it written: what is entered would not be believed.
+        assert!(LockFile::add(&path, &file, manifest.clone(), false).is_err());
+        // In a sticky folder only the owner of the file can replace it.
+        chmod(open, 0o1777);
+        LockFile::read(&path).unwrap();
+        chmod(open, 0o755);
+    }
+    chmod(&path, 0o666);
+    assert!(LockFile::read(&path).unwrap_err().to_string().contains("everyone may write to it"));
+}
+
+#[test]
+fn a_lock_file_or_folder_of_another_user_is_not_believed() {
+    use std::os::unix::fs::chown;
+
+    let folder = tempdir().unwrap();
+    let (file, manifest) = raw();
+    add(&folder, &file, manifest);
+    let lock = lock_path(&folder);
+    for path in [lock.as_path(), folder.path()] {
+        // Only root can give a file away, so that only root can make this case.
+        if chown(path, Some(4242), None).is_err() {
+            return;
+        }
+        let said = LockFile::read(&lock).unwrap_err().to_string();
+        assert!(said.contains("belongs to another user (number 4242)"), "{said}");
+        chown(path, Some(0), None).unwrap();
+        LockFile::read(&lock).unwrap();
+    }
+}
+
+#[test]
+fn what_a_killed_writer_left_is_removed_by_the_next_and_nothing_else_is() {
+    let folder = tempdir().unwrap();
+    let (file, manifest) = raw();
+    for name in [".unswag.lock.aB3xYz", ".unswag.lock.000000"] {
+        fs::write(folder.path().join(name), "half a lock file").unwrap();
+    }
+    let mine = [".unswag.lock.backup-of-june", "notes.txt", ".unswag.lock.aB3xY"];
+    mine.iter().for_each(|name| fs::write(folder.path().join(name), "mine").unwrap());
+    add(&folder, &file, manifest);
+    let mut names: Vec<String> = fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    assert_eq!(names, [".unswag.lock.aB3xY", ".unswag.lock.backup-of-june", "notes.txt", "unswag.lock"]);
+
+    // A removal cleans up too.
+    fs::write(folder.path().join(".unswag.lock.qqqqqq"), "").unwrap();
+    LockFile::remove(lock_path(&folder), "raw").unwrap();
+    assert!(!folder.path().join(".unswag.lock.qqqqqq").exists());
+}
+
+#[test]
+fn a_rebuilt_or_missing_library_is_told_from_the_locked_one() {
+    let folder = tempdir().unwrap();
+    let path = write(folder.path(), "libplugin.so", &fs::read(raw_plugin()).unwrap());
+    let file = PluginFile::read(&path).unwrap();
+    add(&folder, &file, manifest(&file));
+    let state = || {
+        let locks = Locks { user: LockFile::read(lock_path(&folder)).unwrap(), bundled: None };
+        locks.find("raw").unwrap().state()
+    };
+    assert_eq!(state(), LibraryState::Locked);
+    let mut bytes = file.bytes().to_vec();
+    bytes.push(0);
+    fs::write(&path, bytes).unwrap();
+    assert_eq!(state(), LibraryState::Changed);
+    fs::write(&path, "no library any more").unwrap();
+    assert_eq!(state(), LibraryState::Changed);
+    fs::remove_file(&path).unwrap();
+    assert_eq!(state(), LibraryState::Missing);
 }

@@ -66,7 +66,7 @@ impl Cpu {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn features() -> Vec<String> {
+pub(super) fn features() -> Vec<String> {
     macro_rules! detected {
         ($($name:tt),*) => {
             [$(($name, std::arch::is_x86_feature_detected!($name))),*]
@@ -93,7 +93,7 @@ fn features() -> Vec<String> {
 }
 
 #[cfg(target_arch = "aarch64")]
-fn features() -> Vec<String> {
+pub(super) fn features() -> Vec<String> {
     macro_rules! detected {
         ($($name:tt),*) => {
             [$(($name, std::arch::is_aarch64_feature_detected!($name))),*]

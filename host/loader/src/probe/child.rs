@@ -44,7 +44,7 @@ fn run() -> io::Result<()> {
     let report_fd = report.as_raw_fd();
     let mut writer = Writer(File::from(report));
     writer.stage(Stage::Setup)?;
-    let sandbox = match sandbox::enter(report_fd) {
+    let sandbox = match sandbox::enter(report_fd, &sandbox::PROBE_LIMITS) {
         Ok(sandbox) => sandbox,
         Err(problem) => return writer.error(&problem),
     };
@@ -88,7 +88,7 @@ fn open(library: &OwnedFd, writer: &mut Writer<File>) -> Result<String, OpenFail
 }
 
 /// Moves library and report out of the way of what the plugin may print or read, and closes everything else.
-fn take_descriptors() -> io::Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn take_descriptors() -> io::Result<(OwnedFd, OwnedFd)> {
     let library = above_standard(io::stdin().as_fd())?;
     let report = above_standard(io::stdout().as_fd())?;
     let null = File::open("/dev/null")?;

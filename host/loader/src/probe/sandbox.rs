@@ -23,8 +23,16 @@ pub use self::filter::system_call_name;
 /// Processor time that opening a plugin may take.
 pub const CPU_LIMIT_S: u64 = 2;
 
-/// Address space of the child. A plugin with 100 MB of tables opens in it; one that allocates without end does not.
-const ADDRESS_SPACE_BYTES: u64 = 1 << 30;
+/// What a child may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Processor time.
+    pub cpu_s: u64,
+    pub address_space_bytes: u64,
+}
+
+/// For opening a plugin: one with 100 MB of tables opens within, one that allocates without end does not.
+pub const PROBE_LIMITS: Limits = Limits { cpu_s: CPU_LIMIT_S, address_space_bytes: 1 << 30 };
 
 /// Open files: the standard three, the library, the report, and what ld.so opens, one at a time.
 const OPEN_FILES: u64 = 128;
@@ -70,10 +78,10 @@ impl fmt::Display for Sandbox {
 }
 
 /// Gives up this process's rights for good. Refused system calls are told to `report`.
-pub(super) fn enter(report: RawFd) -> Result<Sandbox, String> {
+pub fn enter(report: RawFd, limits: &Limits) -> Result<Sandbox, String> {
     // Without it, Landlock and seccomp are refused to ordinary users, and a set-user-id program could undo them.
     set_no_new_privs(true).map_err(|error| format!("no_new_privs: {error}"))?;
-    let limits = limit_resources();
+    let limits = limit_resources(limits);
     let landlock = restrict_files().map_err(|error| format!("Landlock: {error}"))?;
     REPORT.store(report, Ordering::Relaxed);
     let seccomp = install_handler().is_ok() && filter::install().is_ok();
@@ -82,11 +90,12 @@ pub(super) fn enter(report: RawFd) -> Result<Sandbox, String> {
 
 /// Whether every limit could be set. There is none on the number of processes: it counts all of a user's, and does not bind
 /// root; seccomp refuses new processes, and the address space bounds the threads.
-fn limit_resources() -> bool {
+fn limit_resources(limits: &Limits) -> bool {
+    let Limits { cpu_s, address_space_bytes } = *limits;
     let limits = [
         // Beyond the first a signal, beyond the second death; so a handler for the signal wins one second.
-        (Resource::Cpu, CPU_LIMIT_S, CPU_LIMIT_S + 1),
-        (Resource::As, ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES),
+        (Resource::Cpu, cpu_s, cpu_s + 1),
+        (Resource::As, address_space_bytes, address_space_bytes),
         (Resource::Fsize, 0, 0),
         (Resource::Nofile, OPEN_FILES, OPEN_FILES),
         (Resource::Core, 0, 0),

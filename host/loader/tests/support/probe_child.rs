@@ -1,8 +1,12 @@
-//! Stands in for the `unswag` binary in the loader's tests: started with the probe's hidden argument, it is the child.
+//! Stands in for the `unswag` binary in the loader's tests: started with the hidden argument of a probe or a trial, it is the child.
+
+use unswag_loader::{PROBE_COMMAND, TRIAL_COMMAND, probe_child, serve_kernels, trial_child};
 
 fn main() {
-    if std::env::args_os().nth(1).as_deref() == Some(std::ffi::OsStr::new(unswag_loader::PROBE_COMMAND)) {
-        unswag_loader::probe_child();
+    match std::env::args().nth(1).as_deref() {
+        Some(PROBE_COMMAND) => probe_child(),
+        Some(TRIAL_COMMAND) => trial_child(serve_kernels),
+        _ => {}
     }
     eprintln!("unswag-probe-child: started by the probe only");
     std::process::exit(2);
