@@ -8,6 +8,7 @@ pub mod auto;
 pub mod eval;
 pub mod record;
 
+mod claims;
 mod config;
 mod make;
 mod model;
@@ -17,6 +18,7 @@ mod undo;
 mod verify;
 mod write;
 
+pub use claims::ClaimError;
 pub use make::MakeError;
 pub use model::{Model, ModelError, read_record};
 pub use operation::{OperateError, Operation, Protocol, operate};

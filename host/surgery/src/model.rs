@@ -202,8 +202,12 @@ pub fn read_record(root: &Path) -> Result<Option<Record>, ModelError> {
     if metadata.len() > record::MAX_BYTES {
         return Err(ModelError::RecordSize { path, found: metadata.len() });
     }
-    let mut text = String::new();
-    file.read_to_string(&mut text).map_err(|source| ModelError::RecordIo { path, source })?;
-    let record = Record::parse(&text).map_err(|source| ModelError::Record { root: root.to_owned(), source })?;
+    let mut bytes = Vec::new();
+    // One byte more than allowed, so that a file that grows while it is read is noticed.
+    file.by_ref()
+        .take(record::MAX_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|source| ModelError::RecordIo { path, source })?;
+    let record = Record::from_bytes(&bytes).map_err(|source| ModelError::Record { root: root.to_owned(), source })?;
     Ok(Some(record))
 }

@@ -7,10 +7,12 @@ use std::cell::RefCell;
 use indexmap::IndexMap;
 use unswag_abi::doc::{Attrs, Graph, Init, Meta, OpCall, OpPlan, Param, Patch, TransformJob};
 use unswag_graph::{Ops, PatchError, TransformCall, apply};
+use unswag_loader::Plugin;
 
 use crate::{
     Model,
-    record::{Planned, PluginId, Step, keeps_forward},
+    claims::{self, Claim, ClaimError},
+    record::{Planned, PluginId, Step, Verified, keeps_forward_if_claims_hold},
 };
 
 /// A protocol with its options, ready to operate: a loaded plugin's, or a test's.
@@ -23,6 +25,14 @@ pub trait Protocol {
     fn is_default(&self, option: &str, value: &serde_json::Value) -> bool;
     fn rewrite(&self, graph: &Graph) -> Result<Patch, String>;
     fn plan(&self, call: &OpCall) -> Result<OpPlan, String>;
+    /// The library whose code the ops are; `None` where there is none at hand, and then nothing that they claim is verified.
+    fn library(&self) -> Option<&Plugin> {
+        None
+    }
+    /// The step as a record has it, where this is an earlier step operated anew: what was verified then holds.
+    fn recorded(&self) -> Option<&Step> {
+        None
+    }
     /// Fills `outputs` (row-major, little-endian, sized as the job says) from `inputs`.
     fn transform(&self, job: &TransformJob, inputs: &[&[u8]], outputs: &mut [Vec<u8>]) -> Result<(), String>;
 }
@@ -53,13 +63,21 @@ pub type Made = IndexMap<String, (Param, Init)>;
 pub struct Operation<'a> {
     pub before: Graph,
     pub after: Graph,
-    /// One per protocol, in order.
+    /// One per protocol, in order. What their ops claim is not verified yet: see [`Operation::verified_steps`].
     pub steps: Vec<Step>,
+    pub(crate) claims: Vec<StepClaims>,
     pub(crate) made: Vec<Made>,
     pub(crate) transforms: Vec<Vec<TransformCall>>,
     pub(crate) protocols: &'a [Box<dyn Protocol>],
-    /// Whether other tools will compute from the output what they compute from the model as it is.
-    pub keeps_forward: bool,
+}
+
+/// What one step's ops claim, and what that would mean.
+#[derive(Clone)]
+pub(crate) struct StepClaims {
+    claims: Vec<Claim>,
+    keeps_forward_if_they_hold: bool,
+    library: Option<Plugin>,
+    recorded: Option<Step>,
 }
 
 /// Asks every protocol in turn; each sees the graph that the ones before it left.
@@ -78,8 +96,8 @@ pub fn operate<'a>(model: &Model, protocols: &'a [Box<dyn Protocol>]) -> Result<
         steps: Vec::new(),
         made: Vec::new(),
         transforms: Vec::new(),
+        claims: Vec::new(),
         protocols,
-        keeps_forward: true,
     };
     for protocol in protocols {
         let protocol = protocol.as_ref();
@@ -99,8 +117,12 @@ pub fn operate<'a>(model: &Model, protocols: &'a [Box<dyn Protocol>]) -> Result<
         let applied = apply(&graph, &patch, &planner)
             .map_err(|source| OperateError::Patch { protocol: id(), source: Box::new(source) })?;
         let plans = planner.used.into_inner();
-        let keeps_forward = keeps_forward(&graph, &patch);
-        operation.keeps_forward &= keeps_forward;
+        operation.claims.push(StepClaims {
+            claims: claims::claims(&graph, &applied.graph, &patch),
+            keeps_forward_if_they_hold: keeps_forward_if_claims_hold(&graph, &patch),
+            library: protocol.library().cloned(),
+            recorded: protocol.recorded().cloned(),
+        });
         operation.made.push(
             applied
                 .new_params
@@ -116,7 +138,8 @@ pub fn operate<'a>(model: &Model, protocols: &'a [Box<dyn Protocol>]) -> Result<
             version: protocol.version().to_owned(),
             plugin: protocol.plugin(),
             options: protocol.options().clone(),
-            keeps_forward,
+            keeps_forward: false,
+            claims: Vec::new(),
             plans,
             patch,
         });
@@ -155,7 +178,32 @@ impl Ops for Planner<'_> {
     }
 }
 
+/// Verifies what the ops of `steps` claim, and says of each step whether it keeps the forward.
+pub(crate) fn verify(steps: &[Step], of: &[StepClaims]) -> Result<Vec<Step>, ClaimError> {
+    let step = |(step, of): (&Step, &StepClaims)| {
+        let mut step = step.clone();
+        if let Some(recorded) = &of.recorded {
+            (step.claims, step.keeps_forward) = (recorded.claims.clone(), recorded.keeps_forward);
+            return Ok(step);
+        }
+        step.claims = claims::verify(&of.claims, of.library.as_ref(), &step.protocol, &step.options)?;
+        let holds = step.claims.iter().all(|claim| claim.verified != Verified::Unverified);
+        step.keeps_forward = of.keeps_forward_if_they_hold && holds;
+        Ok(step)
+    };
+    steps.iter().zip(of).map(step).collect()
+}
+
 impl Operation<'_> {
+    /// The steps with what their ops stand for verified: each plugin's kernels run on sample inputs in a sandboxed child process and
+    /// are compared with plain references. Takes some ten milliseconds.
+    ///
+    /// # Errors
+    /// A forward that is not the one of its primitive, that fails, crashes or does not return.
+    pub fn verified_steps(&self) -> Result<Vec<Step>, ClaimError> {
+        verify(&self.steps, &self.claims)
+    }
+
     /// Parameters of the final graph that these steps made: name, and the step that made it last.
     pub(crate) fn made_last(&self) -> IndexMap<&str, usize> {
         let mut last = IndexMap::new();

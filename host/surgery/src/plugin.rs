@@ -29,7 +29,7 @@ pub enum OpenError {
     Options(Box<OptionError>),
     #[error(
         "plugin {}: no lock file names it, so none of it was run; run `unswag plugin add {}` to look at it in a sandbox and \
-         consent to its bytes, or pass --allow-unlocked for this run",
+         consent to its bytes; `unswag plugin check` runs it in a sandbox without consent",
         path.display(), path.display()
     )]
     NotLocked { path: PathBuf },
@@ -63,20 +63,19 @@ boxed!(Spec: SpecError, Lock: LockError, File: FileError, Load: LoadError, Proto
 /// the library has several.
 ///
 /// # Errors
-/// The first that cannot be read, found, verified, loaded or opened. No code of an unlocked plugin runs unless
-/// `allow_unlocked`.
-pub fn open_plugins(specs: &[String], allow_unlocked: bool, log: &Log) -> Result<Vec<Box<dyn Protocol>>, OpenError> {
+/// The first that cannot be read, found, verified, loaded or opened. No code of an unlocked plugin runs.
+pub fn open_plugins(specs: &[String], log: &Log) -> Result<Vec<Box<dyn Protocol>>, OpenError> {
     let specs: Vec<PluginSpec> = specs.iter().map(|spec| PluginSpec::parse(spec)).collect::<Result<_, _>>()?;
-    open_specs(&specs, allow_unlocked, log)
+    open_specs(&specs, log)
 }
 
 /// Opens every plugin in order, as [`open_plugins`].
 ///
 /// # Errors
 /// As [`open_plugins`].
-pub fn open_specs(specs: &[PluginSpec], allow_unlocked: bool, log: &Log) -> Result<Vec<Box<dyn Protocol>>, OpenError> {
+pub fn open_specs(specs: &[PluginSpec], log: &Log) -> Result<Vec<Box<dyn Protocol>>, OpenError> {
     let locks = Locks::read()?;
-    let open = |spec: &PluginSpec| open(spec, &locks, allow_unlocked, log);
+    let open = |spec: &PluginSpec| open(spec, &locks, log);
     specs.iter().map(open).collect()
 }
 
@@ -84,16 +83,15 @@ pub fn open_specs(specs: &[PluginSpec], allow_unlocked: bool, log: &Log) -> Resu
 ///
 /// # Errors
 /// As [`open_plugins`].
-pub fn open_spec(spec: &PluginSpec, allow_unlocked: bool, log: &Log) -> Result<Box<dyn Protocol>, OpenError> {
-    open(spec, &Locks::read()?, allow_unlocked, log)
+pub fn open_spec(spec: &PluginSpec, log: &Log) -> Result<Box<dyn Protocol>, OpenError> {
+    open(spec, &Locks::read()?, log)
 }
 
-fn open(spec: &PluginSpec, locks: &Locks, allow_unlocked: bool, log: &Log) -> Result<Box<dyn Protocol>, OpenError> {
+fn open(spec: &PluginSpec, locks: &Locks, log: &Log) -> Result<Box<dyn Protocol>, OpenError> {
     let (plugin, id) = if spec.as_path().is_some() {
         let (path, id) = spec.name.rsplit_once('#').map_or((spec.name.as_str(), None), |(path, id)| (path, Some(id)));
         let plugin = match locks.find(path) {
             Ok(found) => load(&found.read()?, Consent::Locked(found.entry))?,
-            Err(_) if allow_unlocked => load(&PluginFile::read(path)?, Consent::Unlocked)?,
             Err(_) => {
                 // What is no plugin at all is told as that: consent would not help it.
                 let path = PluginFile::read(path)?.path().to_owned();
@@ -135,7 +133,11 @@ fn open_step(step: &Step, locks: &Locks, log: &Log) -> Result<unswag_loader::Pro
     let sha256 = plugin.sha256().to_string();
     if sha256 != step.plugin.sha256 {
         let (protocol, recorded) = (&step.protocol, &step.plugin.sha256);
-        log(LogLevel::Warning, &format!("plugin {protocol} has changed since the surgery: {sha256}, then {recorded}"));
+        let line = format!(
+            "plugin {protocol} is not the build that the surgery was done with: its SHA-256 is {sha256}, the record says \
+             {recorded}; what its ops stand for was verified with that build"
+        );
+        log(LogLevel::Warning, &line);
     }
     Ok(plugin.open(&step.protocol, &step.options, log.clone())?)
 }
@@ -183,6 +185,10 @@ impl Protocol for Loaded {
 
     fn options(&self) -> &Attrs {
         self.0.options()
+    }
+
+    fn library(&self) -> Option<&Plugin> {
+        Some(self.0.plugin())
     }
 
     fn is_default(&self, option: &str, value: &serde_json::Value) -> bool {

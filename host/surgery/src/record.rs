@@ -11,8 +11,9 @@ use unswag_abi::doc::{Attrs, Edit, Graph, OpCall, OpPlan, Param, Patch};
 use unswag_loader::yaml::{self, YamlError};
 
 pub const FILE_NAME: &str = "unswag.yaml";
-/// A record holds patches, not weights; one beyond this size is not a record.
-pub const MAX_BYTES: u64 = 256 << 20;
+/// A record holds patches, not weights. One of a patch for every node of a 1,200-node graph has under one million bytes; the reader
+/// takes some twenty times the size of the text in memory.
+pub const MAX_BYTES: u64 = 16 << 20;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -85,6 +86,9 @@ pub struct Step {
     pub options: Attrs,
     /// Whether it left what the model computes as it was, so that other tools may open the output as the base.
     pub keeps_forward: bool,
+    /// What the plugin's ops stand for, and whether that was verified.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<Claim>,
     /// What the plugin's ops answered when they were planned, so that the graph is rebuilt without the plugin.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub plans: Vec<Planned>,
@@ -92,6 +96,12 @@ pub struct Step {
 }
 
 impl Step {
+    /// Whether this is the same work as `other`: all but what was found out about it.
+    pub(crate) fn is_same_work(&self, other: &Step) -> bool {
+        let work = |step: &Step| Step { keeps_forward: false, claims: Vec::new(), ..step.clone() };
+        work(self) == work(other)
+    }
+
     /// Paths of the nodes that it put into the graph.
     pub(crate) fn patch_nodes(&self) -> impl Iterator<Item = String> {
         let replaced = self.patch.edits.iter().filter_map(|edit| match edit {
@@ -100,6 +110,32 @@ impl Step {
         });
         replaced.flat_map(|(at, nodes)| nodes.iter().map(move |node| node.path(at)))
     }
+}
+
+/// Nodes whose op stands for a host primitive, and what its forward was found to be beside that primitive's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    /// The plugin's op.
+    pub op: String,
+    /// The host primitive.
+    pub stands_for: String,
+    /// How many nodes of the step make this claim.
+    pub nodes: usize,
+    pub verified: Verified,
+    /// What was measured, or why it could not be.
+    pub detail: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verified {
+    /// The same bits at every sampled element.
+    BitForBit,
+    /// Off by no more than rounding explains.
+    UpToRounding,
+    /// Not known: there is no reference of the primitive, or the op could not be run.
+    Unverified,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,12 +168,25 @@ pub enum RecordError {
         "{FILE_NAME}: {field}: {value:?} is not the name of a file in this folder; the record was edited or damaged"
     )]
     Name { field: &'static str, value: String },
+    #[error("{FILE_NAME}: {got} bytes or more; a record has at most {MAX_BYTES}, so this is none")]
+    Size { got: u64 },
+    #[error("{FILE_NAME}: it is not text: {0}")]
+    Text(#[from] std::str::Utf8Error),
     #[error("{FILE_NAME}: steps: expected at least one, got none; the record was edited or damaged")]
     NoSteps,
 }
 
 impl Record {
     pub const VERSION: u32 = 1;
+
+    /// # Errors
+    /// As [`Record::parse`]; or more than [`MAX_BYTES`], or bytes that are no text.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, RecordError> {
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(RecordError::Size { got: bytes.len() as u64 });
+        }
+        Self::parse(str::from_utf8(bytes)?)
+    }
 
     /// # Errors
     /// Text that is not such a record, another format version, or names that leave the folder.
@@ -197,15 +246,16 @@ fn is_plain_name(name: &str) -> bool {
     !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0'])
 }
 
-/// Whether a patch leaves what the model computes, and its tensors, as they were: every replaced node is one node that
-/// stands for the same primitive. Then other tools open the output as they open the base. Added losses do not count: they
-/// are for training.
-pub fn keeps_forward(before: &Graph, patch: &Patch) -> bool {
+/// Whether a patch leaves what the model computes, and its tensors, as they were, where its claims hold: every replaced node is one
+/// node that stands for the same primitive with the same parameters. Then other tools open the output as they open the base. Added
+/// losses do not count: they are for training.
+pub fn keeps_forward_if_claims_hold(before: &Graph, patch: &Patch) -> bool {
     patch.edits.iter().all(|edit| match edit {
         Edit::Replace { at, with } => match (before.node(at), with.nodes.as_slice()) {
             (Some(old), [new]) => {
                 let plain = old.stands_for.as_ref().unwrap_or(&old.kind);
                 new.stands_for.as_ref() == Some(plain)
+                    && new.params == old.params
                     && before.region(at).is_some_and(|region| region.nodes.len() == 1)
                     && with.inputs == new.inputs
                     && with.outputs == new.outputs

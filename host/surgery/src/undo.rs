@@ -15,7 +15,7 @@ use crate::{
     operation::{OperateError, Protocol, operate},
     record::{self, PluginId, Record, Step},
     verify::{VerifyError, file_fault, record_of},
-    write::{SurgeryError, WriteOptions, changes_weights, write},
+    write::{SurgeryError, WriteOptions, changes_weights, only_ours, write},
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +69,10 @@ pub fn undo(
     options: WriteOptions<'_>,
 ) -> Result<Undone, UndoError> {
     let record = record_of(path)?;
+    if out.is_none() {
+        // In place the folder is replaced: nothing in it may be lost that is not ours.
+        only_ours(path)?;
+    }
     let left = if all { 0 } else { record.steps.len() - 1 };
     let removed = &record.steps[left..];
     let undone = |path, leftover| Undone {
@@ -79,7 +83,7 @@ pub fn undo(
     };
     let weights_changed = removed.iter().position(|step| changes_weights(&step.patch.edits));
     let (path_written, leftover) = match weights_changed {
-        None => keep_weights(path, &record, left, out, options)?,
+        None => keep_weights(path, &record, left, out, base, options)?,
         Some(at) => from_base(path, &record, left, left + at, out, base, options)?,
     };
     Ok(undone(path_written, leftover))
@@ -93,14 +97,22 @@ fn keep_weights(
     record: &Record,
     left: usize,
     out: Option<&Path>,
+    base: Option<&Path>,
     options: WriteOptions<'_>,
 ) -> Result<Written, UndoError> {
     let model = Model::open(path, None)?;
     let root = model.checkpoint.root();
-    let (to, existing, how, bases) = match out {
-        Some(out) => (out, Existing::Refuse, Transfer::CopyOrReflink, vec![root]),
+    // The base is not read here, and must not be written into either.
+    let base_path = base.map_or_else(|| PathBuf::from(&record.base.path), Path::to_path_buf);
+    let base_path = base_path.exists().then_some(base_path);
+    let mut bases: Vec<&Path> = base_path.iter().map(PathBuf::as_path).collect();
+    let (to, existing, how) = match out {
+        Some(out) => {
+            bases.push(root);
+            (out, Existing::Refuse, Transfer::CopyOrReflink)
+        }
         // The old folder goes away: a second name for its files is a move.
-        None => (root, Existing::Replace, Transfer::Link, Vec::new()),
+        None => (root, Existing::Replace, Transfer::Link),
     };
     let mut staging = Staging::begin(to, &bases, existing, options.disk).map_err(SurgeryError::from)?;
     let mut left_record = Record { steps: record.steps[..left].to_vec(), ..record.clone() };
@@ -121,6 +133,10 @@ fn keep_weights(
     if left > 0 {
         let text = left_record.to_yaml().map_err(SurgeryError::from)?;
         staging.write(record::FILE_NAME, text.as_bytes()).map_err(SurgeryError::from)?;
+    }
+    if out.is_none() {
+        // What was put there meanwhile is not ours either.
+        only_ours(root)?;
     }
     let linked = left_record.files.iter().any(|file| file.how == record::How::Linked);
     let published = staging.commit(Commit { read_only: linked && left > 0, ..Commit::default() });
@@ -170,7 +186,9 @@ fn from_base(
         return Ok((outcome.path, outcome.leftover));
     }
     let existing = if out.is_some() { Existing::Refuse } else { Existing::Replace };
-    let mut staging = Staging::begin(to, &base.bases(), existing, options.disk).map_err(SurgeryError::from)?;
+    let mut bases = base.bases();
+    bases.extend(out.map(|_| path));
+    let mut staging = Staging::begin(to, &bases, existing, options.disk).map_err(SurgeryError::from)?;
     let root = base.checkpoint.root();
     let weights = base.checkpoint.files().iter().map(|file| (file.path.clone(), file.name.clone()));
     let index = base.checkpoint.index_path().map(|path| (path.to_owned(), "model.safetensors.index.json".to_owned()));
@@ -178,6 +196,9 @@ fn from_base(
     let side = base.checkpoint.side_files().iter().map(|file| (root.join(&file.name), file.name.clone()));
     for (source, name) in weights.chain(index).chain(config).chain(side) {
         staging.transfer(&source, &name, Transfer::CopyOrReflink, options.progress).map_err(SurgeryError::from)?;
+    }
+    if out.is_none() {
+        only_ours(to)?;
     }
     let published = staging.commit(Commit::default()).map_err(SurgeryError::from)?;
     Ok((published.path, published.leftover))
@@ -201,6 +222,10 @@ impl Protocol for Replayed {
 
     fn options(&self) -> &Attrs {
         &self.0.options
+    }
+
+    fn recorded(&self) -> Option<&Step> {
+        Some(&self.0)
     }
 
     fn is_default(&self, _: &str, _: &serde_json::Value) -> bool {

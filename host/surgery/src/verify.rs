@@ -83,15 +83,25 @@ pub fn verify(path: &Path, base: bool, progress: &Progress<'_>) -> Result<Report
             checks.push(Check { what: format!("base: {}", file.name), fault });
         }
     }
-    let named: BTreeSet<&str> = record.files.iter().map(|file| file.name.as_str()).chain([record::FILE_NAME]).collect();
-    let entries = fs::read_dir(path).map_err(|source| VerifyError::List { path: path.to_owned(), source })?;
-    let mut unrecorded: Vec<String> = entries
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|name| !named.contains(name.as_str()))
-        .collect();
-    unrecorded.sort();
+    let unrecorded =
+        unrecorded(path, &record).map_err(|source| VerifyError::List { path: path.to_owned(), source })?;
     Ok(Report { checks, unrecorded })
+}
+
+/// Names of what is in a folder beside the files that its record lists, in order.
+pub(crate) fn unrecorded(folder: &Path, record: &Record) -> io::Result<Vec<String>> {
+    let named: BTreeSet<&str> = record.files.iter().map(|file| file.name.as_str()).chain([record::FILE_NAME]).collect();
+    let mut unrecorded = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // A folder under a file's name is not that file.
+        if !named.contains(name.as_str()) || entry.file_type()?.is_dir() {
+            unrecorded.push(name);
+        }
+    }
+    unrecorded.sort();
+    Ok(unrecorded)
 }
 
 /// What is wrong with a file that should have this size and hash.

@@ -5,7 +5,9 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    io,
     path::{Path, PathBuf},
+    thread,
 };
 
 use unswag_abi::doc::{Edit, Graph, Param};
@@ -15,12 +17,13 @@ use unswag_checkpoint::{
 };
 
 use crate::{
+    claims::ClaimError,
     config,
     make::Maker,
     model::{Model, ModelError, read_record},
-    operation::Operation,
-    record::{self, Base, File, FileHash, How, Record, RecordError},
-    verify::{VerifyError, verify},
+    operation::{self, Operation},
+    record::{self, Base, File, FileHash, How, Record, RecordError, Step},
+    verify::{VerifyError, unrecorded, verify},
 };
 
 /// How to write.
@@ -28,7 +31,7 @@ use crate::{
 pub struct WriteOptions<'a> {
     /// Hard-link untouched weight files.
     pub link: bool,
-    /// Replace an earlier result of surgery, whatever it was.
+    /// Replace an earlier result of surgery, whatever it was, if nothing but its own files is there.
     pub replace: bool,
     pub disk: &'a dyn Disk,
     /// Hears every byte of weights once; see [`Operation::weight_bytes`].
@@ -43,8 +46,17 @@ pub enum SurgeryError {
     Read(#[from] checkpoint::Error),
     #[error(transparent)]
     Record(#[from] RecordError),
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
     #[error("{}: already there, and not a result of surgery; choose another output", path.display())]
     NotOurs { path: PathBuf },
+    #[error(
+        "{}: it holds what its record does not list: {}; nothing was changed: move that elsewhere, or choose another output",
+        path.display(), names(foreign)
+    )]
+    Foreign { path: PathBuf, foreign: Vec<String> },
+    #[error("{}: cannot list it", path.display())]
+    List { path: PathBuf, source: io::Error },
     #[error("{}: already there, with another operation's result; pass --force to replace it, or choose another output", path.display())]
     AnotherResult { path: PathBuf },
     #[error("{}: what was written does not open; nothing was published, and this is a defect of unswag", path.display())]
@@ -57,6 +69,16 @@ pub enum SurgeryError {
     Differs { path: PathBuf },
 }
 
+/// A few names of many.
+fn names(foreign: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let mut text = foreign[..foreign.len().min(SHOWN)].join(", ");
+    if foreign.len() > SHOWN {
+        text.push_str(&format!(" and {} more", foreign.len() - SHOWN));
+    }
+    text
+}
+
 /// What was written.
 #[derive(Debug)]
 pub struct Outcome {
@@ -64,6 +86,8 @@ pub struct Outcome {
     pub record: Record,
     /// The old output, where it could not be removed.
     pub leftover: Option<PathBuf>,
+    /// The steps of this operation, as the record has them.
+    pub steps: Vec<Step>,
 }
 
 impl Operation<'_> {
@@ -87,8 +111,8 @@ fn meta_bytes(param: &Param) -> Option<u64> {
 /// Writes the output and its record.
 ///
 /// # Errors
-/// The output cannot be made there, the base cannot be read, a parameter cannot be made, the disk refuses. Nothing is
-/// published then.
+/// The output cannot be made there, the base cannot be read, a parameter cannot be made, an op is not what it stands for, the disk
+/// refuses. Nothing is published then.
 pub fn write(
     model: &Model,
     operation: &Operation<'_>,
@@ -97,6 +121,9 @@ pub fn write(
 ) -> Result<Outcome, SurgeryError> {
     let existing = existing(model, operation, out, options.replace)?;
     let mut staging = Staging::begin(out, &model.bases(), existing, options.disk)?;
+    // A process of its own, beside the writing: its verdict is needed for `config.json` and the record, which come last.
+    let (steps, claims) = (operation.steps.clone(), operation.claims.clone());
+    let verification = thread::spawn(move || operation::verify(&steps, &claims));
     let plan = FilePlan::new(model, operation);
     let mut files = Vec::new();
     let mut base_files = Vec::new();
@@ -112,19 +139,24 @@ pub fn write(
         files.push(entry(&written));
     }
     write_changed_weights(model, operation, &plan, &mut staging, options.progress, &mut files, &mut base_files)?;
-    write_config(model, operation, &mut staging, &mut files, &mut base_files)?;
+    let steps = verification.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    write_config(model, &steps, &mut staging, &mut files, &mut base_files)?;
     for file in model.checkpoint.side_files() {
         // Small, and people edit them: never links, whatever was asked for the weights.
         let written = staging.transfer(&file.path, &file.name, Transfer::CopyOrReflink, &checkpoint::silent)?;
         files.push(entry(&written));
     }
 
-    let record = new_record(model, operation, files, base_files);
+    let record = new_record(model, operation, &steps, files, base_files);
     staging.write(record::FILE_NAME, record.to_yaml()?.as_bytes())?;
     check(staging.path(), &operation.after)?;
     let linked = record.files.iter().any(|file| file.how == How::Linked);
+    if existing == Existing::Replace {
+        // What was put there meanwhile is not ours either.
+        only_ours(out)?;
+    }
     let published = staging.commit(Commit { read_only: linked, ..Commit::default() })?;
-    Ok(Outcome { path: published.path, record, leftover: published.leftover })
+    Ok(Outcome { path: published.path, record, leftover: published.leftover, steps })
 }
 
 /// Whether something may be replaced: an earlier run of this same operation always, another result of surgery if asked.
@@ -133,19 +165,35 @@ fn existing(model: &Model, operation: &Operation<'_>, out: &Path, replace: bool)
     if !out.is_dir() || is_empty() {
         return Ok(Existing::Refuse);
     }
-    let Ok(Some(there)) = read_record(out) else {
-        return Err(SurgeryError::NotOurs { path: out.to_owned() });
-    };
+    let there = only_ours(out)?;
     if replace || is_of(&there, model, operation) {
         return Ok(Existing::Replace);
     }
     Err(SurgeryError::AnotherResult { path: out.to_owned() })
 }
 
+/// The record of a folder that holds nothing but what the record lists: replacing it loses nothing that is not ours.
+///
+/// # Errors
+/// There is no sound record, or there is something else in the folder.
+pub(crate) fn only_ours(folder: &Path) -> Result<Record, SurgeryError> {
+    let Ok(Some(record)) = read_record(folder) else {
+        return Err(SurgeryError::NotOurs { path: folder.to_owned() });
+    };
+    let foreign = unrecorded(folder, &record);
+    let foreign = foreign.map_err(|source| SurgeryError::List { path: folder.to_owned(), source })?;
+    if foreign.is_empty() {
+        return Ok(record);
+    }
+    Err(SurgeryError::Foreign { path: folder.to_owned(), foreign })
+}
+
 /// Whether a record is of this operation on this base.
 fn is_of(there: &Record, model: &Model, operation: &Operation<'_>) -> bool {
     let earlier = model.record.as_ref().map_or(&[][..], |record| record.steps.as_slice());
-    let same_steps = there.steps.iter().eq(earlier.iter().chain(&operation.steps));
+    let mut steps = earlier.iter().chain(&operation.steps);
+    let same_steps = there.steps.iter().all(|step| steps.next().is_some_and(|other| step.is_same_work(other)));
+    let same_steps = same_steps && steps.next().is_none();
     let base = model.record.as_ref().map_or_else(|| base_path(model), |record| record.base.path.clone());
     same_steps && there.base.path == base
 }
@@ -328,7 +376,7 @@ fn index_text(model: &Model, operation: &Operation<'_>, plan: &FilePlan<'_>) -> 
 /// The base's own file where other tools may open the output as they open the base, else one with a mark.
 fn write_config(
     model: &Model,
-    operation: &Operation<'_>,
+    steps: &[Step],
     staging: &mut Staging<'_>,
     files: &mut Vec<File>,
     base_files: &mut Vec<FileHash>,
@@ -340,7 +388,7 @@ fn write_config(
     let hash = hash_file(path, &checkpoint::silent)?;
     let bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     base_files.push(FileHash { name: name.to_owned(), bytes, blake3: hash.to_hex().to_string() });
-    let written = if operation.keeps_forward {
+    let written = if steps.iter().all(|step| step.keeps_forward) {
         staging.transfer(path, name, Transfer::CopyOrReflink, &checkpoint::silent)?
     } else {
         let text = serde_json::to_string_pretty(&config::marked(config)).unwrap_or_default() + "\n";
@@ -360,7 +408,13 @@ fn entry(written: &Written) -> File {
     File { name: written.name.clone(), bytes: written.bytes, blake3: written.hash.to_hex().to_string(), how }
 }
 
-fn new_record(model: &Model, operation: &Operation<'_>, files: Vec<File>, base_files: Vec<FileHash>) -> Record {
+fn new_record(
+    model: &Model,
+    operation: &Operation<'_>,
+    verified: &[Step],
+    files: Vec<File>,
+    base_files: Vec<FileHash>,
+) -> Record {
     let (mut base, mut steps) = match &model.record {
         Some(record) => (record.base.clone(), record.steps.clone()),
         None => (
@@ -383,7 +437,7 @@ fn new_record(model: &Model, operation: &Operation<'_>, files: Vec<File>, base_f
     for (name, param) in replaced {
         base.replaced.entry(name).or_insert(param);
     }
-    steps.extend(operation.steps.iter().cloned());
+    steps.extend(verified.iter().cloned());
     Record { unswag: Record::VERSION, base, steps, files }
 }
 
