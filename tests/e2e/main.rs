@@ -20,3 +20,4 @@ mod tensorboard;
 mod terminal;
 mod train;
 mod tree;
+mod trust;

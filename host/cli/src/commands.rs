@@ -12,6 +12,7 @@ pub mod preprocess;
 pub mod run;
 pub mod surgery;
 pub mod torch;
+pub mod trial;
 pub mod undo;
 pub mod verify;
 

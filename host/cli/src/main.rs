@@ -16,15 +16,24 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == unswag_loader::PROBE_COMMAND) {
         unswag_loader::probe_child();
     }
+    // That of a trial likewise.
+    if std::env::args_os().nth(1).is_some_and(|first| first == unswag_loader::TRIAL_COMMAND) {
+        commands::trial::serve();
+    }
     let cli = args::parse();
+    unswag_loader::guard_exit();
     unswag_console::begin(&cli.output);
     let result = run(&cli);
     // Each of these commands writes beside its output and renames at the end: stopped before that, it has changed nothing.
-    if result.is_err() && term::interrupted() {
+    let status = if result.is_err() && term::interrupted() {
         term::error("interrupted; nothing was changed");
-        return ExitCode::from(130);
-    }
-    unswag_console::exit(&cli.output, result)
+        ExitCode::from(130)
+    } else {
+        unswag_console::exit(&cli.output, result)
+    };
+    // The last that happens: up to here an end of the program is a plugin's doing.
+    unswag_loader::end_of_program();
+    status
 }
 
 fn run(cli: &Cli) -> Result<Done, Box<dyn Error>> {

@@ -132,12 +132,9 @@ pub struct Surgery {
     /// forces its way past that changes the base too.
     #[arg(long)]
     pub link: bool,
-    /// Replace OUT if it is an earlier result of surgery.
+    /// Replace OUT if it is an earlier result of surgery and holds nothing else.
     #[arg(long)]
     pub force: bool,
-    /// Load plugins given by path even though no lock file names their hash.
-    #[arg(long)]
-    pub allow_unlocked: bool,
 }
 
 #[derive(Debug, Args)]
@@ -281,14 +278,16 @@ pub enum PluginCommand {
         #[arg(value_name = "NAME|PATH")]
         plugin: String,
     },
-    /// Run the conformance suite on a plugin.
+    /// Run the conformance suite on a plugin, in a sandboxed child process: no consent is needed.
     #[command(
-        after_help = "Example:\n  unswag plugin check ./target/release/libmy_protocol.so\n\nExit status: 0 conforms, 1 does not, 2 could not be checked."
+        after_help = "Example:\n  unswag plugin check ./target/release/libmy_protocol.so\n\nExit status: 0 conforms, 1 does not, 2 the suite did not finish (a crash, a hang, an exit)."
     )]
     Check {
         #[arg(value_name = "PATH", value_hint = ValueHint::FilePath)]
         path: PathBuf,
     },
+    /// Print every kind of the graph with its attributes and exact arithmetic, as Markdown: what `stands_for` is checked against.
+    Kinds,
     /// Take consent back: remove a plugin from the lock file. The library itself stays.
     Remove {
         /// A protocol's name, or the path that was added.

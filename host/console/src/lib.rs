@@ -19,6 +19,8 @@ pub enum Done {
     Ok,
     /// It compared or checked, and something differs.
     Differs,
+    /// It checked, and what it checked did not let it finish.
+    Unfinished,
     /// It was told to stop, and everything so far is kept.
     Stopped,
     /// It failed in another process, which said why.
@@ -57,6 +59,7 @@ pub fn exit(output: &Output, result: Result<Done, Box<dyn Error>>) -> ExitCode {
     match result {
         Ok(Done::Ok) => ExitCode::SUCCESS,
         Ok(Done::Differs) => ExitCode::from(1),
+        Ok(Done::Unfinished) => ExitCode::from(2),
         Ok(Done::Stopped) => ExitCode::from(130),
         Ok(Done::Failed) => ExitCode::from(2),
         Err(error) => {

@@ -38,7 +38,7 @@ pub fn run(args: &Fidelity, output: &Output) -> Result<Done, Box<dyn Error>> {
     let plain = Model::open(&args.model, None)?;
     let mut reports = Vec::new();
     for spec in &args.plugins {
-        let protocols = open_plugins(std::slice::from_ref(spec), false, &log)?;
+        let protocols = open_plugins(std::slice::from_ref(spec), &log)?;
         let operation = operate(&plain, &protocols)?;
         let earlier = plain.record.iter().flat_map(|record| &record.steps);
         let steps: Vec<_> = earlier.chain(&operation.steps).cloned().collect();

@@ -28,10 +28,14 @@ fn main() -> ExitCode {
     // SAFETY: changes one of the allocator's numbers, while the process has one thread. Where it is refused, it stays as it was.
     unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES) };
     let cli = args::parse();
+    unswag_loader::guard_exit();
     unswag_console::begin(&cli.output);
     // What came while `unswag` became this program has waited until it can be caught.
     term::release_interrupts();
-    unswag_console::exit(&cli.output, run(&cli))
+    let status = unswag_console::exit(&cli.output, run(&cli));
+    // The last that happens: up to here an end of the program is a plugin's doing.
+    unswag_loader::end_of_program();
+    status
 }
 
 fn run(cli: &Cli) -> Result<Done, Box<dyn Error>> {

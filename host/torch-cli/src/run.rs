@@ -18,7 +18,7 @@ pub fn run(args: &Run, output: &Output) -> Result<Done, Box<dyn Error>> {
     let recipe = Recipe::open(&args.recipe)?.with(args);
     let train_args = recipe.train(args.force)?;
     let log = term::plugin_log(output);
-    let protocols = recipe.steps(|spec| open_spec(spec, false, &log), OpenError::option)?;
+    let protocols = recipe.steps(|spec| open_spec(spec, &log), OpenError::option)?;
     let model = if protocols.is_empty() {
         model::open(&recipe.model, train_args.compute, output)?
     } else {

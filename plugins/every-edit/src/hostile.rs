@@ -1,6 +1,7 @@
 //! Misbehaves on request. `bad=NAME` answers `rewrite` with a patch that is wrong in one way; `panic=WHERE` panics there;
-//! `hang=WHERE` never returns. With none of them it swaps SwiGLU for an op of its own that does the same.
+//! `hang=WHERE` never returns; `mischief=WHERE:HOW` ends the program there, or computes something wrong. With none of them it swaps SwiGLU for an op of its own that does the same.
 
+mod mischief;
 mod op;
 mod patches;
 
@@ -27,11 +28,15 @@ pub struct Options {
     hang: String,
     at: String,
     say: String,
+    mischief: String,
 }
 
 impl Options {
     /// Does here what was asked for here.
     fn act(&self, place: &str) {
+        if let Some((_, how)) = self.mischief.split_once(':').filter(|(at, _)| *at == place) {
+            mischief::end(how);
+        }
         if self.panic == place {
             panic!("hostile: asked to panic in {place}");
         }
@@ -80,6 +85,10 @@ impl Protocol for Hostile {
             .option("panic", opt::string("Where to panic.").default(NONE).choices(places()))
             .option("hang", opt::string("Where to hang.").default(NONE).choices(places()))
             .option("say", opt::string("What to tell the user on opening.").default(""))
+            .option(
+                "mischief",
+                opt::string("How to end the program, or compute something wrong, as PLACE:HOW.").default(mischief::default()),
+            )
             .option("at", opt::string("How the paths of swapped nodes begin.").default(""))
     }
 

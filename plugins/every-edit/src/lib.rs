@@ -11,4 +11,4 @@ mod transform;
 
 pub use hostile::{BAD_PATCHES, PANICS};
 
-unswag_sdk::export_plugin!(composite::Composite, transform::Transform, hostile::Hostile);
+unswag_sdk::export_plugin!(hostile::Hostile, composite::Composite, transform::Transform);

@@ -21,14 +21,15 @@ mod rewrite;
 use std::collections::BTreeMap;
 
 use unswag_abi::{
-    doc::{Attrs, Graph, OpCall, OpPlan, Patch, ProtocolInfo},
+    doc::{Attrs, Graph, Meta, OpCall, OpPlan, Patch, ProtocolInfo},
     frame::PluginRef,
 };
 
-pub use report::{Check, Outcome, Report};
+pub use report::{Begins, Check, Outcome, Report};
 
 use crate::{
     error::Error,
+    tensor::TensorBuf,
     test::{FAMILIES, PluginTest, ProtocolTest, apply_structurally, sample},
 };
 use report::{Checks, Verdict};
@@ -39,6 +40,34 @@ pub type Plans<'p> = dyn Fn(&OpCall) -> Result<OpPlan, String> + 'p;
 /// Validates a patch against a graph and applies it, as the host does.
 pub type Apply<'a> = dyn Fn(&Graph, &Patch, &Plans<'_>) -> Result<Graph, String> + 'a;
 
+/// A node that stands for a host primitive: the primitive, and the types of one call of it.
+#[derive(Debug)]
+pub struct Claim<'c> {
+    pub kind: &'c str,
+    /// Those of the node that was replaced, where the patch replaces one node by one; else the new node's own.
+    pub attrs: &'c Attrs,
+    /// Roles of the parameters, which stand behind the activations among the inputs.
+    pub roles: &'c [String],
+    pub inputs: &'c [Meta],
+}
+
+/// What a claim was found to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verified {
+    /// The same bits.
+    Exact,
+    /// Equal up to rounding, with what was measured.
+    Rounding(String),
+    /// It cannot be verified, and why.
+    Unverified(String),
+}
+
+/// Runs the op's forward on one list of tensors.
+pub type RunOp<'r> = dyn Fn(&[TensorBuf]) -> Result<Vec<TensorBuf>, Error> + 'r;
+
+/// Compares an op with the host's own arithmetic. Its error says how the two differ.
+pub type Reference<'a> = dyn Fn(&Claim<'_>, &RunOp<'_>) -> Result<Verified, Error> + 'a;
+
 /// At most so many settings of a protocol's options are tried.
 const MAX_VARIANTS: usize = 24;
 
@@ -46,6 +75,8 @@ const MAX_VARIANTS: usize = 24;
 pub struct Suite<'a> {
     plugin: PluginRef,
     apply: Option<&'a Apply<'a>>,
+    reference: Option<&'a Reference<'a>>,
+    begins: Option<&'a Begins<'a>>,
     watch: Option<&'a dyn Fn(&Check)>,
     options: BTreeMap<String, Attrs>,
     /// Empty for all.
@@ -54,7 +85,7 @@ pub struct Suite<'a> {
 
 impl<'a> Suite<'a> {
     pub fn new(plugin: PluginRef) -> Self {
-        Self { plugin, apply: None, watch: None, options: BTreeMap::new(), protocols: Vec::new() }
+        Self { plugin, apply: None, reference: None, begins: None, watch: None, options: BTreeMap::new(), protocols: Vec::new() }
     }
 
     /// Validates patches with the host's own rules. Without it they are checked by structure alone.
@@ -64,7 +95,22 @@ impl<'a> Suite<'a> {
         self
     }
 
-    /// Is told of each check when it is done.
+    /// Compares what ops stand for with the host's own arithmetic, for every kind that it has. Without it the suite's own
+    /// references of element-wise kinds are used.
+    #[must_use]
+    pub fn reference(mut self, reference: &'a Reference<'a>) -> Self {
+        self.reference = Some(reference);
+        self
+    }
+
+    /// Is called before each check: one that never returns is then known by its name.
+    #[must_use]
+    pub fn begins(mut self, begins: &'a Begins<'a>) -> Self {
+        self.begins = Some(begins);
+        self
+    }
+
+    /// Is called with each check when it is done.
     #[must_use]
     pub fn watch(mut self, watch: &'a dyn Fn(&Check)) -> Self {
         self.watch = Some(watch);
@@ -88,7 +134,7 @@ impl<'a> Suite<'a> {
     /// Runs every check. Takes seconds.
     pub fn run(&self) -> Report {
         let plugin = PluginTest::new(self.plugin);
-        let mut checks = Checks::new(self.watch);
+        let mut checks = Checks::new(self.begins, self.watch);
         let Some(manifest) = manifest::check(&plugin, &mut checks) else {
             return checks.report("", "");
         };
@@ -113,7 +159,7 @@ impl<'a> Suite<'a> {
             for used in &uses {
                 let subject = format!("{}: {used}", case.subject);
                 plans::check(&case, &protocol, used, &subject, checks);
-                forward::check(&protocol, used, &subject, checks);
+                forward::check(&protocol, used, self.reference, &subject, checks);
                 memory::check(&protocol, used, &subject, checks);
                 gradient::check(&protocol, used, &subject, checks);
             }

@@ -73,6 +73,11 @@ pub use unswag_abi::doc::{
 };
 pub use unswag_abi::frame::{Extension, Module};
 
+/// The guide's examples run as tests. A copy of this crate elsewhere has no guide beside it, and no tests of its own.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/authoring-a-plugin.md")]
+struct Guide;
+
 pub use half;
 pub use serde;
 pub use serde_json;

@@ -1,19 +1,22 @@
 //! `unswag plugin`: start, add, list, look at, check and remove plugins.
 
-use std::{cell::RefCell, error::Error, path::Path};
+use std::{error::Error, path::Path};
 
 use serde_json::json;
-use unswag_abi::doc::{Graph, Manifest, OpCall, OpPlan, Patch};
-use unswag_graph::{Ops, apply};
+use unswag_abi::doc::Manifest;
 use unswag_loader::{
-    Consent, LockFile, Locks, Origin, Plugin, PluginFile, bundled_lock_path, load, probe, user_lock_path,
+    Ending, Library, LibraryState, LockFile, Locks, Origin, PluginFile, TrialOptions, bundled_lock_path, probe, trial,
+    user_lock_path,
 };
-use unswag_sdk::conformance::{Check, Outcome, Plans, Report, Suite};
+use unswag_sdk::conformance::{Check, Outcome, Report};
 
 use crate::{
     Done,
     args::{Output, PluginCommand},
-    commands::plural,
+    commands::{
+        plural,
+        trial::{CHECK_JOB, Said},
+    },
     term::{self, BAD, BOLD, DIM, GOOD, NAME, Table, WARN, paint},
 };
 
@@ -24,6 +27,10 @@ pub fn run(command: &PluginCommand, output: &Output) -> Result<Done, Box<dyn Err
         PluginCommand::List => list(output),
         PluginCommand::Info { plugin } => info(plugin, output),
         PluginCommand::Check { path } => check(path, output),
+        PluginCommand::Kinds => {
+            term::print(&unswag_reference::kinds_page())?;
+            Ok(Done::Ok)
+        }
         PluginCommand::Remove { plugin } => remove(plugin, output),
     }
 }
@@ -85,7 +92,7 @@ fn list(output: &Output) -> Result<Done, Box<dyn Error>> {
         let plugins: Vec<_> = all
             .iter()
             .map(|found| {
-                json!({ "path": found.library, "sha256": found.entry.sha256.to_string(), "origin": origin(found.origin),
+                json!({ "path": found.library, "sha256": found.entry.sha256.to_string(), "origin": origin(found.origin), "state": found.state(),
                     "hides_bundled": found.hides_bundled, "manifest": found.entry.manifest })
             })
             .collect();
@@ -96,8 +103,9 @@ fn list(output: &Output) -> Result<Done, Box<dyn Error>> {
         term::print("no plugin is locked; `unswag plugin add PATH` adds one, `unswag plugin new NAME` starts one\n")?;
         return Ok(Done::Ok);
     }
-    let mut table = Table::new(&["protocol", "version", "claims", "from", "what it does"]);
+    let mut table = Table::new(&["protocol", "version", "claims", "from", "library", "what it does"]);
     for found in &all {
+        let state = found.state();
         for protocol in &found.entry.manifest.protocols {
             let hides = if found.hides_bundled { " (hides the bundled one)" } else { "" };
             table.row([
@@ -105,6 +113,7 @@ fn list(output: &Output) -> Result<Done, Box<dyn Error>> {
                 protocol.version.clone(),
                 protocol.claims.join(" "),
                 format!("{}{hides}", origin(found.origin)),
+                state_word(state),
                 protocol.summary.clone(),
             ]);
         }
@@ -113,23 +122,51 @@ fn list(output: &Output) -> Result<Done, Box<dyn Error>> {
     Ok(Done::Ok)
 }
 
+fn state_word(state: LibraryState) -> String {
+    match state {
+        LibraryState::Locked => paint(GOOD, "locked"),
+        LibraryState::Changed => paint(WARN, "changed"),
+        LibraryState::Missing => paint(BAD, "missing"),
+    }
+}
+
+/// What a library's state means for who wants to use it.
+fn state_line(state: LibraryState, library: &Path) -> String {
+    let library = term::value(library.display());
+    let what_to_do = match state {
+        LibraryState::Locked => return state_word(state),
+        LibraryState::Changed => {
+            format!("since it was locked, so it is not run; `unswag plugin add {library}` consents to the new bytes")
+        }
+        LibraryState::Missing => format!("no plugin lies there; `unswag plugin remove {library}` forgets it"),
+    };
+    format!("{} {what_to_do}", state_word(state))
+}
+
 fn info(name: &str, output: &Output) -> Result<Done, Box<dyn Error>> {
     let locks = Locks::read()?;
-    let (manifest, sha256, library, locked) = match locks.find(name) {
-        Ok(found) => (found.entry.manifest.clone(), found.entry.sha256, found.library, true),
+    let (manifest, sha256, library, state) = match locks.find(name) {
+        Ok(found) => {
+            let state = found.state();
+            (found.entry.manifest.clone(), found.entry.sha256, found.library, Some(state))
+        }
         // A path that nobody locked may still be looked at: in the sandbox.
         Err(_) if name.contains('/') => {
             let file = PluginFile::read(name)?;
-            (probe(&file)?.manifest, file.sha256(), file.path().to_owned(), false)
+            (probe(&file)?.manifest, file.sha256(), file.path().to_owned(), None)
         }
         Err(error) => return Err(error.into()),
     };
     if output.json {
-        let page = json!({ "path": library, "sha256": sha256.to_string(), "locked": locked, "manifest": manifest });
+        let page = json!({ "path": library, "sha256": sha256.to_string(), "locked": state.is_some(), "state": state,
+            "manifest": manifest });
         term::print(&format!("{page:#}\n"))?;
         return Ok(Done::Ok);
     }
-    let state = if locked { paint(GOOD, "locked") } else { paint(WARN, "not locked; this was read in a sandbox") };
+    let state = match state {
+        Some(state) => state_line(state, &library),
+        None => paint(WARN, "not locked; this was read in a sandbox"),
+    };
     let page =
         format!("{}library  {} ({state})\nsha256   {sha256}\n", described(&manifest), term::value(library.display()));
     term::print(&page)?;
@@ -173,41 +210,59 @@ fn described(manifest: &Manifest) -> String {
     page
 }
 
-/// Plans through the suite's callback, as a graph's `apply` asks for them.
-struct SuiteOps<'a>(&'a Plans<'a>);
-
-impl Ops for SuiteOps<'_> {
-    fn plan(&self, call: &OpCall) -> Result<OpPlan, String> {
-        (self.0)(call)
-    }
-}
-
+/// Runs the suite where it can do no harm: the plugin's kernels may loop, crash or end the program, which are findings.
 fn check(path: &Path, output: &Output) -> Result<Done, Box<dyn Error>> {
     let file = PluginFile::read(path)?;
-    // The author asked for this very file to be run, by name; but first where it can do no harm.
-    probe(&file)?;
-    let plugin: Plugin = load(&file, Consent::Unlocked)?;
-    let host_apply = |graph: &Graph, patch: &Patch, plans: &Plans<'_>| {
-        apply(graph, patch, &SuiteOps(plans)).map(|applied| applied.graph).map_err(|error| crate::chain(&error))
-    };
-    let shown = RefCell::new(0usize);
+    let manifest = probe(&file)?.manifest;
     let live = !output.json && !output.quiet;
-    let watch = |check: &Check| {
+    let mut checks = Vec::new();
+    let mut running: Option<(String, String)> = None;
+    let note = |check: &Check| {
         if live && let Outcome::Failed(why) = &check.outcome {
-            *shown.borrow_mut() += 1;
-            term::note(output, &format!("{} {}: {}: {why}", paint(BAD, "FAIL"), check.subject, check.claim));
+            let [subject, claim, why] = [&check.subject, &check.claim, why].map(term::value);
+            term::note(output, &format!("{} {subject}: {claim}: {why}", paint(BAD, "FAIL")));
         }
     };
-    let report = Suite::new(plugin.raw()).apply(&host_apply).watch(&watch).run();
+    let heard = &mut |message: &str| match serde_json::from_str(message) {
+        Ok(Said::Begins { subject, claim }) => running = Some((subject, claim)),
+        Ok(Said::Done(check)) => {
+            running = None;
+            note(&check);
+            checks.push(check);
+        }
+        // The plugin's own doing: a check that is then missing is not counted as passed.
+        Err(_) => {}
+    };
+    let tried = trial(Library::File(&file), CHECK_JOB, &[], &TrialOptions::default(), heard)?;
+    let mut failed = |subject: String, claim: String, why: String| {
+        let check = Check { subject, claim, outcome: Outcome::Failed(why) };
+        note(&check);
+        checks.push(check);
+    };
+    let is_finished = tried.ending == Ending::Finished;
+    if !is_finished {
+        let (subject, claim) =
+            running.unwrap_or_else(|| (manifest.name.clone(), "comes to the end of the suite".to_owned()));
+        failed(subject, claim, tried.ending.to_string());
+    }
+    if !tried.refused.is_empty() {
+        let claim = "asks for no file to write, network or process".to_owned();
+        failed(manifest.name.clone(), claim, format!("it tried to call {} (refused)", tried.refused.join(", ")));
+    }
+    let report = Report { plugin: manifest.name, version: manifest.version, checks };
     if output.json {
         term::print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?;
     } else if live {
-        term::print(&checked(&report))?;
+        term::print(&checked(&report, is_finished))?;
     }
-    Ok(if report.passed() { Done::Ok } else { Done::Differs })
+    Ok(match (is_finished, report.passed()) {
+        (false, _) => Done::Unfinished,
+        (true, true) => Done::Ok,
+        (true, false) => Done::Differs,
+    })
 }
 
-fn checked(report: &Report) -> String {
+fn checked(report: &Report, is_finished: bool) -> String {
     let mut page = String::new();
     for check in &report.checks {
         let line = match &check.outcome {
@@ -230,7 +285,11 @@ fn checked(report: &Report) -> String {
         page.push('\n');
     }
     let [passed, failed, skipped] = report.counts();
-    let verdict = if report.passed() { paint(GOOD, "conforms") } else { paint(BAD, "does not conform") };
+    let verdict = match (is_finished, report.passed()) {
+        (false, _) => paint(BAD, "did not finish: the checks after the last one were not run"),
+        (true, true) => paint(GOOD, "conforms"),
+        (true, false) => paint(BAD, "does not conform"),
+    };
     page.push_str(&format!(
         "\n{} {} {verdict}: {passed} {} passed, {failed} failed, {skipped} skipped\n",
         term::value(&report.plugin),

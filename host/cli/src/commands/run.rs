@@ -33,7 +33,7 @@ pub fn run(args: &Run, output: &Output) -> Result<Done, Box<dyn Error>> {
         let out = recipe.trained_model();
         if !stands(&model, &operation, &out, output)? {
             if args.dry_run {
-                say(&operation, &out, output);
+                say(&operation, &out, output)?;
                 return torch::hand_over();
             }
             match torch::check(output)? {
@@ -51,7 +51,7 @@ pub fn run(args: &Run, output: &Output) -> Result<Done, Box<dyn Error>> {
 /// The protocols of a recipe's steps, with their options.
 pub fn protocols(recipe: &Recipe, output: &Output) -> Result<Vec<Box<dyn Protocol>>, Box<dyn Error>> {
     let log = term::plugin_log(output);
-    Ok(recipe.steps(|spec| open_spec(spec, false, &log), OpenError::option)?)
+    Ok(recipe.steps(|spec| open_spec(spec, &log), OpenError::option)?)
 }
 
 /// Whether surgery was done before and nothing changed since: the plugins, the base, or what was written.
@@ -94,15 +94,18 @@ fn operate_on(
     bar.finish_and_clear();
     let changes = diff(&operation.before, &operation.after);
     // Stdout is training's.
-    term::note_page(output, &format!("{}\n{}", report(operation, &changes, false), written(&outcome)));
+    let text = report(operation, &outcome.steps, &changes, false);
+    term::note_page(output, &format!("{text}\n{}", written(&outcome)));
     Ok(())
 }
 
 /// What surgery would do. The training after it is planned by `unswag-torch`, on the graph that surgery leaves.
-fn say(operation: &Operation<'_>, out: &Path, output: &Output) {
-    let text = report(operation, &diff(&operation.before, &operation.after), false);
+fn say(operation: &Operation<'_>, out: &Path, output: &Output) -> Result<(), Box<dyn Error>> {
+    let steps = operation.verified_steps()?;
+    let text = report(operation, &steps, &diff(&operation.before, &operation.after), false);
     let out = term::value(out.display());
     term::note_page(output, &format!("{text}\nnothing was written (--dry-run); the model would be {out}\n"));
+    Ok(())
 }
 
 /// As they are typed.

@@ -4,7 +4,7 @@ use unswag_sdk::{
     Built, Dtype, Error, Float, Inputs, Kernel, Launch, Meta, Op, OpCall, OpPlan, Outputs, Target, bail, half,
 };
 
-use super::Options;
+use super::{Options, mischief};
 
 pub(super) const KIND: &str = "hostile.swiglu";
 
@@ -63,10 +63,11 @@ impl Kernel for CpuSwiglu {
         _: Outputs<'_>,
     ) -> Result<(), Error> {
         self.options.act("forward");
+        let how = self.options.mischief.strip_prefix("forward:").unwrap_or_default();
         match self.dtype {
-            Dtype::Bf16 => forward::<half::bf16>(inputs, outputs),
-            Dtype::F16 => forward::<half::f16>(inputs, outputs),
-            _ => forward::<f32>(inputs, outputs),
+            Dtype::Bf16 => forward::<half::bf16>(how, inputs, outputs),
+            Dtype::F16 => forward::<half::f16>(how, inputs, outputs),
+            _ => forward::<f32>(how, inputs, outputs),
         }
     }
 
@@ -91,12 +92,14 @@ fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
-fn forward<T: Float>(inputs: Inputs<'_>, outputs: Outputs<'_>) -> Result<(), Error> {
+fn forward<T: Float>(how: &str, inputs: Inputs<'_>, outputs: Outputs<'_>) -> Result<(), Error> {
     let ([gate, up], [mut y]) = (inputs.array()?, outputs.array()?);
     let (gate, up) = (gate.as_slice::<T>()?, up.as_slice::<T>()?);
-    for ((y, gate), up) in y.as_mut_slice::<T>()?.iter_mut().zip(gate).zip(up) {
+    let gate_count = gate.len();
+    for (at, ((y, gate), up)) in y.as_mut_slice::<T>()?.iter_mut().zip(gate).zip(up).enumerate() {
         let (gate, up) = (f64::from(gate.to_f32()), f64::from(up.to_f32()));
-        *y = T::from_f32((gate * sigmoid(gate) * up) as f32);
+        let value = gate * sigmoid(gate) * up;
+        *y = T::from_f32(mischief::wrong(how, value, at + 1 == gate_count) as f32);
     }
     Ok(())
 }

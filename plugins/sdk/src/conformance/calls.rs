@@ -15,7 +15,11 @@ pub(super) struct Use {
     pub activations: usize,
     /// What the patch states of the outputs.
     outputs: Vec<(Dtype, Vec<Dim>)>,
+    /// Of the parameters, in their order.
+    pub roles: Vec<String>,
     pub stands_for: Option<String>,
+    /// Attributes of the primitive that it stands for.
+    pub plain_attrs: Attrs,
     /// The patch's sentence on what it loses; `None` where training is to be bit for bit what it was.
     pub lossy: Option<String>,
 }
@@ -31,10 +35,11 @@ impl fmt::Display for Use {
 }
 
 /// Every node of a plugin's kind, or why one cannot be tried.
-pub(super) fn uses(graph: &Graph, patch: &Patch) -> Vec<Result<Use, String>> {
+/// `before` is the graph that was patched.
+pub(super) fn uses(before: &Graph, graph: &Graph, patch: &Patch) -> Vec<Result<Use, String>> {
     let mut uses = Vec::new();
     for node in graph.nodes.iter().filter(|node| node.kind.contains('.')) {
-        let found = use_of(graph, node, patch);
+        let found = use_of(before, graph, node, patch);
         if !uses.contains(&found) {
             uses.push(found);
         }
@@ -42,7 +47,7 @@ pub(super) fn uses(graph: &Graph, patch: &Patch) -> Vec<Result<Use, String>> {
     uses
 }
 
-fn use_of(graph: &Graph, node: &Node, patch: &Patch) -> Result<Use, String> {
+fn use_of(before: &Graph, graph: &Graph, node: &Node, patch: &Patch) -> Result<Use, String> {
     let value = |name: &String| match graph.values.get(name) {
         Some(value) => Ok((value.dtype, value.shape.clone())),
         None => Err(format!(
@@ -56,13 +61,17 @@ fn use_of(graph: &Graph, node: &Node, patch: &Patch) -> Result<Use, String> {
         let param = graph.params.get(name).ok_or_else(|| format!("{}: no parameter {name}", node.path))?;
         inputs.push((param.dtype, param.shape.iter().map(|&size| Dim::Fixed(size)).collect()));
     }
+    // What was replaced says which variant of the primitive it was; the new node may have dropped an attribute.
+    let replaced = before.node(&node.path).filter(|old| node.stands_for.as_ref() == Some(&old.kind));
     Ok(Use {
         kind: node.kind.clone(),
         attrs: node.attrs.clone(),
         inputs,
         activations,
         outputs: node.outputs.iter().map(value).collect::<Result<_, _>>()?,
+        roles: node.params.keys().cloned().collect(),
         stands_for: node.stands_for.clone(),
+        plain_attrs: replaced.unwrap_or(node).attrs.clone(),
         lossy: patch.lossy.clone(),
     })
 }

@@ -4,6 +4,7 @@ use unswag_abi::doc::{Device, Dtype, OpCall, Target};
 
 use super::{
     Checks, Verdict,
+    Claim, Reference, Verified,
     calls::{Use, describe},
     numbers::{inputs, precision},
     reference::Plain,
@@ -22,7 +23,13 @@ pub(super) fn allowed_units(dtype: Dtype) -> f64 {
     if dtype == Dtype::F32 { 4.0 } else { 2.0 }
 }
 
-pub(super) fn check(protocol: &ProtocolTest, used: &Use, subject: &str, checks: &mut Checks<'_>) {
+pub(super) fn check(
+    protocol: &ProtocolTest,
+    used: &Use,
+    reference: Option<&Reference<'_>>,
+    subject: &str,
+    checks: &mut Checks<'_>,
+) {
     let Ok(op) = protocol.op(&used.kind) else { return };
     checks.run(subject, "gives the same bits in training, inference and recompute, for any number of threads", || {
         each(&op, used, same_bits)
@@ -55,7 +62,10 @@ pub(super) fn check(protocol: &ProtocolTest, used: &Use, subject: &str, checks: 
         Some(kind) => format!("equals {kind}"),
         None => "equals what it stands for".to_owned(),
     };
-    checks.run(subject, &claim, || equals_plain(&op, used));
+    checks.run(subject, &claim, || match reference {
+        Some(reference) => equals_reference(&op, used, reference),
+        None => equals_plain(&op, used),
+    });
 }
 
 /// The plain primitive that a use stands for, where the suite knows it.
@@ -134,6 +144,36 @@ pub(super) fn same_tensors(what: &str, a: &[TensorBuf], b: &[TensorBuf]) -> Resu
         }
     }
     Ok(())
+}
+
+/// In every element type that the op takes and at every size, in training and without.
+fn equals_reference(op: &OpTest, used: &Use, reference: &Reference<'_>) -> Result<Verdict, Error> {
+    let Some(kind) = &used.stands_for else { return Ok(Verdict::Skip("it stands for no primitive".to_owned())) };
+    let mut notes = Vec::new();
+    for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
+        if let Err(error) = op.plan(&used.call_as(dtype, 2, 5)) {
+            match dtype == used.dtype() {
+                true => return Err(error.at(dtype)),
+                false => continue,
+            }
+        }
+        let mut note = "bit for bit".to_owned();
+        for call in used.sizes(dtype) {
+            let Some(kernel) = built(op, &call, used)? else { continue };
+            for training in [true, false] {
+                let settings = Settings { training, ..Settings::default() };
+                let run = |inputs: &[TensorBuf]| kernel.forward(&settings, inputs).map(|forward| forward.outputs);
+                let claim = Claim { kind, attrs: &used.plain_attrs, roles: &used.roles, inputs: &call.inputs };
+                match reference(&claim, &run).map_err(|error| error.at(describe(&call)))? {
+                    Verified::Exact => {}
+                    Verified::Rounding(measured) => note = measured,
+                    Verified::Unverified(why) => return Ok(Verdict::Skip(format!("unverified: {why}"))),
+                }
+            }
+        }
+        notes.push(format!("{dtype} {note}"));
+    }
+    Ok(Verdict::Measured(notes.join("; ")))
 }
 
 /// Values where formulas break: zeros of both signs, the very small, the saturated.

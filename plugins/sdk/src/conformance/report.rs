@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{error::Error, guard};
 
@@ -16,7 +16,7 @@ pub struct Report {
 }
 
 /// One check.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Check {
     /// What it was made of: a protocol with its options, an op.
     pub subject: String,
@@ -27,7 +27,7 @@ pub struct Check {
 }
 
 /// How a check went.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", content = "detail", rename_all = "snake_case")]
 pub enum Outcome {
     /// With what was measured, where something was.
@@ -99,19 +99,26 @@ pub(super) enum Verdict {
     Skip(String),
 }
 
+/// Is given subject and claim of a check before it runs.
+pub type Begins<'a> = dyn Fn(&str, &str) + 'a;
+
 /// Collects checks as they are made.
 pub(super) struct Checks<'a> {
     list: Vec<Check>,
+    begins: Option<&'a Begins<'a>>,
     watch: Option<&'a dyn Fn(&Check)>,
 }
 
 impl<'a> Checks<'a> {
-    pub fn new(watch: Option<&'a dyn Fn(&Check)>) -> Self {
-        Self { list: Vec::new(), watch }
+    pub fn new(begins: Option<&'a Begins<'a>>, watch: Option<&'a dyn Fn(&Check)>) -> Self {
+        Self { list: Vec::new(), begins, watch }
     }
 
     /// Makes one check. A panic in the suite itself counts as a failure of the check, with its place.
     pub fn run(&mut self, subject: &str, claim: &str, check: impl FnOnce() -> Result<Verdict, Error>) {
+        if let Some(begins) = self.begins {
+            begins(subject, claim);
+        }
         let outcome = match guard::contain(check) {
             Ok(Verdict::Pass) => Outcome::Passed(None),
             Ok(Verdict::Measured(what)) => Outcome::Passed(Some(what)),

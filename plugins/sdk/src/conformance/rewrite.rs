@@ -54,7 +54,7 @@ pub(super) fn check(
             checks.value(&subject, "gives a patch that the host takes", || suite.applied(protocol, &graph, patch));
         let Some(applied) = applied else { continue };
         checks.run(&subject, "does nothing the second time", || idempotent(suite, protocol, &applied));
-        for found in calls::uses(&applied, patch) {
+        for found in calls::uses(&graph, &applied, patch) {
             match found {
                 Ok(found) if !uses.contains(&found) => uses.push(found),
                 Ok(_) => {}

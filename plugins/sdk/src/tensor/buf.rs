@@ -97,6 +97,19 @@ impl TensorBuf {
         Ok(buf)
     }
 
+    /// A tensor of little-endian elements in row-major order.
+    ///
+    /// # Errors
+    /// There are more bytes or fewer than the type has.
+    pub fn from_bytes(meta: &Meta, bytes: &[u8]) -> Result<Self, Error> {
+        let mut buf = Self::zeros(meta)?;
+        if buf.bytes().len() != bytes.len() {
+            crate::bail!("{} {:?} does not have {} bytes", meta.dtype, meta.shape, bytes.len());
+        }
+        buf.bytes_mut().copy_from_slice(bytes);
+        Ok(buf)
+    }
+
     /// A float tensor of these values, rounded to `dtype` (F32, F64, BF16 or F16).
     ///
     /// # Errors

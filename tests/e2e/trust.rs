@@ -1,0 +1,198 @@
+//! What a plugin says and does is not believed: ends of the program, crashes, claims; and what is not ours is not deleted.
+
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
+
+use serde_json::Value;
+use unswag_tests::{Base, Family, Outcome, plugin, unswag_torch};
+
+use crate::house::{House, assert_same_files, names};
+
+fn house() -> House {
+    let house = House::new();
+    house.tiny(Family::Llama, "base");
+    house
+}
+
+fn operate(house: &House, mischief: &str, out: &str) -> Outcome {
+    house.run(&["surgery", "--plugin", &format!("hostile:mischief=\"{mischief}\""), "base", "-o", out])
+}
+
+/// A copy of the test plugin whose first protocol does this without being asked.
+fn mischievous(house: &House, mischief: &str) -> String {
+    let mut bytes = fs::read(plugin("every-edit")).unwrap();
+    let mark = b"unswag-mischief=";
+    let at = bytes.windows(mark.len()).position(|window| window == mark).expect("the library has the mark") + mark.len();
+    bytes[at..at + mischief.len()].copy_from_slice(mischief.as_bytes());
+    let path = house.path("libmischief.so");
+    fs::write(&path, bytes).unwrap();
+    path.display().to_string()
+}
+
+fn record(house: &House, out: &str) -> String {
+    fs::read_to_string(house.path(out).join("unswag.yaml")).unwrap()
+}
+
+// Ends of the program.
+
+#[test]
+fn a_plugin_that_ends_the_program_is_not_taken_for_success() {
+    let house = house();
+    let base = Base::guard(house.path("base"));
+    let before = house.names();
+    for place in ["open", "rewrite", "plan"] {
+        for how in ["exit", "_exit", "quick_exit", "exit1"] {
+            let outcome = operate(&house, &format!("{place}:{how}"), "out");
+            assert!(outcome.code(2).contains("a plugin ended the program"), "{place} {how}: {}", outcome.stderr);
+            assert_eq!(house.names(), before, "{place} {how}");
+        }
+    }
+    // Its kernels run in a child process, whose end is told as what it was.
+    for (how, said) in [("exit", "exit(0)"), ("_exit", "exit(0)"), ("abort", "SIGABRT"), ("segv", "SIGSEGV")] {
+        let outcome = operate(&house, &format!("forward:{how}"), "out");
+        assert!(outcome.code(2).contains(said), "{how}: {}", outcome.stderr);
+        assert_eq!(house.names(), before, "{how}");
+    }
+    drop(base);
+}
+
+#[test]
+fn a_kernel_that_ends_the_program_in_training_leaves_status_2_and_no_adapter() {
+    unswag_torch();
+    let house = house();
+    house.text();
+    operate(&house, "backward:_exit", "out").ok();
+    let data = ["--data", "text.txt", "--block-size", "48", "--max-steps", "1", "-q"];
+    let trained = house.run(&[&["train", "out", "-o", "run"], &data[..]].concat());
+    assert!(trained.code(2).contains("a plugin ended the program"), "{}", trained.stderr);
+    assert!(!house.path("run/adapter").exists());
+}
+
+#[test]
+fn a_check_that_does_not_come_back_has_a_verdict_and_status_2() {
+    let house = House::without_plugins();
+    for (mischief, said) in [("forward:exit", "exit(0)"), ("backward:segv", "SIGSEGV"), ("rewrite:_exit", "exit(0)")] {
+        let checked = house.run(&["plugin", "check", &mischievous(&house, mischief), "--json"]);
+        checked.code(2);
+        let report: Value = serde_json::from_str(&checked.stdout).expect("a report");
+        let checks = report["checks"].as_array().unwrap();
+        let failed: Vec<&Value> = checks.iter().filter(|check| check["outcome"] == "failed").collect();
+        assert!(checks.len() > 3, "{mischief}: the checks before it are reported");
+        assert!(failed.iter().any(|check| check["detail"].as_str().unwrap().contains(said)), "{mischief}: {failed:?}");
+        assert!(failed.iter().all(|check| check["subject"] != ""), "the check that it ended in is named");
+    }
+    assert!(!house.path("home/unswag.lock").exists(), "checking asked for consent");
+}
+
+// Claims.
+
+#[test]
+fn a_forward_that_is_not_what_it_stands_for_is_refused_by_surgery_and_by_check() {
+    let house = house();
+    let base = Base::guard(house.path("base"));
+    let before = house.names();
+    for how in ["scaled", "nan", "zero"] {
+        let outcome = operate(&house, &format!("forward:{how}"), "out");
+        let said = outcome.code(2);
+        for part in ["model.layers.0.mlp", "hostile.swiglu", "stands for swiglu", "element", "expected"] {
+            assert!(said.contains(part), "{how}: no {part:?} in {said}");
+        }
+        assert_eq!(house.names(), before, "{how}");
+    }
+    let checked = house.run(&["plugin", "check", &mischievous(&house, "forward:scaled"), "--json"]);
+    checked.code(1);
+    let report: Value = serde_json::from_str(&checked.stdout).expect("a report");
+    let is_found = |check: &Value| check["claim"] == "equals swiglu" && check["outcome"] == "failed";
+    assert!(report["checks"].as_array().unwrap().iter().any(is_found), "{}", checked.stdout);
+    drop(base);
+}
+
+#[test]
+fn a_verified_claim_is_printed_and_recorded_as_what_it_was_found_to_be() {
+    let house = house();
+    // Delhi computes with the very functions of the reference; the test plugin in f64.
+    for (spec, verified, printed) in
+        [("delhi", "bit_for_bit", "bit for bit"), ("hostile", "up_to_rounding", "up to rounding")]
+    {
+        let outcome = house.run(&["surgery", "--plugin", spec, "base", "-o", spec]);
+        assert!(outcome.ok().contains(&format!("equals swiglu {printed}")), "{}", outcome.stdout);
+        let record = record(&house, spec);
+        for line in ["stands_for: swiglu", &format!("verified: {verified}"), "keeps_forward: true"] {
+            assert!(record.contains(line), "{spec}: no {line:?} in\n{record}");
+        }
+        house.run(&["verify", spec]).ok();
+    }
+    // The second step's claims are those of its record after the first was taken back.
+    house.run(&["surgery", "--plugin", "hostile", "base", "-o", "both"]).ok();
+    house.run(&["undo", "both", "-o", "plain"]).ok();
+    assert_same_files(&house.path("plain"), &house.path("base"));
+}
+
+// What is not ours.
+
+#[test]
+fn a_users_own_files_in_an_output_are_never_deleted() {
+    let house = house();
+    let surgery = |extra: &[&str]| house.run(&[&["surgery", "-p", "delhi", "base", "-o", "out"], extra].concat());
+    surgery(&[]).ok();
+    fs::write(house.path("out/notes.txt"), "mine").unwrap();
+    fs::create_dir(house.path("out/run")).unwrap();
+    let guard = Base::guard(house.path("out"));
+    let changed = ["surgery", "-p", "delhi:mode=4bit", "base", "-o", "out", "--force"];
+    for refused in [surgery(&[]), surgery(&["--force"]), house.run(&changed), house.run(&["undo", "out"])] {
+        assert!(refused.code(2).contains("notes.txt, run"), "{}", refused.stderr);
+    }
+    drop(guard);
+    // Out of the way, both do their work.
+    fs::remove_file(house.path("out/notes.txt")).unwrap();
+    fs::remove_dir(house.path("out/run")).unwrap();
+    house.run(&changed).ok();
+    house.run(&["undo", "out"]).ok();
+    assert_same_files(&house.path("out"), &house.path("base"));
+}
+
+#[test]
+fn undoing_into_the_base_or_into_the_result_itself_is_refused_and_touches_neither() {
+    let house = house();
+    for (spec, out) in [("delhi", "same-weights"), ("composite", "other-weights")] {
+        house.run(&["surgery", "-p", spec, "base", "-o", out]).ok();
+        let guards = [Base::guard(house.path("base")), Base::guard(house.path(out))];
+        let times = || [&house.path("base"), &house.path(out)].map(|path: &std::path::PathBuf| mtime(path));
+        let before = times();
+        for to in ["base/sub", "base", &format!("{out}/sub")] {
+            house.run(&["undo", out, "-o", to]).code(2);
+        }
+        assert_eq!(times(), before, "{spec}");
+        assert_eq!(names(&house.path("base")), names(guards[0].path()));
+    }
+}
+
+fn mtime(path: &Path) -> (i64, i64) {
+    let metadata = fs::metadata(path).unwrap();
+    (metadata.mtime(), metadata.mtime_nsec())
+}
+
+// Consent.
+
+#[test]
+fn a_rebuilt_plugin_is_listed_as_changed_until_it_is_added_anew() {
+    let house = House::without_plugins();
+    let mine = house.path("libmine.so");
+    fs::copy(plugin("delhi"), &mine).unwrap();
+    let add = || house.run(&["plugin", "add", mine.to_str().unwrap(), "-q"]).ok().to_owned();
+    let states = || {
+        let list = house.json(&["plugin", "list"]);
+        let of = |plugin: &Value| plugin["state"].as_str().unwrap().to_owned();
+        let user = list.as_array().unwrap().iter().find(|plugin| plugin["origin"] == "user").map(of);
+        (user.unwrap(), house.json(&["plugin", "info", "delhi"])["state"].as_str().unwrap().to_owned())
+    };
+    add();
+    assert_eq!(states(), ("locked".into(), "locked".into()));
+    let mut bytes = fs::read(&mine).unwrap();
+    bytes.push(0);
+    fs::write(&mine, bytes).unwrap();
+    assert_eq!(states(), ("changed".into(), "changed".into()));
+    assert!(house.run(&["plugin", "list"]).ok().contains("changed"));
+    assert!(house.run(&["plugin", "info", "delhi"]).ok().contains("unswag plugin add"));
+    add();
+    assert_eq!(states(), ("locked".into(), "locked".into()));
+}
