@@ -72,6 +72,21 @@ impl House {
     }
 }
 
+/// A copy of the test plugin whose first protocol does this without being asked: the conformance suite chooses the options.
+pub fn mischievous(house: &House, mischief: &str) -> String {
+    let mut bytes = fs::read(plugin("every-edit")).expect("the library can be read");
+    let mark: &[u8] = b"unswag-mischief= ";
+    let places: Vec<usize> = (0..bytes.len() - mark.len()).filter(|&at| bytes[at..].starts_with(mark)).collect();
+    assert!(!places.is_empty(), "the library has the mark");
+    for at in places {
+        let value = at + mark.len() - 1;
+        bytes[value..value + mischief.len()].copy_from_slice(mischief.as_bytes());
+    }
+    let path = house.path("libmischief.so");
+    fs::write(&path, bytes).expect("a file can be written");
+    path.display().to_string()
+}
+
 pub fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).expect("a folder can be listed");
     let mut names: Vec<String> =

@@ -4,7 +4,7 @@ use std::{path::Path, process::Command};
 
 use unswag_tests::{Base, Family, Run, plugin, workspace_root};
 
-use crate::house::{House, assert_same_files};
+use crate::house::{House, assert_same_files, mischievous};
 
 /// Cargo, in the workspace's own target folder for such crates, so that a second run builds little.
 fn cargo(folder: &Path, args: &[&str]) -> Command {
@@ -56,13 +56,15 @@ fn plugins_are_added_listed_shown_and_removed() {
 #[test]
 fn a_plugin_that_lies_does_not_conform() {
     let house = House::without_plugins();
-    let checked = house.run(&["plugin", "check", plugin("every-edit").to_str().unwrap(), "--json"]);
+    let checked = house.run(&["plugin", "check", &mischievous(&house, "forward:scaled"), "--json"]);
     let report: serde_json::Value = serde_json::from_str(&checked.stdout).expect("a report");
     let failed = |name: &str| {
         let checks = report["checks"].as_array().unwrap();
         checks.iter().any(|check| check["outcome"] == "failed" && check["subject"].as_str().unwrap().starts_with(name))
     };
     checked.code(1);
+    let is_found = |check: &serde_json::Value| check["claim"] == "equals swiglu" && check["outcome"] == "failed";
+    assert!(report["checks"].as_array().unwrap().iter().any(is_found), "its wrong forward was not found");
     assert!(failed("hostile"), "the test plugin's mischief was not found");
     assert!(!failed("composite") && !failed("transform"), "its honest protocols were blamed: {}", checked.stdout);
 }

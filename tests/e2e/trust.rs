@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 use serde_json::Value;
 use unswag_tests::{Base, Family, Outcome, plugin, unswag_torch};
 
-use crate::house::{House, assert_same_files, names};
+use crate::house::{House, assert_same_files, mischievous, names};
 
 fn house() -> House {
     let house = House::new();
@@ -15,17 +15,6 @@ fn house() -> House {
 
 fn operate(house: &House, mischief: &str, out: &str) -> Outcome {
     house.run(&["surgery", "--plugin", &format!("hostile:mischief=\"{mischief}\""), "base", "-o", out])
-}
-
-/// A copy of the test plugin whose first protocol does this without being asked.
-fn mischievous(house: &House, mischief: &str) -> String {
-    let mut bytes = fs::read(plugin("every-edit")).unwrap();
-    let mark = b"unswag-mischief=";
-    let at = bytes.windows(mark.len()).position(|window| window == mark).expect("the library has the mark") + mark.len();
-    bytes[at..at + mischief.len()].copy_from_slice(mischief.as_bytes());
-    let path = house.path("libmischief.so");
-    fs::write(&path, bytes).unwrap();
-    path.display().to_string()
 }
 
 fn record(house: &House, out: &str) -> String {
@@ -86,7 +75,7 @@ fn a_check_that_does_not_come_back_has_a_verdict_and_status_2() {
 // Claims.
 
 #[test]
-fn a_forward_that_is_not_what_it_stands_for_is_refused_by_surgery_and_by_check() {
+fn a_forward_that_is_not_what_it_stands_for_is_refused_by_surgery() {
     let house = house();
     let base = Base::guard(house.path("base"));
     let before = house.names();
@@ -98,11 +87,6 @@ fn a_forward_that_is_not_what_it_stands_for_is_refused_by_surgery_and_by_check()
         }
         assert_eq!(house.names(), before, "{how}");
     }
-    let checked = house.run(&["plugin", "check", &mischievous(&house, "forward:scaled"), "--json"]);
-    checked.code(1);
-    let report: Value = serde_json::from_str(&checked.stdout).expect("a report");
-    let is_found = |check: &Value| check["claim"] == "equals swiglu" && check["outcome"] == "failed";
-    assert!(report["checks"].as_array().unwrap().iter().any(is_found), "{}", checked.stdout);
     drop(base);
 }
 
@@ -162,7 +146,7 @@ fn undoing_into_the_base_or_into_the_result_itself_is_refused_and_touches_neithe
             house.run(&["undo", out, "-o", to]).code(2);
         }
         assert_eq!(times(), before, "{spec}");
-        assert_eq!(names(&house.path("base")), names(guards[0].path()));
+        assert!(!names(guards[0].path()).contains(&"sub".to_owned()));
     }
 }
 

@@ -43,8 +43,8 @@ pub use file::{FileError, MAX_PLUGIN_BYTES, PluginFile};
 pub use kernel::{Kernel, LaunchOptions};
 pub use load::{Consent, LoadError, OpenError, load};
 pub use lock::{
-    Found, LOCK_FILE_NAME, LibraryState, LOCK_VERSION, LockEntry, LockError, LockFile, Locks, Origin, bundled_lock_path,
-    user_lock_path,
+    Found, LOCK_FILE_NAME, LOCK_VERSION, LibraryState, LockEntry, LockError, LockFile, Locks, Origin,
+    bundled_lock_path, user_lock_path,
 };
 pub use manifest::{MAX_MANIFEST_BYTES, ManifestError, is_protocol_id, parse_manifest};
 pub use memfd::SealError;

@@ -131,16 +131,12 @@ impl Precision {
     fn of(dtype: Dtype) -> Self {
         use half::{bf16, f16};
         match dtype {
-            Dtype::Bf16 => Self {
-                epsilon: bf16::EPSILON.into(),
-                least: bf16::MIN_POSITIVE.into(),
-                most: bf16::MAX.into(),
-            },
-            Dtype::F16 => Self {
-                epsilon: f16::EPSILON.into(),
-                least: f16::MIN_POSITIVE_SUBNORMAL.into(),
-                most: f16::MAX.into(),
-            },
+            Dtype::Bf16 => {
+                Self { epsilon: bf16::EPSILON.into(), least: bf16::MIN_POSITIVE.into(), most: bf16::MAX.into() }
+            }
+            Dtype::F16 => {
+                Self { epsilon: f16::EPSILON.into(), least: f16::MIN_POSITIVE_SUBNORMAL.into(), most: f16::MAX.into() }
+            }
             _ => Self { epsilon: f32::EPSILON.into(), least: f32::MIN_POSITIVE.into(), most: f32::MAX.into() },
         }
     }

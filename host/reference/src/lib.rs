@@ -17,8 +17,8 @@ mod rows;
 mod sample;
 mod tensor;
 
-pub use page::kinds_page;
 pub use compare::{Agreement, Difference, compare};
+pub use page::kinds_page;
 pub use tensor::Tensor;
 
 use unswag_abi::doc::{Attrs, Dim, Dtype, Meta, Param, Value};
@@ -124,7 +124,11 @@ impl Primitive {
         };
         let computed = self.compute(&call)?;
         let arithmetic = self.arithmetic();
-        Ok(metas.iter().zip(computed).map(|(meta, elements)| Output { meta: meta.clone(), arithmetic, elements }).collect())
+        Ok(metas
+            .iter()
+            .zip(computed)
+            .map(|(meta, elements)| Output { meta: meta.clone(), arithmetic, elements })
+            .collect())
     }
 
     fn compute(&self, call: &Call<'_>) -> Result<Vec<Vec<Element>>, NoReference> {
@@ -155,10 +159,8 @@ impl Primitive {
             .iter()
             .map(|meta| Value { dtype: meta.dtype, shape: meta.shape.iter().map(|&size| Dim::Fixed(size)).collect() })
             .collect();
-        let params: Vec<Param> = metas[activations..]
-            .iter()
-            .map(|meta| Param { dtype: meta.dtype, shape: meta.shape.clone() })
-            .collect();
+        let params: Vec<Param> =
+            metas[activations..].iter().map(|meta| Param { dtype: meta.dtype, shape: meta.shape.clone() }).collect();
         let params: Vec<(&str, &Param)> = self.roles.iter().map(String::as_str).zip(&params).collect();
         let found = self.kind.infer(&values.iter().collect::<Vec<_>>(), &params, &self.attrs);
         found.map_err(|error| self.misfit(error.to_string()))

@@ -57,7 +57,8 @@ fn section(page: &mut String, kind: &Kind) {
     line(page, format_args!("- compared: {compared}"));
     line(page, format_args!("- kept for the backward: {}", kind.saves_doc));
     if !kind.params.is_empty() {
-        let role = |role: &Role| format!("`{}` {}{}", role.name, role.shape, if role.required { "" } else { ", optional" });
+        let role =
+            |role: &Role| format!("`{}` {}{}", role.name, role.shape, if role.required { "" } else { ", optional" });
         line(page, format_args!("- parameters: {}", kind.params.iter().map(role).collect::<Vec<_>>().join("; ")));
     }
     if !kind.attrs.is_empty() {
@@ -123,7 +124,9 @@ fn exactly(kind: &str) -> &'static str {
         "tanh" => "tanh(x) in f32, rounded once",
         "sigmoid" => "1 / (1 + exp(-x)) in f32, rounded once",
         "swiglu" => "silu(gate) * up, both in f32, rounded once: silu(gate) is not rounded in between",
-        "geglu" => "gelu(gate) * up as `approximate` says, both in f32, rounded once: gelu(gate) is not rounded in between",
+        "geglu" => {
+            "gelu(gate) * up as `approximate` says, both in f32, rounded once: gelu(gate) is not rounded in between"
+        }
         "reglu" => "relu(gate) * up in f32, rounded once",
         "add" => "a + b in f32, rounded once",
         "sub" => "a - b in f32, rounded once",

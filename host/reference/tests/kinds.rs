@@ -73,7 +73,8 @@ fn every_kind_but_those_that_the_engine_refuses_has_a_reference_that_runs_in_eve
                 dtype: if takes_ids && index == 0 { Dtype::I64 } else { dtype },
                 shape: shape.to_vec(),
             };
-            let shapes: Vec<&[u64]> = activations.iter().copied().chain(params.iter().map(|(_, shape)| *shape)).collect();
+            let shapes: Vec<&[u64]> =
+                activations.iter().copied().chain(params.iter().map(|(_, shape)| *shape)).collect();
             let metas: Vec<Meta> = shapes.iter().enumerate().map(meta).collect();
             let inputs = primitive.sample(&metas, 3).unwrap_or_else(|error| panic!("{kind} {dtype}: {error}"));
             let outputs = primitive.outputs(&inputs).unwrap_or_else(|error| panic!("{kind} {dtype}: {error}"));
@@ -81,18 +82,14 @@ fn every_kind_but_those_that_the_engine_refuses_has_a_reference_that_runs_in_eve
             let same = compare(&outputs, &found).unwrap();
             assert!(same.is_exact() && same.elements > 0, "{kind} {dtype}: {same}");
 
-            // One wrong element, by a fiftieth, is found where it is.
+            // One wrong element, by more than what is rounded on the way, is found where it is.
             let values: Vec<f32> = outputs[0].values().collect();
-            let at = values.iter().rposition(|value| value.is_finite() && value.abs() > 0.05).expect("an ordinary number");
+            let at =
+                values.iter().rposition(|value| value.is_finite() && value.abs() > 0.05).expect("an ordinary number");
             let mut wrong = values.clone();
-            wrong[at] *= 1.02;
+            wrong[at] += 0.05 * values[at].abs() + 1.5;
             let mut found = found;
             found[0].bytes = bytes_of(&outputs[0].meta, &wrong);
-            // Attention's weights are rounded on the way: in a half type more is allowed than a fiftieth of a small number.
-            if kind == "attention" && dtype != Dtype::F32 {
-                wrong[at] += 0.5;
-                found[0].bytes = bytes_of(&outputs[0].meta, &wrong);
-            }
             match compare(&outputs, &found) {
                 Err(Difference::Element { element, .. }) => assert_eq!(element, at, "{kind} {dtype}"),
                 other => panic!("{kind} {dtype}: element {at}, {} for {}: {other:?}", wrong[at], values[at]),
@@ -165,7 +162,10 @@ fn what_has_no_reference_or_is_no_call_is_said_and_not_guessed() {
 fn the_page_of_all_kinds_is_what_the_tables_say() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/kinds.md");
     let written = fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == kinds_page(), "docs/kinds.md is not what the tables say; run `unswag plugin kinds > docs/kinds.md`");
+    assert!(
+        written == kinds_page(),
+        "docs/kinds.md is not what the tables say; run `unswag plugin kinds > docs/kinds.md`"
+    );
     for kind in kinds::all() {
         assert!(written.contains(&format!("\n## {}\n", kind.name)), "{}", kind.name);
     }

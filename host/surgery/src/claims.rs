@@ -23,14 +23,7 @@ pub enum ClaimError {
         "surgery: {path}: {op} of plugin {protocol} stands for {kind}, but computes something else for inputs {inputs}: {difference}; \
          nothing was published; this is a defect of the plugin"
     )]
-    Wrong {
-        path: String,
-        op: String,
-        protocol: String,
-        kind: String,
-        inputs: String,
-        difference: Box<Difference>,
-    },
+    Wrong { path: String, op: String, protocol: String, kind: String, inputs: String, difference: Box<Difference> },
     #[error(
         "surgery: {path}: {op} of plugin {protocol} stands for {kind}, and its forward failed for inputs {inputs}: {reason}; \
          nothing was published; this is a defect of the plugin"
@@ -110,13 +103,7 @@ impl Claim {
     }
 
     fn record(&self, verified: Verified, detail: String) -> record::Claim {
-        record::Claim {
-            op: self.op.clone(),
-            stands_for: self.stands_for.clone(),
-            nodes: self.nodes,
-            verified,
-            detail,
-        }
+        record::Claim { op: self.op.clone(), stands_for: self.stands_for.clone(), nodes: self.nodes, verified, detail }
     }
 
     /// The sample calls: in the model's own element type, and in f32 where rounding hides least.
@@ -133,7 +120,11 @@ impl Claim {
                 let is_own = dtype == own;
                 // Once as in training; what is saved must not change what is computed.
                 let trainings: &[bool] = if seed == 1 { &[true, false] } else { &[false] };
-                samples.extend(trainings.iter().map(|&is_training| Sample { inputs: inputs.clone(), is_training, is_own }));
+                samples.extend(trainings.iter().map(|&is_training| Sample {
+                    inputs: inputs.clone(),
+                    is_training,
+                    is_own,
+                }));
             }
         }
         Ok(samples)

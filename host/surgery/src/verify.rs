@@ -83,8 +83,7 @@ pub fn verify(path: &Path, base: bool, progress: &Progress<'_>) -> Result<Report
             checks.push(Check { what: format!("base: {}", file.name), fault });
         }
     }
-    let unrecorded =
-        unrecorded(path, &record).map_err(|source| VerifyError::List { path: path.to_owned(), source })?;
+    let unrecorded = unrecorded(path, &record).map_err(|source| VerifyError::List { path: path.to_owned(), source })?;
     Ok(Report { checks, unrecorded })
 }
 

@@ -64,10 +64,16 @@ fn cases() -> Vec<Case> {
             let spec = RmsNorm { eps: 1e-6, unit_offset: false, group: None };
             one(torch.rms_norm(&given[0], &given[1], &spec).map(|(y, _)| y))
         }),
-        case("rms_norm", json!({"eps": 1e-6, "unit_offset": true, "group": 16}), &[X, &[16]], &["weight"], |torch, given| {
-            let spec = RmsNorm { eps: 1e-6, unit_offset: true, group: Some(16) };
-            one(torch.rms_norm(&given[0], &given[1], &spec).map(|(y, _)| y))
-        }),
+        case(
+            "rms_norm",
+            json!({"eps": 1e-6, "unit_offset": true, "group": 16}),
+            &[X, &[16]],
+            &["weight"],
+            |torch, given| {
+                let spec = RmsNorm { eps: 1e-6, unit_offset: true, group: Some(16) };
+                one(torch.rms_norm(&given[0], &given[1], &spec).map(|(y, _)| y))
+            },
+        ),
         case("layer_norm", json!({"eps": 1e-5}), &[X, &[64], &[64]], &["weight", "bias"], |torch, given| {
             let norm = torch.layer_norm(&given[0], &given[1], Some(&given[2]), &LayerNorm { eps: 1e-5 });
             one(norm.map(|[y, ..]| y))

@@ -87,7 +87,8 @@ impl Protocol for Hostile {
             .option("say", opt::string("What to tell the user on opening.").default(""))
             .option(
                 "mischief",
-                opt::string("How to end the program, or compute something wrong, as PLACE:HOW.").default(mischief::default()),
+                opt::string("How to end the program, or compute something wrong, as PLACE:HOW.")
+                    .default(mischief::default()),
             )
             .option("at", opt::string("How the paths of swapped nodes begin.").default(""))
     }

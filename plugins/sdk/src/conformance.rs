@@ -85,7 +85,15 @@ pub struct Suite<'a> {
 
 impl<'a> Suite<'a> {
     pub fn new(plugin: PluginRef) -> Self {
-        Self { plugin, apply: None, reference: None, begins: None, watch: None, options: BTreeMap::new(), protocols: Vec::new() }
+        Self {
+            plugin,
+            apply: None,
+            reference: None,
+            begins: None,
+            watch: None,
+            options: BTreeMap::new(),
+            protocols: Vec::new(),
+        }
     }
 
     /// Validates patches with the host's own rules. Without it they are checked by structure alone.

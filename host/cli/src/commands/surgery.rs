@@ -136,7 +136,10 @@ fn claimed(claim: &Claim) -> String {
             format!("  {} {op} equals {stands_for} {detail} {nodes}\n", paint(GOOD, "forward:"))
         }
         Verified::Unverified => {
-            format!("  {} {op} says that it equals {stands_for}; not verified: {detail} {nodes}\n", paint(WARN, "forward:"))
+            format!(
+                "  {} {op} says that it equals {stands_for}; not verified: {detail} {nodes}\n",
+                paint(WARN, "forward:")
+            )
         }
     }
 }

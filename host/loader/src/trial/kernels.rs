@@ -144,12 +144,7 @@ pub fn serve_kernels(job: TrialJob, voice: &mut Voice) -> Result<(), String> {
     Ok(())
 }
 
-fn forward(
-    protocol: &crate::Protocol,
-    run: &Run,
-    inputs: &[&[u8]],
-    target: &Target,
-) -> Result<Vec<Vec<u8>>, String> {
+fn forward(protocol: &crate::Protocol, run: &Run, inputs: &[&[u8]], target: &Target) -> Result<Vec<Vec<u8>>, String> {
     let failed = |error: crate::PluginError| error.to_string();
     let plan = protocol.plan(&run.call).map_err(failed)?;
     let kernel = protocol.build(&run.call, target).map_err(failed)?.kernel;
@@ -173,8 +168,7 @@ fn forward(
     let given = inputs;
     let inputs: Vec<Buffer<'_>> =
         run.call.inputs.iter().zip(inputs).map(|(meta, bytes)| Buffer { meta, bytes }).collect();
-    let mut output_buffers: Vec<BufferMut<'_>> =
-        buffers(&plan.outputs, &mut outputs);
+    let mut output_buffers: Vec<BufferMut<'_>> = buffers(&plan.outputs, &mut outputs);
     let mut saved_buffers: Vec<BufferMut<'_>> = match run.is_training {
         true => buffers(&plan.saved, &mut saved),
         false => Vec::new(),

@@ -3,8 +3,7 @@
 use unswag_abi::doc::{Device, Dtype, OpCall, Target};
 
 use super::{
-    Checks, Verdict,
-    Claim, Reference, Verified,
+    Checks, Claim, Reference, Verdict, Verified,
     calls::{Use, describe},
     numbers::{inputs, precision},
     reference::Plain,
