@@ -38,7 +38,7 @@ pub use header::{Header, HeaderError, TensorFault, check_name, header_length, pa
 pub use layout::{RECORD, SideFile, SkipReason, Skipped};
 pub use open::regular_file;
 pub use output_path::{Existing, check_outside};
-pub use rewrite::rewrite;
+pub use rewrite::{NewData, Rewrite, rewrite, rewrite_with};
 pub use staging::{Commit, Durability, Published, Staging, Written, atomic_write_file};
 pub use table::{TensorInfo, TensorTable};
 pub use text::{Quoted, human_bytes};
