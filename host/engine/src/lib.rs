@@ -44,7 +44,7 @@ pub use batch::Batch;
 pub use cache::Cache;
 pub use error::EngineError;
 pub use linear::dora_norms;
-pub use lora::{Adapter, LoraSpec};
+pub use lora::{Adapter, LoraLayer, LoraSpec};
 pub use meta::{Meta, MetaTensor};
 pub use meter::{Charge, Meter};
 pub use plan::{Bar, BlockPlan, MOST_TOKENS, OptimizerState, Parts, PeakAt, Plan, PlanOptions, Rates};

@@ -252,13 +252,15 @@ impl<B: Backend> Run<'_, B> {
             let mut values = program.no_values();
             values[program.head_input] = Some(backend.rows(&hidden, stretch.start, stretch.end - stretch.start));
             let mut saved = Vec::new();
-            self.forward(At { times, ..at }, &pieces, &mut values, Some(&mut saved))?;
+            // What an adapter on the head drops is a function of the row.
+            let at = At { times, first_row: stretch.start, ..at };
+            self.forward(at, &pieces, &mut values, Some(&mut saved))?;
             let logits = values[program.output].take().expect("the head makes the output");
             let (loss, dlogits) = backend.cross_entropy(logits, targets, scale)?;
             sum += loss.sum;
             let mut dvalues = program.no_values();
             dvalues[program.output] = Some(dlogits);
-            self.backward(At { times, pass: Pass::Backward, ..at }, &pieces, saved, &mut dvalues, grads)?;
+            self.backward(At { pass: Pass::Backward, ..at }, &pieces, saved, &mut dvalues, grads)?;
             if let (Some(dhidden), Some(part)) = (&dhidden, dvalues[program.head_input].take()) {
                 backend.copy_rows(dhidden, stretch.start, &part)?;
             }

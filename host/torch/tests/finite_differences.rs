@@ -153,6 +153,39 @@ fn the_gradients_of_adapters_are_the_slopes_of_the_loss() {
     }
 }
 
+/// A head runs on chunks of rows, and a tied one shares its matrix with the embedding, which an adapter leaves alone.
+#[test]
+fn the_gradients_of_an_adapter_on_the_head_are_the_slopes_of_the_loss_whatever_the_chunks() {
+    let tied = cases().find(|(case, _)| case == "llama_tied").expect("a tied model").1;
+    for (what, graph, targets) in
+        [("all and the head", llama(), &["all-linear", "lm_head"][..]), ("a tied head alone", tied, &["lm_head"])]
+    {
+        let targets: Vec<String> = targets.iter().map(|&target| target.to_owned()).collect();
+        let mut program = in_f64(&graph);
+        let adapters = program.add_lora(&LoraSpec { targets: targets.clone(), ..lora(3) }).expect("linear layers");
+        assert_eq!(adapters.last().expect("some").module, "lm_head");
+        check(what, &program, &batch(), &[]);
+
+        let mut program = Program::new(&graph, Trainable::Nothing).expect("a model that the engine runs");
+        let dropped = LoraSpec { targets, dropout: 0.3, ..lora(3) };
+        let adapters = program.add_lora(&dropped).expect("linear layers");
+        let torch = Torch::cpu();
+        let params = params(&torch, &program, &adapters);
+        let rows = Batch::causal(2, 6, (0..12).map(|id| id * 3 + 1).collect());
+        let head = adapters.last().expect("the head");
+        let run = |loss_rows| {
+            let mut grads = Grads::new(&program);
+            let step = Step { loss_rows, seed: 9, ..Step::default() };
+            let loss = program.step(&torch, &params, &rows, &step, &mut grads).expect("a step");
+            let of = |param| grads.get(param).expect("a gradient").to_f32().expect("readable");
+            (loss, [of(head.a), of(head.b)].concat())
+        };
+        let ((loss, whole), (chunked_loss, chunked)) = (run(256), run(5));
+        assert!((loss - chunked_loss).abs() < 1e-6 * loss, "{what}: {loss}, {chunked_loss} by chunks");
+        common::assert_close(what, &chunked, &whole, 1e-5, 0.0);
+    }
+}
+
 fn params(torch: &Torch, program: &Program, adapters: &[unswag_engine::Adapter]) -> Params<TorchTensor> {
     let mut random = Random(3);
     let load = |_, info: &unswag_engine::ParamInfo| {
