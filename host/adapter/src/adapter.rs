@@ -1,71 +1,89 @@
-//! An adapter's folder: `adapter_config.json` and `adapter_model.safetensors`, as PEFT writes them.
+//! An adapter's folder, opened for a model: `adapter_config.json` and `adapter_model.safetensors`, as PEFT writes them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
-use unswag_checkpoint::{Checkpoint, TensorInfo};
+use unswag_abi::doc::{Dtype, Graph};
+use unswag_checkpoint::{Checkpoint, parse_header};
 
-use crate::{AdapterError, config::Config, float};
+use crate::{
+    AdapterError,
+    config::Config,
+    float,
+    spec::{A, AdaptedLayer, B, MAGNITUDE, PREFIX, ReplacedParam, Resolved, Resolver},
+    tie::HeadTie,
+};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
-/// PEFT's names: `base_model.model.MODULE.lora_A.weight`.
-const PREFIX: &str = "base_model.model.";
 
-/// The adapter of one linear layer.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AdapterModule {
-    /// The layer's path: `model.layers.0.self_attn.q_proj`.
-    pub module: String,
-    pub r: u64,
-    pub input: u64,
-    pub output: u64,
-    /// alpha / r, or alpha / sqrt(r).
-    pub scale: f64,
-}
+/// The key in the weights' `__metadata__` under which training records that the base was quantised, and how.
+pub const BASE_QUANTIZATION: &str = "base_quantization";
 
-/// An adapter's folder, opened and checked within itself.
+/// Bytes of a README that are searched for what PEFT says of the base.
+const MOST_README_BYTES: u64 = 1 << 20;
+
+/// An adapter's folder, checked within itself and against the model's graph.
 #[derive(Debug)]
-pub struct Adapter {
+pub struct AdapterSpec {
     path: PathBuf,
     weights: Checkpoint,
     config: Config,
-    modules: Vec<AdapterModule>,
+    resolved: Resolved,
+    tie: HeadTie,
 }
 
-impl Adapter {
+impl AdapterSpec {
+    /// Opens an adapter for a model: its graph, and the checkpoint that has the weights.
+    ///
     /// # Errors
-    /// A file is missing or unsound; a kind of adapter or a setting that is not understood; a tensor without its other half.
-    pub fn open(path: &Path) -> Result<Self, AdapterError> {
+    /// A file is missing or unsound; a kind of adapter or a setting that is not understood; a tensor without its other half, or
+    /// without a module of the model; settings that select other modules than the file has tensors for.
+    pub fn open(path: &Path, graph: &Graph, base: &Checkpoint) -> Result<Self, AdapterError> {
         let config = Config::read(&path.join(CONFIG))?;
         let weights = Checkpoint::open(path.join(WEIGHTS))?;
-        let mut adapter = Adapter { path: path.to_owned(), weights, config, modules: Vec::new() };
-        let names: Vec<String> = adapter.weights.tensors().map(|tensor| tensor.name.to_owned()).collect();
-        for name in &names {
-            let module = name.strip_prefix(PREFIX).and_then(|name| {
-                let of = |end| name.strip_suffix(end);
-                let magnitude = || of(".lora_magnitude_vector").filter(|_| adapter.config.use_dora);
-                of(".lora_A.weight").or_else(|| of(".lora_B.weight")).or_else(magnitude)
-            });
-            let Some(module) = module else {
-                let expected = format!("{PREFIX}MODULE.lora_A.weight or .lora_B.weight");
-                return Err(adapter.tensor_error(name, expected, "this name".into()));
-            };
-            if name.ends_with(".lora_A.weight") {
-                let checked = adapter.check(module)?;
-                adapter.modules.push(checked);
-            } else {
-                adapter.shape(&a_name(module))?;
-            }
-        }
-        Ok(adapter)
+        let file = path.join(WEIGHTS);
+        let mut resolved = Resolver::new(&file, &config, graph, weights.tensors()).resolve()?;
+        let mut spec = AdapterSpec {
+            path: path.to_owned(),
+            weights,
+            config,
+            resolved: Resolved { layers: Vec::new(), replaced: Vec::new(), notes: Vec::new() },
+            tie: HeadTie::None,
+        };
+        spec.drop_copies_of_the_base(&mut resolved, base)?;
+        spec.resolved = resolved;
+        spec.tie = HeadTie::of(graph, &spec.resolved.replaced, |a, b| spec.holds_the_same(a, b))?;
+        spec.tie.rename(&mut spec.resolved.replaced);
+        spec.resolved.notes.extend(spec.quantization_note());
+        Ok(spec)
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    pub fn modules(&self) -> &[AdapterModule] {
-        &self.modules
+    /// The LoRA of each layer that has one, in the graph's order.
+    pub fn layers(&self) -> &[AdaptedLayer] {
+        &self.resolved.layers
+    }
+
+    /// The parameters whose values the adapter has, by the names of [`AdapterSpec::graph`].
+    pub fn replaced(&self) -> &[ReplacedParam] {
+        &self.resolved.replaced
+    }
+
+    /// What a user should know, in sentences.
+    pub fn notes(&self) -> &[String] {
+        &self.resolved.notes
+    }
+
+    /// The rank of modules that no pattern gives another, where the settings say it.
+    pub fn r(&self) -> Option<u64> {
+        self.config.r
     }
 
     pub fn lora_alpha(&self) -> f64 {
@@ -81,84 +99,164 @@ impl Adapter {
         self.config.use_dora
     }
 
-    /// Whether the base stores the adapted weights \[in, out\].
-    pub fn is_stored_transposed(&self) -> bool {
-        self.config.fan_in_fan_out
+    /// Ends of the paths of modules whose weights the adapter has.
+    pub fn modules_to_save(&self) -> &[String] {
+        &self.config.modules_to_save
     }
 
-    /// A \[r, in\] and B \[out, r\] of a module, row by row.
-    ///
-    /// # Errors
-    /// The file cannot be read, or changed since it was opened.
-    pub fn matrices(&self, module: &AdapterModule) -> Result<[Vec<f64>; 2], AdapterError> {
-        Ok([self.read(&a_name(&module.module))?, self.read(&b_name(&module.module))?])
+    pub(crate) fn tie(&self) -> &HeadTie {
+        &self.tie
     }
 
-    /// DoRA's magnitudes of a module, \[out\]; `None` where the adapter has none.
+    /// The graph that the adapter runs on: the model's own, but for a tied head that the adapter gives another weight than the
+    /// embedding. That has a parameter of its own, which [`AdapterSpec::source`] finds.
+    pub fn graph(&self, graph: &Graph) -> Graph {
+        self.tie.cut(graph)
+    }
+
+    /// Reads a parameter that the adapter has, or that a cut tie makes; `None` where the base's tensor of that name counts.
     ///
     /// # Errors
-    /// As [`Adapter::matrices`].
-    pub fn magnitude(&self, module: &AdapterModule) -> Result<Option<Vec<f64>>, AdapterError> {
-        self.config.use_dora.then(|| self.read(&magnitude_name(&module.module))).transpose()
+    /// The file cannot be read, changed since it was opened, or has a value that is not finite.
+    pub fn source(&self, param: &str) -> Option<ParamSource<'_>> {
+        let replaced = self.resolved.replaced.iter().find(|replaced| replaced.param == param);
+        match replaced {
+            Some(replaced) => Some(ParamSource::Adapter(replaced)),
+            None => self.tie.copied(param).map(ParamSource::Base),
+        }
+    }
+
+    /// A \[r, in\] and B \[out, r\] of a layer, row by row.
+    ///
+    /// # Errors
+    /// The file cannot be read, changed since it was opened, or has a value that is not finite.
+    pub fn matrices(&self, layer: &AdaptedLayer) -> Result<[Vec<f64>; 2], AdapterError> {
+        let name = |end: &str| format!("{PREFIX}{}{end}", layer.name_in_file);
+        Ok([self.read(&name(A))?, self.read(&name(B))?])
+    }
+
+    /// DoRA's magnitudes of a layer, \[out\]; `None` where the adapter has none.
+    ///
+    /// # Errors
+    /// As [`AdapterSpec::matrices`].
+    pub fn magnitude(&self, layer: &AdaptedLayer) -> Result<Option<Vec<f64>>, AdapterError> {
+        let name = format!("{PREFIX}{}{MAGNITUDE}", layer.name_in_file);
+        layer.has_magnitude.then(|| self.read(&name)).transpose()
+    }
+
+    /// A replaced parameter's values, row by row.
+    ///
+    /// # Errors
+    /// As [`AdapterSpec::matrices`].
+    pub fn replacement(&self, replaced: &ReplacedParam) -> Result<Vec<f64>, AdapterError> {
+        self.read(&replaced.tensor)
     }
 
     fn read(&self, name: &str) -> Result<Vec<f64>, AdapterError> {
         let mut bytes = Vec::new();
         self.weights.read(name, &mut bytes)?;
         let dtype = self.weights.tensor(name).map(|tensor| tensor.dtype);
-        Ok(float::decode(dtype.expect("it was checked when the adapter was opened"), &bytes))
-    }
-
-    fn check(&self, module: &str) -> Result<AdapterModule, AdapterError> {
-        let ([r, input], [output, b_r]) = (self.shape(&a_name(module))?, self.shape(&b_name(module))?);
-        if b_r != r || r == 0 {
-            let (expected, got) = (format!("[{output}, {r}], as lora_A has it"), format!("[{output}, {b_r}]"));
-            return Err(self.tensor_error(&b_name(module), expected, got));
-        }
-        if let Some(expected) = self.config.r.filter(|expected| *expected != r) {
-            let expected = format!("[{expected}, {input}], for the config's r is {expected}");
-            return Err(self.tensor_error(&a_name(module), expected, format!("[{r}, {input}]")));
-        }
-        if self.config.use_dora {
-            let name = magnitude_name(module);
-            let found = self.weights.tensor(&name);
-            let fits = |tensor: &TensorInfo<'_>| *tensor.shape == [output] && float::is_known(tensor.dtype);
-            if !found.as_ref().is_some_and(fits) {
-                let got = found.map_or("no such tensor".into(), |found| format!("{} {:?}", found.dtype, found.shape));
-                return Err(self.tensor_error(&name, format!("[{output}] of F32, F64, F16 or BF16"), got));
+        let values = float::decode(dtype.expect("it was checked when the adapter was opened"), &bytes);
+        match values.iter().position(|value| !value.is_finite()) {
+            Some(index) => {
+                let (path, name, value) = (self.path.join(WEIGHTS), name.to_owned(), values[index]);
+                Err(AdapterError::NotFinite { path, name, index, value })
             }
-        }
-        let alpha = self.config.lora_alpha;
-        let scale = alpha / if self.config.use_rslora { (r as f64).sqrt() } else { r as f64 };
-        Ok(AdapterModule { module: module.to_owned(), r, input, output, scale })
-    }
-
-    /// Two dimensions of floating-point numbers.
-    fn shape(&self, name: &str) -> Result<[u64; 2], AdapterError> {
-        let expected = || "two dimensions of F32, F64, F16 or BF16".to_owned();
-        let Some(tensor) = self.weights.tensor(name) else {
-            return Err(self.tensor_error(name, expected(), "no such tensor".into()));
-        };
-        match tensor.shape {
-            &[rows, columns] if float::is_known(tensor.dtype) => Ok([rows, columns]),
-            shape => Err(self.tensor_error(name, expected(), format!("{} {shape:?}", tensor.dtype))),
+            None => Ok(values),
         }
     }
 
-    fn tensor_error(&self, name: &str, expected: String, got: String) -> AdapterError {
-        AdapterError::Tensor { path: self.path.join(WEIGHTS), name: name.to_owned(), expected, got }
+    /// Whether two of the adapter's tensors hold the same numbers.
+    fn holds_the_same(&self, a: &str, b: &str) -> Result<bool, AdapterError> {
+        Ok(self.read(a)? == self.read(b)?)
+    }
+
+    /// PEFT saves the base's own weight beside the LoRA of a head. Where it is what the base has, there is nothing to replace.
+    fn drop_copies_of_the_base(&self, resolved: &mut Resolved, base: &Checkpoint) -> Result<(), AdapterError> {
+        let mut kept = Vec::new();
+        for replaced in resolved.replaced.drain(..) {
+            if replaced.is_base_layer && base.tensor(&replaced.param).is_some() {
+                let (mut bytes, mut saved) = (Vec::new(), Vec::new());
+                base.read(&replaced.param, &mut bytes)?;
+                self.weights.read(&replaced.tensor, &mut saved)?;
+                let dtype = base.tensor(&replaced.param).map_or(Dtype::F32, |tensor| tensor.dtype);
+                if (dtype == replaced.dtype && bytes == saved)
+                    || float::decode(dtype, &bytes) == float::decode(replaced.dtype, &saved)
+                {
+                    continue;
+                }
+            }
+            kept.push(replaced);
+        }
+        resolved.replaced = kept;
+        Ok(())
+    }
+
+    /// What says that the adapter learned on a quantised base, whose weights a merge does not have.
+    fn quantization_note(&self) -> Option<String> {
+        let recorded = self.weights.metadata().get(BASE_QUANTIZATION).map(|how| match how.as_str() {
+            "nf4" | "nf4_double_quant" => "in 4 bits (NF4)".to_owned(),
+            other => format!("quantised ({})", other.chars().take(40).collect::<String>()),
+        });
+        let how = recorded.or_else(|| self.named_quantization()).or_else(|| self.readme_quantization())?;
+        Some(format!(
+            "the adapter was trained on a base whose weights were held {how}; on the plain weights it gives somewhat other outputs \
+             than in training, so measure the result"
+        ))
+    }
+
+    /// From the name of the base: published quantised models say so in their names.
+    fn named_quantization(&self) -> Option<String> {
+        let name = self.config.base_model.as_ref()?.rsplit('/').next()?.to_lowercase();
+        let known = ["bnb-4bit", "4bit", "8bit", "int4", "int8", "gptq", "awq"];
+        let found =
+            known.iter().find(|mark| name.split(['-', '_', '.']).collect::<Vec<_>>().join("-").contains(**mark))?;
+        Some(format!("quantised ({found}, by the base's name)"))
+    }
+
+    /// From the README that earlier PEFT releases wrote: bitsandbytes' settings, as they were in training.
+    fn readme_quantization(&self) -> Option<String> {
+        let mut text = String::new();
+        File::open(self.path.join("README.md")).ok()?.take(MOST_README_BYTES).read_to_string(&mut text).ok()?;
+        let says = |mark: &str| text.contains(mark);
+        match (says("load_in_4bit: True"), says("load_in_8bit: True")) {
+            (true, _) => Some("in 4 bits (by its README)".into()),
+            (_, true) => Some("in 8 bits (by its README)".into()),
+            _ => None,
+        }
     }
 }
 
-fn a_name(module: &str) -> String {
-    format!("{PREFIX}{module}.lora_A.weight")
+/// Where a parameter's values come from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ParamSource<'a> {
+    /// The adapter's tensor.
+    Adapter(&'a ReplacedParam),
+    /// Another tensor of the base: the embedding, for a head that no longer shares it.
+    Base(&'a str),
 }
 
-fn b_name(module: &str) -> String {
-    format!("{PREFIX}{module}.lora_B.weight")
-}
-
-/// The one without `.weight` at its end.
-fn magnitude_name(module: &str) -> String {
-    format!("{PREFIX}{module}.lora_magnitude_vector")
+/// Reads an adapter's two files from memory and holds them against a graph, as opening its folder does before it reads data:
+/// the entry for fuzzing.
+///
+/// # Errors
+/// As [`AdapterSpec::open`].
+pub fn check_adapter_bytes(config: &[u8], weights: &[u8], graph: &Graph) -> Result<usize, AdapterError> {
+    let config = Config::parse(config, Path::new(CONFIG))?;
+    let path = Path::new(WEIGHTS);
+    let header = parse_header(weights, weights.len() as u64)
+        .map_err(|fault| AdapterError::Header { path: path.to_owned(), fault })?;
+    let resolved = Resolver::new(path, &config, graph, header.tensors.iter()).resolve()?;
+    let mut values = 0;
+    let data = weights.get(header.bytes as usize..).unwrap_or(&[]);
+    let first = header.tensors.iter().map(|tensor| tensor.range.start).min().unwrap_or(0);
+    for tensor in header.tensors.iter() {
+        // Ranges count from the start of the file.
+        let range = (tensor.range.start - first) as usize..(tensor.range.end - first) as usize;
+        values += data.get(range).map_or(0, |bytes| float::decode(tensor.dtype, bytes).len());
+    }
+    let tied = |a: &str, b: &str| Ok(a == b);
+    let tie = HeadTie::of(graph, &resolved.replaced, tied)?;
+    let _ = tie.cut(graph);
+    Ok(values)
 }

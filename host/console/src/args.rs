@@ -19,9 +19,9 @@ pub use foreign::{advice, parse};
 pub use plan::Plan;
 pub use quantization::{QuantType, Quantization};
 pub use recipe::Run;
-pub use run::{Eval, Generate, Merge, Preprocess};
+pub use run::{Eval, Generate, Merge, MergeDtype, MergeRounding, Preprocess};
 pub use train::{
-    BestMetric, Data, Length, Lora, Optim, Optimizer, ReportTo, Saving, Scheduler, TooLong, Train, Validation,
+    BestMetric, Data, Length, Lora, Optim, Optimizer, Pattern, ReportTo, Saving, Scheduler, TooLong, Train, Validation,
 };
 
 /// Open a checkpoint, let protocol plugins rewrite its module graph, and write a folder the ecosystem still opens.

@@ -18,6 +18,9 @@ pub fn run(args: &Eval, output: &Output) -> Result<Done, Box<dyn Error>> {
     let model = model::open(&args.model, args.compute, output)?;
     let root = model.root().to_owned();
     let mut loader = data::open(&args.data, &root, Order::default())?;
+    if let Some(adapter) = &args.adapter {
+        model.adapter_notes(adapter)?.iter().for_each(|note| term::note(output, &format!("note: {note}")));
+    }
     let rows = Rows::total(output, || Ok(loader.epoch_size()?.rows))?;
     let model = model.for_inference(args.adapter.as_deref())?;
     let mut rows = Rows::new(output, rows);

@@ -29,6 +29,9 @@ pub fn run(args: &Generate, output: &Output) -> Result<Done, Box<dyn Error>> {
     } else {
         tokenizer.encode(&args.prompt, true)?
     };
+    if let Some(adapter) = &args.adapter {
+        model.adapter_notes(adapter)?.iter().for_each(|note| term::note(output, &format!("note: {note}")));
+    }
     let model = model.for_inference(args.adapter.as_deref())?;
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
     // A token may be a part of a character: the stream holds it back until the character is whole.

@@ -5,7 +5,7 @@ use std::error::Error;
 use serde_json::json;
 use unswag_console::{
     Done, Failed,
-    args::{Data, Device, Lora, Optim as OptimName, Output, ReportTo, Scheduler, Train},
+    args::{Data, Device, Lora, Optim as OptimName, Output, Pattern, ReportTo, Scheduler, Train},
     data::{self, Order},
     term::{self, GOOD, WARN, paint},
 };
@@ -156,6 +156,9 @@ fn tuning(args: &Lora, seed: u64) -> Tuning {
         use_rslora: args.use_rslora,
         use_dora: args.use_dora,
         target_modules: args.lora_target_modules.clone(),
+        rank_pattern: Pattern::joined(&args.rank_pattern),
+        alpha_pattern: Pattern::joined(&args.alpha_pattern),
+        modules_to_save: args.modules_to_save.clone(),
         seed,
     })
 }

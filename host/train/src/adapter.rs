@@ -1,12 +1,13 @@
 //! PEFT's adapter folder: `adapter_config.json` and `adapter_model.safetensors`.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
-use unswag_abi::doc::Dtype;
+use unswag_abi::doc::{Dtype, Graph};
+use unswag_adapter::{BASE_QUANTIZATION, LoraTargets};
 use unswag_checkpoint::{Commit, Disk, Existing, NewTensor, Staging, TensorData, Written, pytorch_metadata, silent};
-use unswag_engine::LoraSpec;
+use unswag_engine::LoraLayer;
 
 use crate::{TrainError, TrainingModel};
 
@@ -22,8 +23,14 @@ pub struct LoraConfig {
     pub use_rslora: bool,
     /// Trains each output's magnitude apart from its direction (DoRA).
     pub use_dora: bool,
-    /// Last parts of module paths, or `all-linear`.
+    /// Last parts of module paths, whole paths, or `all-linear`. Each must match a linear layer.
     pub target_modules: Vec<String>,
+    /// Ranks of layers that have another than `r`, by regular expressions for the ends of their paths; the first that matches counts.
+    pub rank_pattern: Vec<(String, u64)>,
+    /// Likewise alphas.
+    pub alpha_pattern: Vec<(String, f64)>,
+    /// Ends of the paths of modules that are trained with all their weights, and saved beside the adapters.
+    pub modules_to_save: Vec<String>,
     /// Of the adapters' first weights.
     pub seed: u64,
 }
@@ -37,37 +44,59 @@ impl Default for LoraConfig {
             use_rslora: false,
             use_dora: false,
             target_modules: vec!["all-linear".into()],
+            rank_pattern: Vec::new(),
+            alpha_pattern: Vec::new(),
+            modules_to_save: Vec::new(),
             seed: 42,
         }
     }
 }
 
 impl LoraConfig {
+    /// What PEFT's rules go by.
+    pub fn targets(&self) -> LoraTargets<'_> {
+        LoraTargets {
+            target_modules: &self.target_modules,
+            r: self.r,
+            lora_alpha: self.lora_alpha,
+            use_rslora: self.use_rslora,
+            rank_pattern: &self.rank_pattern,
+            alpha_pattern: &self.alpha_pattern,
+            modules_to_save: &self.modules_to_save,
+        }
+    }
+
+    /// The layers of a graph that get an adapter.
+    ///
     /// # Errors
-    /// A rank of 0, an alpha that is no positive number, a dropout that drops all, or no target.
-    pub(crate) fn spec(&self) -> Result<LoraSpec, TrainError> {
+    /// A rank or an alpha that cannot be, a dropout that drops all, no target, or a name that no layer has.
+    pub(crate) fn layers(&self, graph: &Graph) -> Result<Vec<LoraLayer>, TrainError> {
         let wrong =
             |what, expected: &str, got: String| Err(TrainError::Argument { what, expected: expected.into(), got });
-        if self.r == 0 || self.r > 1 << 16 {
-            return wrong("r", "1 to 65536", self.r.to_string());
-        }
-        if !(self.lora_alpha.is_finite() && self.lora_alpha > 0.0) {
-            return wrong("lora_alpha", "a number above 0", self.lora_alpha.to_string());
-        }
         if !(0.0..1.0).contains(&self.lora_dropout) {
             return wrong("lora_dropout", "at least 0 and below 1", self.lora_dropout.to_string());
         }
         if self.target_modules.is_empty() {
             return wrong("target_modules", "at least one module name, or all-linear", "none".into());
         }
-        Ok(LoraSpec {
-            r: self.r,
-            alpha: self.lora_alpha,
-            rank_stabilized: self.use_rslora,
+        let selected = self.targets().select(graph)?;
+        let layer = |selected: unswag_adapter::SelectedLayer| LoraLayer {
+            module: selected.layer.path,
+            r: selected.r,
+            scale: selected.scale,
             dropout: self.lora_dropout,
             dora: self.use_dora,
-            targets: self.target_modules.clone(),
-        })
+        };
+        Ok(selected.into_iter().map(layer).collect())
+    }
+
+    /// Positions of the graph's parameters that are trained whole.
+    ///
+    /// # Errors
+    /// A name that no module with parameters has.
+    pub(crate) fn saved_params(&self, graph: &Graph) -> Result<Vec<usize>, TrainError> {
+        let names = self.targets().saved_params(graph)?;
+        Ok(names.iter().filter_map(|name| graph.params.get_index_of(name)).collect())
     }
 }
 
@@ -98,8 +127,13 @@ pub(crate) fn write_adapter(
     config: &LoraConfig,
     staging: &mut Staging<'_>,
 ) -> Result<Vec<Written>, TrainError> {
-    let weights = write_masters(model, WEIGHTS, staging)?;
-    let config = serde_json::to_vec_pretty(&peft_config(model, config)).expect("numbers and words are JSON");
+    let mut metadata = pytorch_metadata();
+    if let Some(nf4) = model.nf4() {
+        let how = if nf4.double_quant { "nf4_double_quant" } else { "nf4" };
+        metadata.insert(BASE_QUANTIZATION.to_owned(), how.to_owned());
+    }
+    let weights = write_tensors(model, WEIGHTS, &metadata, staging)?;
+    let config = serde_json::to_vec_pretty(&PeftConfig::of(model, config)).expect("numbers and words are JSON");
     Ok(vec![weights, staging.write(CONFIG, &config)?])
 }
 
@@ -112,10 +146,22 @@ pub(crate) fn write_masters(
     name: &str,
     staging: &mut Staging<'_>,
 ) -> Result<Written, TrainError> {
+    write_tensors(model, name, &pytorch_metadata(), staging)
+}
+
+fn write_tensors(
+    model: &TrainingModel,
+    name: &str,
+    metadata: &BTreeMap<String, String>,
+    staging: &mut Staging<'_>,
+) -> Result<Written, TrainError> {
     model.check_finite()?;
-    let masters = model.masters.iter();
-    let tensors = masters.map(|master| f32_tensor(master.name.clone(), master.shape.clone(), &master.values)).collect();
-    Ok(staging.write_safetensors(name, &pytorch_metadata(), tensors, &silent)?)
+    let mut tensors = Vec::new();
+    for master in &model.masters {
+        let names = std::iter::once(&master.name).chain(&master.other_names);
+        tensors.extend(names.map(|name| f32_tensor(name.clone(), master.shape.clone(), &master.values)));
+    }
+    Ok(staging.write_safetensors(name, metadata, tensors, &silent)?)
 }
 
 /// A tensor whose bytes are made when it is written.
@@ -137,24 +183,81 @@ pub(crate) fn existing(folder: &Path) -> Result<Existing, TrainError> {
     Ok(Existing::Replace)
 }
 
-fn peft_config(model: &TrainingModel, config: &LoraConfig) -> serde_json::Value {
-    let targets = model.target_modules();
-    json!({
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": model.base_path().display().to_string(),
-        "r": config.r,
-        "lora_alpha": config.lora_alpha,
-        "lora_dropout": config.lora_dropout,
-        "use_rslora": config.use_rslora,
-        "use_dora": config.use_dora,
-        "target_modules": targets,
-        "bias": "none",
-        "fan_in_fan_out": model.is_stored_transposed(),
-        "inference_mode": true,
-        "init_lora_weights": true,
-        "modules_to_save": null,
-        "rank_pattern": {},
-        "alpha_pattern": {},
-    })
+/// `adapter_config.json`, under PEFT's names.
+#[derive(Serialize)]
+struct PeftConfig<'a> {
+    peft_type: &'a str,
+    task_type: &'a str,
+    base_model_name_or_path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<String>,
+    r: u64,
+    lora_alpha: f64,
+    lora_dropout: f64,
+    use_rslora: bool,
+    use_dora: bool,
+    target_modules: Vec<String>,
+    bias: &'a str,
+    fan_in_fan_out: bool,
+    inference_mode: bool,
+    init_lora_weights: bool,
+    modules_to_save: Option<Vec<String>>,
+    /// In the order in which they were given: the first that matches counts, in PEFT too.
+    rank_pattern: IndexMap<&'a str, u64>,
+    alpha_pattern: IndexMap<&'a str, f64>,
+}
+
+impl<'a> PeftConfig<'a> {
+    fn of(model: &TrainingModel, config: &'a LoraConfig) -> Self {
+        let base = BaseName::of(model.checkpoint_root());
+        PeftConfig {
+            peft_type: "LORA",
+            task_type: "CAUSAL_LM",
+            base_model_name_or_path: base.name,
+            revision: base.revision,
+            r: config.r,
+            lora_alpha: config.lora_alpha,
+            lora_dropout: config.lora_dropout,
+            use_rslora: config.use_rslora,
+            use_dora: config.use_dora,
+            target_modules: model.target_modules(),
+            bias: "none",
+            fan_in_fan_out: model.is_stored_transposed(),
+            inference_mode: true,
+            init_lora_weights: true,
+            modules_to_save: Some(model.modules_to_save()).filter(|saved| !saved.is_empty()),
+            rank_pattern: by_name(&config.rank_pattern),
+            alpha_pattern: by_name(&config.alpha_pattern),
+        }
+    }
+}
+
+fn by_name<T: Copy>(entries: &[(String, T)]) -> IndexMap<&str, T> {
+    let mut map = IndexMap::new();
+    for (name, value) in entries {
+        map.entry(name.as_str()).or_insert(*value);
+    }
+    map
+}
+
+/// What `base_model_name_or_path` says, so that it is found from any working directory.
+struct BaseName {
+    name: String,
+    revision: Option<String>,
+}
+
+impl BaseName {
+    /// A snapshot in the hub's cache (`models--ORG--NAME/snapshots/COMMIT`) is named by its id and commit, which other machines
+    /// have too; any other folder by its absolute path.
+    fn of(root: &Path) -> Self {
+        let root = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
+        let name_of = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
+        let snapshot = || {
+            let (revision, snapshots) = (name_of(&root)?, root.parent()?);
+            let repo = name_of(snapshots.parent()?)?;
+            let name = repo.strip_prefix("models--").filter(|_| snapshots.ends_with("snapshots"))?.replace("--", "/");
+            Some(BaseName { name, revision: Some(revision) })
+        };
+        snapshot().unwrap_or_else(|| BaseName { name: root.display().to_string(), revision: None })
+    }
 }

@@ -125,7 +125,7 @@ impl<'a> Exact<'a> {
         observer: &mut dyn Observer,
     ) -> Result<Option<FidelityReport>, TrainError> {
         let mut program = program(graph, ops, Trainable::Nothing, self.model.dtype(), self.model.nf4())?;
-        program.add_lora(&self.model.lora().ok_or(TrainError::NoAdapters)?.spec()?)?;
+        program.add_adapters(&self.model.lora().ok_or(TrainError::NoAdapters)?.layers(graph)?)?;
         let (ours, theirs) = (self.model.program().params(), program.params());
         if let Some((had, has)) = ours.iter().zip(theirs).find(|(had, has)| had != has) {
             return Err(TrainError::Argument {

@@ -12,10 +12,12 @@ use rand_chacha::{
     rand_core::{Rng, SeedableRng},
 };
 use unswag_abi::doc::{Device, Dtype, Graph};
+use unswag_adapter::{AdapterSpec, ParamSource};
 use unswag_checkpoint::Checkpoint;
 use unswag_data::Batch;
 use unswag_engine::{
-    Adapter, Backend, Cache, Nf4, ParamInfo, Params, Plan, PluginOps, Program, Storage, Trainable, dora_norms,
+    Adapter, Backend, Cache, LoraLayer, Nf4, ParamInfo, Params, Plan, PluginOps, Program, Storage, Trainable,
+    dora_norms,
 };
 use unswag_loader::Log;
 use unswag_surgery::{Model, Operation, open_recorded};
@@ -117,69 +119,41 @@ impl UnswagModel {
             Tuning::Lora(config) => first_weights(&program, &adapters, config.seed),
             Tuning::Full => BTreeMap::new(),
         };
-        self.load(program, adapters, first, tuning)
+        self.load(program, adapters, first, tuning, None)
     }
 
     /// Reads the weights to compute with them alone, with an adapter that PEFT or this crate wrote, or without.
     ///
     /// # Errors
     /// The adapter is unsound or does not fit, a file cannot be read, or no memory.
-    pub fn for_inference(self, adapter: Option<&Path>) -> Result<TrainingModel, TrainError> {
-        match adapter {
-            Some(path) => self.for_training_from(path, 0.0, 0),
-            None => {
-                let program = self.program(Trainable::Nothing)?;
-                self.load(program, Vec::new(), BTreeMap::new(), LoraConfig::default().into())
-            }
-        }
+    pub fn for_inference(mut self, adapter: Option<&Path>) -> Result<TrainingModel, TrainError> {
+        let Some(path) = adapter else {
+            let program = self.program(Trainable::Nothing)?;
+            return self.load(program, Vec::new(), BTreeMap::new(), LoraConfig::default().into(), None);
+        };
+        let spec = AdapterSpec::open(path, &self.model.graph, &self.model.checkpoint)?;
+        self.model.graph = spec.graph(&self.model.graph);
+        let config = config_of(&spec);
+        let layer = |adapted: &unswag_adapter::AdaptedLayer| LoraLayer {
+            module: adapted.layer.path.clone(),
+            r: adapted.r,
+            scale: adapted.scale,
+            dropout: 0.0,
+            dora: adapted.has_magnitude,
+        };
+        let layers: Vec<LoraLayer> = spec.layers().iter().map(layer).collect();
+        let mut program = self.program(Trainable::Nothing)?;
+        let adapters = program.add_adapters(&layers)?;
+        let values = saved_values(&spec, &adapters)?;
+        self.load(program, adapters, values, config.into(), Some(&spec))
     }
 
-    /// Reads the weights and an adapter to train it further, with this dropout. The seed is of the run's, for what is random in it.
+    /// What an adapter says of itself that a user should know, in sentences.
     ///
     /// # Errors
-    /// The adapter is unsound or does not fit, a file cannot be read, or no memory.
-    pub fn for_training_from(self, path: &Path, lora_dropout: f64, seed: u64) -> Result<TrainingModel, TrainError> {
-        let saved = unswag_adapter::Adapter::open(path)?;
-        let ranks: BTreeSet<u64> = saved.modules().iter().map(|module| module.r).collect();
-        let [r] = ranks.iter().copied().collect::<Vec<_>>()[..] else {
-            return Err(TrainError::Argument {
-                what: "the ranks of the adapter's modules",
-                expected: "one for all".into(),
-                got: format!("{ranks:?}"),
-            });
-        };
-        let config = LoraConfig {
-            r,
-            lora_alpha: saved.lora_alpha(),
-            lora_dropout,
-            use_rslora: saved.use_rslora(),
-            use_dora: saved.use_dora(),
-            target_modules: saved.modules().iter().map(|module| module.module.clone()).collect(),
-            seed,
-        };
-        let (program, adapters) = self.with_adapters(&config)?;
-        let mut values = BTreeMap::new();
-        for module in saved.modules() {
-            let fits = |adapter: &&Adapter| {
-                let shape = |param: usize| program.params()[param].shape;
-                adapter.module == module.module
-                    && shape(adapter.a) == [r, module.input]
-                    && shape(adapter.b) == [module.output, r]
-            };
-            let Some(adapter) = adapters.iter().find(fits) else {
-                return Err(TrainError::Argument {
-                    what: "the adapter's modules",
-                    expected: "linear layers of this model, of the adapter's sizes".into(),
-                    got: format!("{} with {} inputs and {} outputs", module.module, module.input, module.output),
-                });
-            };
-            let [a, b] = saved.matrices(module)?;
-            let magnitude = adapter.magnitude.zip(saved.magnitude(module)?);
-            for (param, read) in [(adapter.a, a), (adapter.b, b)].into_iter().chain(magnitude) {
-                values.insert(param, read.into_iter().map(|value| value as f32).collect());
-            }
-        }
-        self.load(program, adapters, values, config.into())
+    /// The adapter is unsound or does not fit.
+    pub fn adapter_notes(&self, adapter: &Path) -> Result<Vec<String>, TrainError> {
+        Ok(AdapterSpec::open(adapter, &self.model.graph, &self.model.checkpoint)?.notes().to_vec())
     }
 
     /// What a step on rows of so many tokens takes, and how it is run, without reading a weight: the step is run on sizes alone.
@@ -221,7 +195,8 @@ impl UnswagModel {
 
     fn with_adapters(&self, config: &LoraConfig) -> Result<(Program, Vec<Adapter>), TrainError> {
         let mut program = self.program(Trainable::Nothing)?;
-        let adapters = program.add_lora(&config.spec()?)?;
+        let adapters = program.add_adapters(&config.layers(&self.model.graph)?)?;
+        program.train_params(&config.saved_params(&self.model.graph)?)?;
         Ok((program, adapters))
     }
 
@@ -243,6 +218,7 @@ impl UnswagModel {
         adapters: Vec<Adapter>,
         mut first: BTreeMap<usize, Vec<f32>>,
         tuning: Tuning,
+        spec: Option<&AdapterSpec>,
     ) -> Result<TrainingModel, TrainError> {
         let torch = self.torch.clone();
         memory::require_weights(&program, &torch)?;
@@ -258,23 +234,30 @@ impl UnswagModel {
                     None => torch.zeros(info.shape, info.dtype)?,
                 });
             }
-            let stored = self.read(&torch, info, &mut buffer, &mut hasher)?;
+            let source = spec.and_then(|spec| Some((spec, spec.source(&info.name)?)));
+            let stored = match source {
+                Some((spec, ParamSource::Adapter(replaced))) => {
+                    let values = spec.replacement(replaced)?;
+                    let values: Vec<f32> = values.into_iter().map(|value| value as f32).collect();
+                    torch.tensor_from_f32(info.shape, Dtype::F32, &|| values.clone())?
+                }
+                Some((_, ParamSource::Base(name))) => self.read(&torch, info, name, &mut buffer, &mut hasher)?,
+                None => self.read(&torch, info, &info.name, &mut buffer, &mut hasher)?,
+            };
             if program.is_trainable(index) {
                 first.insert(index, stored.to_f32()?);
             }
             held(&torch, info, stored)
         })?;
-        if let Tuning::Lora(config) = &tuning {
-            for adapter in &adapters {
-                let Some(magnitude) = adapter.magnitude.filter(|param| !first.contains_key(param)) else { continue };
-                let [weight, a, b] = [adapter.weight, adapter.a, adapter.b].map(|param| &params.tensors()[param]);
-                let norms = dora_norms(&torch, (weight, adapter.weight_view), config.spec()?.scale(), [a, b])?;
-                first.insert(magnitude, norms.to_f32()?);
-                params.tensors_mut()[magnitude] = norms;
-            }
+        for adapter in &adapters {
+            let Some(magnitude) = adapter.magnitude.filter(|param| !first.contains_key(param)) else { continue };
+            let [weight, a, b] = [adapter.weight, adapter.a, adapter.b].map(|param| &params.tensors()[param]);
+            let norms = dora_norms(&torch, (weight, adapter.weight_view), adapter.scale, [a, b])?;
+            first.insert(magnitude, norms.to_f32()?);
+            params.tensors_mut()[magnitude] = norms;
         }
         let masters = match &tuning {
-            Tuning::Lora(_) => adapter_masters(&program, &adapters, first),
+            Tuning::Lora(_) => adapter_masters(&self.model.graph, &program, &adapters, first),
             Tuning::Full => graph_masters(&self.model.graph, first),
         };
         let (dtype, nf4, base_digest) = (self.dtype, self.nf4, hasher.finalize().to_hex().to_string());
@@ -302,11 +285,12 @@ impl UnswagModel {
         &self,
         torch: &Torch,
         info: &ParamInfo,
+        tensor: &str,
         buffer: &mut Vec<u8>,
         hasher: &mut blake3::Hasher,
     ) -> Result<TorchTensor, TrainError> {
         let stored = self.model.graph.params[&info.name].dtype;
-        self.model.checkpoint.read(&info.name, buffer)?;
+        self.model.checkpoint.read(tensor, buffer)?;
         hasher.update(format!("{} {stored} {:?}\n", info.name, info.shape).as_bytes()).update(buffer);
         Ok(torch.tensor_from_bytes(info.shape, stored, buffer)?)
     }
@@ -354,8 +338,42 @@ pub(crate) fn program(
     Ok(program)
 }
 
-/// In the order of the files: each adapter's tensors after the other's.
-fn adapter_masters(program: &Program, adapters: &[Adapter], mut values: BTreeMap<usize, Vec<f32>>) -> Vec<Master> {
+/// The settings that an adapter's files state, for what reads a model's own.
+fn config_of(spec: &AdapterSpec) -> LoraConfig {
+    LoraConfig {
+        r: spec.r().or_else(|| spec.layers().first().map(|layer| layer.r)).unwrap_or(1),
+        lora_alpha: spec.lora_alpha(),
+        lora_dropout: 0.0,
+        use_rslora: spec.use_rslora(),
+        use_dora: spec.use_dora(),
+        target_modules: spec.layers().iter().map(|adapted| adapted.layer.path.clone()).collect(),
+        modules_to_save: spec.modules_to_save().to_vec(),
+        seed: 0,
+        ..LoraConfig::default()
+    }
+}
+
+/// The values that an adapter's files have for the program's parameters.
+fn saved_values(spec: &AdapterSpec, adapters: &[Adapter]) -> Result<BTreeMap<usize, Vec<f32>>, TrainError> {
+    let mut values = BTreeMap::new();
+    // Both are in the graph's order.
+    for (adapted, adapter) in spec.layers().iter().zip(adapters) {
+        let [a, b] = spec.matrices(adapted)?;
+        let magnitude = adapter.magnitude.zip(spec.magnitude(adapted)?);
+        for (param, read) in [(adapter.a, a), (adapter.b, b)].into_iter().chain(magnitude) {
+            values.insert(param, read.into_iter().map(|value| value as f32).collect());
+        }
+    }
+    Ok(values)
+}
+
+/// In the order of the files: each adapter's tensors after the other's, then the modules that are trained whole.
+fn adapter_masters(
+    graph: &Graph,
+    program: &Program,
+    adapters: &[Adapter],
+    mut values: BTreeMap<usize, Vec<f32>>,
+) -> Vec<Master> {
     let tensors = adapters.iter().flat_map(|adapter| {
         let tensor = |(name, param): (String, usize)| (name, param, Some(param) == adapter.magnitude);
         adapter.peft_tensors().into_iter().map(tensor)
@@ -363,16 +381,34 @@ fn adapter_masters(program: &Program, adapters: &[Adapter], mut values: BTreeMap
     let master = |(name, param, is_vector): (String, usize, bool)| {
         let [rows, columns] = program.params()[param].shape;
         let shape = if is_vector { vec![columns] } else { vec![rows, columns] };
-        Some(Master { name, param, shape, decays: true, values: values.remove(&param)? })
+        Some(Master { name, other_names: Vec::new(), param, shape, decays: true, values: values.remove(&param)? })
     };
-    tensors.filter_map(master).collect()
+    let mut masters: Vec<Master> = tensors.filter_map(master).collect();
+    let whole = values.into_iter().filter(|(param, _)| *param < graph.params.len());
+    masters.extend(whole.filter_map(|(param, values)| saved_master(graph, param, values)));
+    masters
+}
+
+/// A parameter that is trained whole. A tied matrix is trained once and saved for each of its modules, because PEFT trains and loads
+/// them apart.
+fn saved_master(graph: &Graph, param: usize, values: Vec<f32>) -> Option<Master> {
+    let (name, info) = graph.params.get_index(param)?;
+    let roles = |node: &unswag_abi::doc::Node| {
+        let role = node.params.iter().find(|(_, param)| *param == name).map(|(role, _)| role.clone())?;
+        Some(format!("base_model.model.{}.{role}", node.path))
+    };
+    let mut names = graph.nodes.iter().filter_map(roles);
+    let first = names.next()?;
+    let (shape, decays) = (info.shape.clone(), tuning::decays(graph, name));
+    Some(Master { name: first, other_names: names.collect(), param, shape, decays, values })
 }
 
 fn graph_masters(graph: &Graph, values: BTreeMap<usize, Vec<f32>>) -> Vec<Master> {
     let master = |(param, values)| {
         let (name, info) = graph.params.get_index(param)?;
         let shape = info.shape.clone();
-        Some(Master { name: name.clone(), param, shape, decays: tuning::decays(graph, name), values })
+        let (name, decays) = (name.clone(), tuning::decays(graph, name));
+        Some(Master { name, other_names: Vec::new(), param, shape, decays, values })
     };
     values.into_iter().filter_map(master).collect()
 }
@@ -399,6 +435,8 @@ fn first_weights(program: &Program, adapters: &[Adapter], seed: u64) -> BTreeMap
 pub(crate) struct Master {
     /// What files call it.
     pub name: String,
+    /// Under these names an adapter's file has it too.
+    pub other_names: Vec<String>,
     /// Its position among the program's parameters.
     pub param: usize,
     /// As files have it.
@@ -469,6 +507,11 @@ impl TrainingModel {
         check_outside(folder, &bases(&self.path, self.record_base.as_deref()))
     }
 
+    /// The folder that the base's weights lie in, links resolved.
+    pub(crate) fn checkpoint_root(&self) -> &Path {
+        self.checkpoint.root()
+    }
+
     /// By how much this process's resident memory grew at most since the first weight was read, pages of libraries' files aside.
     /// `None` where the system does not say.
     pub fn resident_growth_bytes(&self) -> Option<u64> {
@@ -536,13 +579,17 @@ impl TrainingModel {
         Ok(())
     }
 
-    /// What PEFT is to match the trained modules by: last parts of paths where every linear layer of that name has an
-    /// adapter, else whole paths.
+    /// What PEFT is to match the trained modules by: last parts of paths where every module of that name has an adapter, else whole
+    /// paths.
     pub(crate) fn target_modules(&self) -> Vec<String> {
         let last = |path: &str| path.rsplit('.').next().unwrap_or(path).to_owned();
         let adapted: BTreeSet<&str> = self.adapters.iter().map(|adapter| adapter.module.as_str()).collect();
-        let without: BTreeSet<String> =
-            self.linear_modules().filter(|module| !adapted.contains(module)).map(last).collect();
+        let linear = self.graph.nodes.iter().filter(|node| node.kind == "linear").map(|node| node.path.as_str());
+        let without = linear.filter(|module| !adapted.contains(module)).map(last);
+        // Modules that the graph leaves out, such as those of a multimodal model's images, PEFT sees all the same.
+        let others = self.checkpoint.tensors().filter(|tensor| !self.graph.params.contains_key(tensor.name));
+        let others = others.filter_map(|tensor| tensor.name.strip_suffix(".weight").map(last));
+        let without: BTreeSet<String> = without.chain(others).collect();
         let names: BTreeSet<String> = adapted.iter().map(|module| last(module)).collect();
         match names.is_disjoint(&without) {
             true => names.into_iter().collect(),
@@ -550,11 +597,16 @@ impl TrainingModel {
         }
     }
 
-    /// Paths of the linear layers, the head among them.
-    fn linear_modules(&self) -> impl Iterator<Item = &str> {
-        let linear = self.graph.nodes.iter().filter(|node| node.kind == "linear");
-        let weights = linear.filter_map(|node| node.params.get("weight"));
-        weights.map(|name| name.strip_suffix(".weight").unwrap_or(name))
+    /// What PEFT is to take as modules that are saved whole: what was asked for, and what shares a matrix with it.
+    pub(crate) fn modules_to_save(&self) -> Vec<String> {
+        let asked = self.lora().map(|config| config.modules_to_save.clone()).unwrap_or_default();
+        let shared = self.masters.iter().filter(|master| !master.other_names.is_empty());
+        let names = shared.flat_map(|master| std::iter::once(&master.name).chain(&master.other_names));
+        let modules = names.filter_map(|name| name.strip_prefix("base_model.model.")?.rsplit_once('.'));
+        let more = modules.map(|(module, _)| module.to_owned());
+        let mut saved: Vec<String> = asked.clone();
+        saved.extend(more.filter(|module| !asked.iter().any(|name| module.ends_with(name.as_str()))));
+        saved
     }
 
     /// Whether the adapted layers store their weight \[in, out\], which PEFT wants to be told.

@@ -6,12 +6,12 @@ use std::{
 };
 
 use tempfile::TempDir;
-use unswag_adapter::{Adapter, AdapterError, merge};
-use unswag_checkpoint::{Checkpoint, RealDisk, silent};
+use unswag_adapter::{AdapterError, AdapterSpec, MergeOptions, MergeReport, Rounding, merge};
+use unswag_checkpoint::{RealDisk, silent};
 use unswag_data::{Batch, Row, Tokenizer};
 use unswag_tests::{Family, Tiny, python};
 use unswag_train::{
-    LoraConfig, Sampling, Schedule, SchedulerType, Trainer, TrainingArguments, UnswagModel, generate, save_adapter,
+    LoraConfig, Nf4, Sampling, Schedule, SchedulerType, Trainer, TrainingArguments, UnswagModel, generate, save_adapter,
 };
 
 fn batch() -> Batch {
@@ -44,6 +44,13 @@ fn logits(path: &Path, adapter: Option<&Path>) -> Vec<f32> {
     model.logits(&batch()).expect("logits")
 }
 
+fn merged(base: &Path, adapter: &Path, out: &Path, options: MergeOptions) -> Result<MergeReport, AdapterError> {
+    let model = UnswagModel::from_pretrained(base).expect("a model");
+    let (checkpoint, graph) = (&model.model().checkpoint, &model.model().graph);
+    let spec = AdapterSpec::open(adapter, graph, checkpoint)?;
+    merge(checkpoint, graph, &spec, out, options, &RealDisk, &silent)
+}
+
 fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
@@ -57,21 +64,21 @@ fn a_merged_model_has_the_logits_of_base_and_adapter() {
         [(Family::Llama, false), (Family::Llama, true), (Family::Gpt2, false), (Family::Qwen3, false)]
     {
         let [base, adapter] = trained(temp.path(), family, use_rslora);
-        let merged = temp.path().join("merged");
-        let opened = Adapter::open(&adapter).expect("sound");
-        let report =
-            merge(&Checkpoint::open(&base).expect("sound"), &opened, &merged, &RealDisk, &silent).expect("merged");
-        assert_eq!(report.modules.len(), opened.modules().len());
+        let out = temp.path().join("merged");
+        let report = merged(&base, &adapter, &out, MergeOptions::default()).expect("merged");
+        assert_eq!(report.modules.len(), if family == Family::Gpt2 { 8 } else { 14 });
         for module in &report.modules {
-            let off = (module.delta_norm - module.adapter_norm).abs();
-            assert!(module.delta_norm > 0.0 && off < 1e-5 * module.adapter_norm, "{module:?}");
+            let (moved, intended) = (module.change.delta_norm, module.change.adapter_norm);
+            assert!(moved > 0.0 && (moved - intended).abs() < 1e-5 * intended, "{module:?}");
+            assert!((module.change.arrived.expect("a change") - 1.0).abs() < 1e-4, "{module:?}");
         }
+        assert_eq!(report.notes, [""; 0], "nothing was lost");
         let (with_adapter, plain) = (logits(&base, Some(&adapter)), logits(&base, None));
-        let difference = largest_difference(&logits(&merged, None), &with_adapter);
+        let difference = largest_difference(&logits(&out, None), &with_adapter);
         let moved = largest_difference(&plain, &with_adapter);
         assert!(moved > 0.05, "{family:?}: the adapter moves the logits by {moved} alone");
         assert!(difference < 1e-4 * moved, "{family:?}: {difference} of {moved}");
-        fs::remove_dir_all(&merged).expect("removed");
+        fs::remove_dir_all(&out).expect("removed");
         fs::remove_dir_all(&adapter).expect("removed");
     }
 }
@@ -82,8 +89,7 @@ fn a_merge_that_changes_nothing_or_does_not_fit_is_refused() {
     let [base, adapter] = trained(temp.path(), Family::Llama, false);
     let out = temp.path().join("merged");
     let refused = |base: &Path, adapter: &Path| {
-        let opened = Adapter::open(adapter)?;
-        let error = merge(&Checkpoint::open(base)?, &opened, &out, &RealDisk, &silent).expect_err("refused");
+        let error = merged(base, adapter, &out, MergeOptions::default()).expect_err("refused");
         assert!(!out.exists(), "{error}");
         Err::<(), _>(error)
     };
@@ -109,7 +115,10 @@ fn a_merge_that_changes_nothing_or_does_not_fit_is_refused() {
         // It says DoRA, and has no magnitudes.
         ("\"use_dora\": false", "\"use_dora\": true", "lora_magnitude_vector"),
         ("\"bias\": \"none\"", "\"bias\": \"all\"", "bias"),
-        ("\"rank_pattern\": {}", "\"rank_pattern\": {\"q_proj\": 2}", "rank_pattern"),
+        ("\"rank_pattern\": {}", "\"rank_pattern\": {\"q_proj\": 2}", "the config's r is 2"),
+        ("\"down_proj\",", "", "PEFT would leave it out"),
+        ("\"modules_to_save\": null", "\"modules_to_save\": [\"lm_head\"]", "lm_head.weight: expected a tensor"),
+        ("\"lora_alpha\": 6.0", "\"lora_alpha\": -6.0", "lora_alpha: expected a number above 0"),
         ("\"peft_type\": \"LORA\"", "\"peft_type\": \"IA3\"", "peft_type"),
     ] {
         assert!(text.contains(from), "{from}");
@@ -117,6 +126,125 @@ fn a_merge_that_changes_nothing_or_does_not_fit_is_refused() {
         let error = refused(&base, &adapter).expect_err("not understood").to_string();
         assert!(error.contains(what), "{error}");
     }
+}
+
+/// The same adapter with its B matrices scaled, or its first values not finite.
+fn change_adapter(adapter: &Path, change: impl Fn(&str, &mut [f32])) {
+    let path = adapter.join("adapter_model.safetensors");
+    let bytes = fs::read(&path).expect("written");
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("sound");
+    let mut changed: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
+    for (name, tensor) in tensors.tensors() {
+        let bits = tensor.data().as_chunks::<4>().0;
+        let mut values: Vec<f32> = bits.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        change(&name, &mut values);
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        changed.push((name, tensor.shape().to_vec(), bytes));
+    }
+    let views = changed.iter().map(|(name, shape, bytes)| {
+        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
+        (name.as_str(), view.expect("its bytes"))
+    });
+    safetensors::serialize_to_file(views, None, &path).expect("written");
+}
+
+#[test]
+fn a_merge_says_what_was_lost_to_rounding_and_float32_or_stochastic_rounding_keep_it() {
+    let temp = TempDir::new().expect("a folder");
+    let [base, adapter] = trained(temp.path(), Family::Llama, false);
+    // The same weights in bf16, of which an adapter of this size moves few.
+    let half = temp.path().join("half");
+    Tiny::new(Family::Llama).write(&half);
+    change_adapter(&adapter, |name, values| {
+        if name.contains("lora_B") {
+            values.iter_mut().for_each(|value| *value *= 2e-4);
+        }
+    });
+    let out = temp.path().join("merged");
+    let run = |base: &Path, options| {
+        let report = merged(base, &adapter, &out, options).expect("merged");
+        let config = fs::read_to_string(out.join("config.json")).expect("written");
+        let found = logits(&out, None);
+        fs::remove_dir_all(&out).expect("removed");
+        (report, config, found)
+    };
+    let arrived = |report: &MergeReport| report.total.arrived.expect("a change");
+    let (nearest, config, _) = run(&half, MergeOptions::default());
+    assert!(arrived(&nearest) < 0.5, "{:?}", nearest.total);
+    assert!(nearest.notes[0].contains("most of what the adapter adds was lost"), "{:?}", nearest.notes);
+    assert!(nearest.notes[0].contains("--dtype float32") && config.contains("bfloat16"), "{:?}", nearest.notes);
+    let modules: Vec<&str> = nearest.modules.iter().map(|module| module.module.as_str()).collect();
+    assert_eq!((modules[0], modules[13]), ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"));
+
+    let (wide, config, found) = run(&half, MergeOptions { float32: true, ..MergeOptions::default() });
+    assert!((arrived(&wide) - 1.0).abs() < 1e-3 && wide.notes.is_empty(), "{wide:?}");
+    assert!(config.contains("float32") && !config.contains("bfloat16"), "{config}");
+    // bf16 widens exactly: the result is the adapter on the same weights in f32.
+    let model = UnswagModel::from_pretrained(&half).expect("a model").with_dtype(unswag_abi::doc::Dtype::F32);
+    let expected = model.for_inference(Some(&adapter)).expect("fits").logits(&batch()).expect("logits");
+    assert!(largest_difference(&found, &expected) < 1e-5, "{}", largest_difference(&found, &expected));
+
+    let stochastic = |seed| MergeOptions { rounding: Rounding::Stochastic { seed }, ..MergeOptions::default() };
+    let (first, _, bits) = run(&half, stochastic(1));
+    assert!((arrived(&first) - 1.0).abs() < 0.15, "{:?}", first.total);
+    assert_eq!(bits, run(&half, stochastic(1)).2, "a seed repeats itself");
+    assert_ne!(bits, run(&half, stochastic(2)).2);
+    // In f32 nothing is lost, and nothing is said.
+    assert!(run(&base, MergeOptions::default()).0.notes.is_empty());
+}
+
+#[test]
+fn a_diverged_adapter_and_a_weight_beyond_its_type_are_named() {
+    let temp = TempDir::new().expect("a folder");
+    let [_, adapter] = trained(temp.path(), Family::Llama, false);
+    let half = temp.path().join("half");
+    Tiny { dtype: safetensors::Dtype::F16, ..Tiny::new(Family::Llama) }.write(&half);
+    let out = temp.path().join("merged");
+    let module = "model.layers.1.mlp.up_proj";
+    for (value, expected) in [
+        (f32::NAN, "tensor base_model.model.model.layers.1.mlp.up_proj.lora_B.weight: element 5 is NaN"),
+        (1e9, "which F16 cannot hold; nothing was written; merge with --dtype float32"),
+    ] {
+        change_adapter(&adapter, |name, values| {
+            if name.ends_with(&format!("{module}.lora_B.weight")) {
+                values[5] = value;
+            }
+        });
+        let said = merged(&half, &adapter, &out, MergeOptions::default()).expect_err("refused").to_string();
+        assert!(said.contains(module) && said.contains(expected), "{said}");
+        assert!(!out.exists());
+    }
+    merged(&half, &adapter, &out, MergeOptions { float32: true, ..MergeOptions::default() }).expect("f32 holds it");
+}
+
+#[test]
+fn an_adapter_of_a_quantised_base_says_so_where_it_is_merged() {
+    let temp = TempDir::new().expect("a folder");
+    let [base, adapter] = trained(temp.path(), Family::Llama, false);
+    let notes = |adapter: &Path| {
+        let out = temp.path().join("merged");
+        let report = merged(&base, adapter, &out, MergeOptions::default()).expect("merged");
+        fs::remove_dir_all(&out).expect("removed");
+        report.notes.join("\n")
+    };
+    assert_eq!(notes(&adapter), "");
+    let quantised = temp.path().join("quantised");
+    let model = UnswagModel::from_pretrained(&base).expect("a model").with_4bit(Nf4 { double_quant: true });
+    let mut trainer =
+        Trainer::new(model.for_training(LoraConfig::default()).expect("adapters"), TrainingArguments::default())
+            .expect("settings");
+    trainer.step(&[batch()], 2e-2).expect("a step");
+    save_adapter(trainer.model(), &quantised, &RealDisk).expect("saved");
+    assert!(notes(&quantised).contains("held in 4 bits (NF4)"), "{}", notes(&quantised));
+    // What PEFT leaves to see: the base's name, or bitsandbytes' settings in an older README.
+    fs::write(adapter.join("README.md"), "- load_in_8bit: True\n").expect("written");
+    assert!(notes(&adapter).contains("in 8 bits (by its README)"), "{}", notes(&adapter));
+    let config = adapter.join("adapter_config.json");
+    let text = fs::read_to_string(&config).expect("written");
+    let base_name = base.canonicalize().expect("there").display().to_string();
+    assert!(text.contains(&base_name), "named by its absolute path: {text}");
+    fs::write(&config, text.replace(&base_name, "unsloth/llama-3-8b-bnb-4bit")).expect("written");
+    assert!(notes(&adapter).contains("quantised (bnb-4bit, by the base's name)"), "{}", notes(&adapter));
 }
 
 #[test]

@@ -5,9 +5,10 @@ use std::{env, error::Error, path::PathBuf, rc::Rc};
 use clap::CommandFactory;
 use serde_json::json;
 use unswag_abi::doc::{Dtype, Graph};
+use unswag_adapter::{LoraTargets, SelectedLayer};
 use unswag_console::recipe::{Recipe, is_recipe};
 use unswag_engine::{
-    Bar, EngineError, LoraSpec, Nf4, OptimizerState, Pass, Plan, PlanOptions, PluginOps, Policy, Program, Survey,
+    Bar, EngineError, LoraLayer, Nf4, OptimizerState, Pass, Plan, PlanOptions, PluginOps, Policy, Program, Survey,
     Trainable, longest_seq,
 };
 use unswag_loader::device::Machine;
@@ -15,7 +16,7 @@ use unswag_surgery::{Model, Operation, open_recorded, operate, record::Step};
 
 use crate::{
     Done,
-    args::{self, Cli, Output, Precision},
+    args::{self, Cli, Output, Pattern, Precision},
     commands::run::protocols,
     term::{self, BOLD, DIM, NAME, Table, paint},
 };
@@ -173,9 +174,6 @@ fn program(
     output: &Output,
 ) -> Result<(Program, usize), Box<dyn Error>> {
     let lora = &args.lora;
-    if !(1..=1 << 16).contains(&lora.lora_r) {
-        return Err(format!("--lora-r: expected 1 to 65536, got {}", lora.lora_r).into());
-    }
     let log = term::plugin_log(output);
     // A plain model asks for no lock file.
     let open = (!subject.steps.is_empty()).then(|| open_recorded(&subject.steps, &log)).transpose()?;
@@ -189,14 +187,28 @@ fn program(
     if lora.full_finetuning {
         return Ok((program, 0));
     }
-    let adapters = program.add_lora(&LoraSpec {
+    let (rank_pattern, alpha_pattern) = (Pattern::joined(&lora.rank_pattern), Pattern::joined(&lora.alpha_pattern));
+    let targets = LoraTargets {
+        target_modules: &lora.lora_target_modules,
         r: lora.lora_r,
-        alpha: lora.lora_alpha,
-        rank_stabilized: lora.use_rslora,
+        lora_alpha: lora.lora_alpha,
+        use_rslora: lora.use_rslora,
+        rank_pattern: &rank_pattern,
+        alpha_pattern: &alpha_pattern,
+        modules_to_save: &lora.modules_to_save,
+    };
+    let layer = |selected: SelectedLayer| LoraLayer {
+        module: selected.layer.path,
+        r: selected.r,
+        scale: selected.scale,
         dropout: lora.lora_dropout,
         dora: lora.use_dora,
-        targets: lora.lora_target_modules.clone(),
-    })?;
+    };
+    let layers: Vec<LoraLayer> = targets.select(&subject.graph)?.into_iter().map(layer).collect();
+    let adapters = program.add_adapters(&layers)?;
+    let saved = targets.saved_params(&subject.graph)?;
+    let saved: Vec<usize> = saved.iter().filter_map(|name| subject.graph.params.get_index_of(name)).collect();
+    program.train_params(&saved)?;
     Ok((program, adapters.len()))
 }
 

@@ -1,8 +1,13 @@
 //! `unswag train`: transformers' and PEFT's names and defaults, wherever they have one.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use clap::{ArgAction, ArgGroup, Args, ValueEnum, ValueHint};
+use indexmap::IndexMap;
+use serde::de::DeserializeOwned;
 
 use super::{Compute, plan::size};
 
@@ -182,7 +187,7 @@ pub struct Lora {
     /// The adapters' output is multiplied by alpha / r.
     #[arg(long, value_name = "ALPHA", default_value_t = 8.0)]
     pub lora_alpha: f64,
-    /// Last parts of module paths (q_proj), whole paths, or all-linear: every linear layer but the head.
+    /// Last parts of module paths (q_proj, lm_head), whole paths, or all-linear: every linear layer but the head. Each must match.
     #[arg(long, aliases = ["target-modules", "lora-target"], value_name = "NAME", num_args = 1.., value_delimiter = ',', default_value = "all-linear")]
     pub lora_target_modules: Vec<String>,
     /// Multiply by alpha / sqrt(r) instead (rsLoRA).
@@ -194,13 +199,46 @@ pub struct Lora {
     /// Train the magnitude of each output's weights apart from their direction (DoRA).
     #[arg(long)]
     pub use_dora: bool,
+    /// Give layers another rank: NAME=R, NAME being a regular expression for the end of a module's path; or a JSON object. The first
+    /// that matches counts.
+    #[arg(long, value_name = "NAME=R", num_args = 1.., value_parser = pattern::<u64>)]
+    pub rank_pattern: Vec<Pattern<u64>>,
+    /// Likewise another alpha: NAME=ALPHA, or a JSON object.
+    #[arg(long, value_name = "NAME=ALPHA", num_args = 1.., value_parser = pattern::<f64>)]
+    pub alpha_pattern: Vec<Pattern<f64>>,
+    /// Train these modules with all their weights, and save them with the adapter: embed_tokens, lm_head. A head that shares the
+    /// embedding's matrix is trained with it, once.
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    pub modules_to_save: Vec<String>,
     /// Train every weight instead of adapters. What comes out is a whole model.
     #[arg(
         long,
         alias = "full-fine-tuning",
-        conflicts_with_all = ["lora_r", "lora_alpha", "lora_target_modules", "use_rslora", "lora_dropout", "use_dora", "load_in_4bit"]
+        conflicts_with_all = ["lora_r", "lora_alpha", "lora_target_modules", "use_rslora", "lora_dropout", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "load_in_4bit"]
     )]
     pub full_finetuning: bool,
+}
+
+/// Values by patterns for the ends of module paths, in the order in which they were given.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pattern<T>(pub Vec<(String, T)>);
+
+impl<T: Copy> Pattern<T> {
+    /// The entries of several, one after the other.
+    pub fn joined(patterns: &[Self]) -> Vec<(String, T)> {
+        patterns.iter().flat_map(|pattern| pattern.0.iter().cloned()).collect()
+    }
+}
+
+/// `NAME=VALUE`, or a JSON object of several.
+fn pattern<T: FromStr + DeserializeOwned>(text: &str) -> Result<Pattern<T>, String> {
+    if text.trim_start().starts_with('{') {
+        let map: IndexMap<String, T> = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        return Ok(Pattern(map.into_iter().collect()));
+    }
+    let (name, value) = text.rsplit_once('=').ok_or("expected NAME=VALUE, or a JSON object")?;
+    let value = value.trim().parse().map_err(|_| format!("expected a number after {name}=, got {value:?}"))?;
+    Ok(Pattern(vec![(name.trim().to_owned(), value)]))
 }
 
 #[derive(Clone, Debug, Args)]
