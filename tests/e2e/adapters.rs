@@ -115,3 +115,59 @@ fn packed_documents_share_rows_and_are_trained_on() {
     assert!(rows < 20, "40 documents in {rows} rows");
     assert_eq!(report["steps"].as_u64().unwrap(), 3 * rows);
 }
+
+#[test]
+fn a_target_that_no_layer_has_is_an_error_that_suggests_one_and_patterns_reach_the_adapters_file() {
+    let house = house();
+    let refused = |targets: &str| {
+        let args =
+            ["train", "model", "--data", "text.txt", "--max-steps", "1", "--lora-target-modules", targets, "-o", "x"];
+        house.run(&args).code(2).to_owned()
+    };
+    for (targets, expected) in [
+        ("q_proj,qproj", "no linear layer of this model is named \"qproj\" (did you mean \"q_proj\"?)"),
+        ("all-linear,c_attn", "it has down_proj, gate_proj"),
+        ("embed_tokens", "train it whole with --modules-to-save embed_tokens"),
+    ] {
+        let said = refused(targets);
+        assert!(said.contains(expected), "{said}");
+        let said = house.run(&["plan", "model", "--seq", "8", "--lora-target-modules", targets]).code(2).to_owned();
+        assert!(said.contains(expected), "{said}");
+    }
+    assert!(!house.path("x").exists());
+    let more = [
+        "--lora-target-modules",
+        "q_proj,lm_head",
+        "--rank-pattern",
+        "lm_head=4",
+        "--alpha-pattern",
+        "{\"q_proj\": 2}",
+    ];
+    train(&house, "patterns", &[&more[..], &["--modules-to-save", "norm"]].concat());
+    let text = fs::read_to_string(house.path("patterns/adapter/adapter_config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(config["rank_pattern"], serde_json::json!({"lm_head": 4}));
+    assert_eq!(config["alpha_pattern"], serde_json::json!({"q_proj": 2.0}));
+    assert_eq!(config["target_modules"], serde_json::json!(["lm_head", "q_proj"]));
+    assert_eq!(config["modules_to_save"], serde_json::json!(["norm"]));
+    let report = house.json(&["merge", "model", "patterns/adapter", "-o", "merged", "--dtype", "float32"]);
+    let modules: Vec<&str> =
+        report["modules"].as_array().unwrap().iter().filter_map(|m| m["module"].as_str()).collect();
+    assert_eq!((modules[0], *modules.last().unwrap()), ("model.layers.0.self_attn.q_proj", "lm_head"));
+    assert_eq!(report["dtypes"], serde_json::json!(["F32"]));
+    assert!((report["total"]["arrived"].as_f64().unwrap() - 1.0).abs() < 1e-3, "{report}");
+    // A config that no other command takes is not merged either.
+    let config = house.path("model/config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    for (from, to, expected) in [
+        ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", "layers.2"),
+        ("\"hidden_size\": 64", "\"num_local_experts\": 8, \"hidden_size\": 64", "mixture of experts"),
+        ("\"model_type\": \"llama\"", "\"model_type\": \"mamba\"", "mamba"),
+    ] {
+        assert!(text.contains(from), "{text}");
+        fs::write(&config, text.replace(from, to)).unwrap();
+        let said = house.run(&["merge", "model", "patterns/adapter", "-o", "other"]).code(2).to_owned();
+        assert!(said.contains(expected), "{said}");
+        assert!(!house.path("other").exists());
+    }
+}

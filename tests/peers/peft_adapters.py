@@ -2,10 +2,10 @@
 
     python peft_adapters.py FOLDER OUT.json
 
-FOLDER has a folder for each case: `base` (a checkpoint) and `ours` (an adapter that unswag wrote). For each the script loads `ours`
-with PEFT, and makes an adapter of its own beside it, `theirs`, whose values are random. OUT.json: for each case the logits of one row
-of tokens (40 of them, 37 i + 11 modulo 256) of the base, of the base with `ours` and of the base with `theirs`, and
-the keys that PEFT missed in `ours` or did not know.
+FOLDER has a folder for each case: `base` (a checkpoint), `ours` (an adapter that unswag wrote) and `merged` (both, as unswag merged
+them). For each the script loads `ours` with PEFT, and makes an adapter of its own beside it, `theirs`, whose values are random.
+OUT.json: for each case the logits of one row of tokens (40 of them, 37 i + 11 modulo 256) of the base, of the base with `ours`, of
+`merged` and of the base with `theirs`, and the keys that PEFT missed in `ours` or did not know.
 """
 
 import json
@@ -38,8 +38,8 @@ THEIRS = {
 }
 
 
-def base_of(folder):
-    return transformers.AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32).eval()
+def base_of(folder, name="base"):
+    return transformers.AutoModelForCausalLM.from_pretrained(folder / name, dtype=torch.float32).eval()
 
 
 def logits(model):
@@ -73,6 +73,7 @@ def case(folder):
     # PEFT would save the base's own weight beside a LoRA on the head.
     page |= dict(ours=logits(model), unknown=sorted(saved - loaded), missing=sorted(loaded - saved))
     page["missing"] = [key for key in page["missing"] if ".base_layer." not in key]
+    page["merged"] = logits(base_of(folder, "merged"))
     page["theirs"] = theirs(folder, model.config.model_type)
     return page
 

@@ -114,10 +114,7 @@ impl AdapterSpec {
         self.tie.cut(graph)
     }
 
-    /// Reads a parameter that the adapter has, or that a cut tie makes; `None` where the base's tensor of that name counts.
-    ///
-    /// # Errors
-    /// The file cannot be read, changed since it was opened, or has a value that is not finite.
+    /// Where the values of a parameter come from; `None` where the base's tensor of that name counts.
     pub fn source(&self, param: &str) -> Option<ParamSource<'_>> {
         let replaced = self.resolved.replaced.iter().find(|replaced| replaced.param == param);
         match replaced {
@@ -144,51 +141,53 @@ impl AdapterSpec {
         layer.has_magnitude.then(|| self.read(&name)).transpose()
     }
 
-    /// A replaced parameter's values, row by row.
+    /// A replaced parameter's elements, row by row and little-endian, of its own type.
     ///
     /// # Errors
     /// As [`AdapterSpec::matrices`].
-    pub fn replacement(&self, replaced: &ReplacedParam) -> Result<Vec<f64>, AdapterError> {
-        self.read(&replaced.tensor)
+    pub fn replacement(&self, replaced: &ReplacedParam) -> Result<Vec<u8>, AdapterError> {
+        Ok(self.read_bytes(&replaced.tensor)?.1)
     }
 
     fn read(&self, name: &str) -> Result<Vec<f64>, AdapterError> {
+        let (dtype, bytes) = self.read_bytes(name)?;
+        Ok(float::decode(dtype, &bytes))
+    }
+
+    fn read_bytes(&self, name: &str) -> Result<(Dtype, Vec<u8>), AdapterError> {
         let mut bytes = Vec::new();
         self.weights.read(name, &mut bytes)?;
-        let dtype = self.weights.tensor(name).map(|tensor| tensor.dtype);
-        let values = float::decode(dtype.expect("it was checked when the adapter was opened"), &bytes);
-        match values.iter().position(|value| !value.is_finite()) {
-            Some(index) => {
-                let (path, name, value) = (self.path.join(WEIGHTS), name.to_owned(), values[index]);
+        let dtype = self.weights.tensor(name).expect("it was checked when the adapter was opened").dtype;
+        match float::first_not_finite(dtype, &bytes) {
+            Some((index, value)) => {
+                let (path, name) = (self.path.join(WEIGHTS), name.to_owned());
                 Err(AdapterError::NotFinite { path, name, index, value })
             }
-            None => Ok(values),
+            None => Ok((dtype, bytes)),
         }
     }
 
     /// Whether two of the adapter's tensors hold the same numbers.
     fn holds_the_same(&self, a: &str, b: &str) -> Result<bool, AdapterError> {
-        Ok(self.read(a)? == self.read(b)?)
+        let ((a_type, a), (b_type, b)) = (self.read_bytes(a)?, self.read_bytes(b)?);
+        Ok(float::is_same((a_type, &a), (b_type, &b)))
     }
 
     /// PEFT saves the base's own weight beside the LoRA of a head. Where it is what the base has, there is nothing to replace.
     fn drop_copies_of_the_base(&self, resolved: &mut Resolved, base: &Checkpoint) -> Result<(), AdapterError> {
-        let mut kept = Vec::new();
+        let mut remaining = Vec::new();
         for replaced in resolved.replaced.drain(..) {
-            if replaced.is_base_layer && base.tensor(&replaced.param).is_some() {
-                let (mut bytes, mut saved) = (Vec::new(), Vec::new());
+            if let Some(tensor) = base.tensor(&replaced.param).filter(|_| replaced.is_base_layer) {
+                let mut bytes = Vec::new();
                 base.read(&replaced.param, &mut bytes)?;
-                self.weights.read(&replaced.tensor, &mut saved)?;
-                let dtype = base.tensor(&replaced.param).map_or(Dtype::F32, |tensor| tensor.dtype);
-                if (dtype == replaced.dtype && bytes == saved)
-                    || float::decode(dtype, &bytes) == float::decode(replaced.dtype, &saved)
-                {
+                let (dtype, saved) = self.read_bytes(&replaced.tensor)?;
+                if float::is_same((tensor.dtype, &bytes), (dtype, &saved)) {
                     continue;
                 }
             }
-            kept.push(replaced);
+            remaining.push(replaced);
         }
-        resolved.replaced = kept;
+        resolved.replaced = remaining;
         Ok(())
     }
 

@@ -19,7 +19,33 @@ pub(crate) fn decode(dtype: Dtype, bytes: &[u8]) -> Vec<f64> {
     }
 }
 
-/// Writes one element, rounded to nearest and little-endian, and gives back what was written.
+/// Elements that are decoded at once: a vocabulary's matrix is never held in f64.
+const CHUNK: usize = 1 << 16;
+
+/// Bytes of a type's elements, some at a time.
+fn chunks(dtype: Dtype, bytes: &[u8]) -> impl Iterator<Item = Vec<f64>> {
+    bytes.chunks(CHUNK * dtype.bytes().max(1) as usize).map(move |chunk| decode(dtype, chunk))
+}
+
+/// Whether two tensors hold the same numbers.
+pub(crate) fn is_same(a: (Dtype, &[u8]), b: (Dtype, &[u8])) -> bool {
+    if a.0 == b.0 {
+        return a.1 == b.1;
+    }
+    let elements = |(dtype, bytes): (Dtype, &[u8])| bytes.len() / dtype.bytes().max(1) as usize;
+    elements(a) == elements(b) && chunks(a.0, a.1).eq(chunks(b.0, b.1))
+}
+
+/// The first element that is NaN or infinite, and its index.
+pub(crate) fn first_not_finite(dtype: Dtype, bytes: &[u8]) -> Option<(usize, f64)> {
+    let faulty = |(at, values): (usize, Vec<f64>)| {
+        let index = values.iter().position(|value| !value.is_finite())?;
+        Some((at * CHUNK + index, values[index]))
+    };
+    chunks(dtype, bytes).enumerate().find_map(faulty)
+}
+
+/// Writes one element, rounded to nearest and little-endian, and returns what was written.
 pub fn encode(dtype: Dtype, value: f64, bytes: &mut [u8]) -> f64 {
     match dtype {
         Dtype::F32 => {

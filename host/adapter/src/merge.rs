@@ -211,7 +211,12 @@ impl<'a> Jobs<'a> {
         let tensor = self.base.tensor(&job.base_tensor).expect("just read");
         let columns = tensor.shape.last().copied().unwrap_or(1) as usize;
         let from = Weights { dtype: tensor.dtype, bytes, columns };
-        let replaced = job.replaced.map(|replaced| self.adapter.replacement(replaced)).transpose()?;
+        let replaced = match job.replaced {
+            None => None,
+            Some(replaced) => {
+                Some(Weights { dtype: replaced.dtype, bytes: self.adapter.replacement(replaced)?, columns })
+            }
+        };
         let lora = match job.lora {
             None => None,
             Some(adapted) => {
@@ -219,10 +224,7 @@ impl<'a> Jobs<'a> {
                 Some(Added { adapted, a, b })
             }
         };
-        let start = |row: usize| match &replaced {
-            Some(values) => values[row * columns..(row + 1) * columns].to_vec(),
-            None => from.row(row),
-        };
+        let start = |row: usize| replaced.as_ref().unwrap_or(&from).row(row);
         let magnitude = job.lora.map(|adapted| self.adapter.magnitude(adapted)).transpose()?.flatten();
         let factors = match (&lora, magnitude) {
             (Some(added), Some(magnitude)) => Some(added.factors(from.rows(), &start, &magnitude)),

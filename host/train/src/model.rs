@@ -126,24 +126,41 @@ impl UnswagModel {
     ///
     /// # Errors
     /// The adapter is unsound or does not fit, a file cannot be read, or no memory.
-    pub fn for_inference(mut self, adapter: Option<&Path>) -> Result<TrainingModel, TrainError> {
+    pub fn for_inference(self, adapter: Option<&Path>) -> Result<TrainingModel, TrainError> {
         let Some(path) = adapter else {
             let program = self.program(Trainable::Nothing)?;
             return self.load(program, Vec::new(), BTreeMap::new(), LoraConfig::default().into(), None);
         };
+        self.with_saved(path, 0.0, false)
+    }
+
+    /// Reads the weights to train an adapter further that PEFT or this crate wrote: its layers, ranks and scales, and the modules that
+    /// it has whole. The optimizer's state begins anew.
+    ///
+    /// # Errors
+    /// The adapter is unsound or does not fit, a dropout that drops all, a file cannot be read, or no memory.
+    pub fn for_training_from(self, adapter: &Path, lora_dropout: f64) -> Result<TrainingModel, TrainError> {
+        LoraConfig { lora_dropout, ..LoraConfig::default() }.layers(&self.model.graph)?;
+        self.with_saved(adapter, lora_dropout, true)
+    }
+
+    fn with_saved(mut self, path: &Path, dropout: f64, trains: bool) -> Result<TrainingModel, TrainError> {
         let spec = AdapterSpec::open(path, &self.model.graph, &self.model.checkpoint)?;
         self.model.graph = spec.graph(&self.model.graph);
-        let config = config_of(&spec);
+        let config = LoraConfig { lora_dropout: dropout, ..config_of(&spec) };
         let layer = |adapted: &unswag_adapter::AdaptedLayer| LoraLayer {
             module: adapted.layer.path.clone(),
             r: adapted.r,
             scale: adapted.scale,
-            dropout: 0.0,
+            dropout,
             dora: adapted.has_magnitude,
         };
         let layers: Vec<LoraLayer> = spec.layers().iter().map(layer).collect();
         let mut program = self.program(Trainable::Nothing)?;
         let adapters = program.add_adapters(&layers)?;
+        if trains {
+            program.train_params(&config.saved_params(&self.model.graph)?)?;
+        }
         let values = saved_values(&spec, &adapters)?;
         self.load(program, adapters, values, config.into(), Some(&spec))
     }
@@ -237,9 +254,7 @@ impl UnswagModel {
             let source = spec.and_then(|spec| Some((spec, spec.source(&info.name)?)));
             let stored = match source {
                 Some((spec, ParamSource::Adapter(replaced))) => {
-                    let values = spec.replacement(replaced)?;
-                    let values: Vec<f32> = values.into_iter().map(|value| value as f32).collect();
-                    torch.tensor_from_f32(info.shape, Dtype::F32, &|| values.clone())?
+                    torch.tensor_from_bytes(info.shape, replaced.dtype, &spec.replacement(replaced)?)?
                 }
                 Some((_, ParamSource::Base(name))) => self.read(&torch, info, name, &mut buffer, &mut hasher)?,
                 None => self.read(&torch, info, &info.name, &mut buffer, &mut hasher)?,
@@ -338,18 +353,29 @@ pub(crate) fn program(
     Ok(program)
 }
 
-/// The settings that an adapter's files state, for what reads a model's own.
+/// The settings that an adapter's files come to. Layers of another rank or scale than most have patterns of their own paths.
 fn config_of(spec: &AdapterSpec) -> LoraConfig {
+    let r = spec.r().or_else(|| spec.layers().first().map(|adapted| adapted.r)).unwrap_or(1);
+    let use_rslora = spec.use_rslora();
+    let by_path = |adapted: &unswag_adapter::AdaptedLayer| adapted.layer.path.clone();
+    let ranks = spec.layers().iter().filter(|adapted| adapted.r != r).map(|adapted| (by_path(adapted), adapted.r));
+    let alpha = |adapted: &unswag_adapter::AdaptedLayer| {
+        let divisor = if use_rslora { (adapted.r as f64).sqrt() } else { adapted.r as f64 };
+        adapted.scale * divisor
+    };
+    let is_other = |alpha: f64| (alpha - spec.lora_alpha()).abs() > 1e-9 * spec.lora_alpha();
+    let alphas = spec.layers().iter().map(|adapted| (by_path(adapted), alpha(adapted)));
     LoraConfig {
-        r: spec.r().or_else(|| spec.layers().first().map(|layer| layer.r)).unwrap_or(1),
+        r,
         lora_alpha: spec.lora_alpha(),
         lora_dropout: 0.0,
-        use_rslora: spec.use_rslora(),
+        use_rslora,
         use_dora: spec.use_dora(),
-        target_modules: spec.layers().iter().map(|adapted| adapted.layer.path.clone()).collect(),
+        target_modules: spec.layers().iter().map(by_path).collect(),
+        rank_pattern: ranks.collect(),
+        alpha_pattern: alphas.filter(|(_, alpha)| is_other(*alpha)).collect(),
         modules_to_save: spec.modules_to_save().to_vec(),
         seed: 0,
-        ..LoraConfig::default()
     }
 }
 

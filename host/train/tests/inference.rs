@@ -248,6 +248,47 @@ fn an_adapter_of_a_quantised_base_says_so_where_it_is_merged() {
 }
 
 #[test]
+fn an_adapter_is_trained_further_from_where_it_was_and_names_a_hub_model_by_its_id() {
+    let temp = TempDir::new().expect("a folder");
+    tch::set_num_threads(1);
+    // As the hub's cache has it.
+    let base = temp.path().join("models--org--tiny/snapshots/0123abcd");
+    Tiny { dtype: safetensors::Dtype::F32, ..Tiny::new(Family::Llama) }.write(&base);
+    let config = LoraConfig {
+        target_modules: vec!["q_proj".into(), "lm_head".into()],
+        rank_pattern: vec![("lm_head".into(), 3)],
+        alpha_pattern: vec![("layers.1.self_attn.q_proj".into(), 2.5)],
+        modules_to_save: vec!["norm".into()],
+        ..LoraConfig::default()
+    };
+    let open = || UnswagModel::from_pretrained(&base).expect("a model");
+    let (first, second) = (temp.path().join("first"), temp.path().join("second"));
+    let mut trainer =
+        Trainer::new(open().for_training(config).expect("adapters"), TrainingArguments::default()).expect("settings");
+    trainer.step(&[batch()], 1e-2).expect("a step");
+    save_adapter(trainer.model(), &first, &RealDisk).expect("saved");
+    let page = |folder: &Path| -> serde_json::Value {
+        serde_json::from_slice(&fs::read(folder.join("adapter_config.json")).expect("written")).expect("JSON")
+    };
+    assert_eq!(
+        (&page(&first)["base_model_name_or_path"], &page(&first)["revision"]),
+        (&"org/tiny".into(), &"0123abcd".into())
+    );
+
+    let further = open().for_training_from(&first, 0.0).expect("it fits");
+    assert_eq!(further.trainable_parameters(), trainer.model().trainable_parameters());
+    assert_eq!(further.logits(&batch()).expect("logits"), trainer.model().logits(&batch()).expect("logits"));
+    let mut further = Trainer::new(further, TrainingArguments::default()).expect("settings");
+    let before = logits(&base, Some(&first));
+    further.step(&[batch()], 1e-2).expect("a step");
+    save_adapter(further.model(), &second, &RealDisk).expect("saved");
+    let after = logits(&base, Some(&second));
+    assert_eq!(after, further.model().logits(&batch()).expect("logits"), "ranks, scales and norms come through");
+    assert!(largest_difference(&before, &after) > 0.01);
+    assert!(open().for_training_from(&first, 1.0).is_err(), "a dropout that drops all");
+}
+
+#[test]
 fn greedy_generation_takes_the_likeliest_token_and_a_seed_draws_the_same_again() {
     let temp = TempDir::new().expect("a folder");
     tch::set_num_threads(1);

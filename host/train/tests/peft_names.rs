@@ -84,6 +84,7 @@ fn write_case(folder: &Path, family: Family, is_bare: bool) {
     }
     save_adapter(trainer.model(), &folder.join("ours"), &RealDisk).expect("saved");
     let trained = trainer.model().logits(&batch()).expect("logits");
+    merge_into(folder, &folder.join("ours"), &folder.join("merged"));
     assert_close("read back", &logits(&base, Some(&folder.join("ours"))), &trained, 1.0);
 }
 
@@ -100,12 +101,16 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-fn merged_logits(folder: &Path, adapter: &Path) -> Vec<f32> {
+fn merge_into(folder: &Path, adapter: &Path, out: &Path) {
     let model = UnswagModel::from_pretrained(&folder.join("base")).expect("a model");
     let (base, graph) = (&model.model().checkpoint, &model.model().graph);
     let spec = AdapterSpec::open(adapter, graph, base).expect("fits");
-    let out = folder.join("merged");
-    merge(base, graph, &spec, &out, MergeOptions::default(), &RealDisk, &silent).expect("merged");
+    merge(base, graph, &spec, out, MergeOptions::default(), &RealDisk, &silent).expect("merged");
+}
+
+fn merged_logits(folder: &Path, adapter: &Path) -> Vec<f32> {
+    let out = folder.join("once");
+    merge_into(folder, adapter, &out);
     let found = logits(&out, None);
     fs::remove_dir_all(&out).expect("removed");
     found
@@ -135,6 +140,8 @@ fn adapters_of_every_family_and_spelling_mean_the_same_here_and_in_peft() {
         assert_eq!((&page["unknown"], &page["missing"]), (&serde_json::json!([]), &serde_json::json!([])), "{name}");
         let (base, plain) = (folder.join("base"), numbers("plain"));
         assert_close(&format!("{name}: base"), &logits(&base, None), &plain, 1.0);
+        let moved = largest_difference(&numbers("ours"), &plain);
+        assert_close(&format!("{name}: merged, in transformers"), &numbers("merged"), &numbers("ours"), moved);
         for adapter in ["ours", "theirs"] {
             let (path, expected) = (folder.join(adapter), numbers(adapter));
             let moved = largest_difference(&expected, &plain);

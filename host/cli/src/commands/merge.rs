@@ -9,7 +9,7 @@ use unswag_surgery::Model;
 use crate::{
     Done,
     args::{Merge, MergeDtype, MergeRounding, Output},
-    term::{self, BOLD, GOOD, Table, WARN, paint},
+    term::{self, BOLD, DIM, GOOD, Table, WARN, paint},
 };
 
 pub fn run(args: &Merge, output: &Output) -> Result<Done, Box<dyn Error>> {
@@ -44,6 +44,8 @@ pub fn run(args: &Merge, output: &Output) -> Result<Done, Box<dyn Error>> {
         table.row(row(name, change));
     }
     let mut page = table.render();
+    let legend = "adds: what the adapter adds before rounding; arrived: the share of it that the merged weight has";
+    page.push_str(&format!("{}\n", paint(DIM, legend)));
     for note in &report.notes {
         page.push_str(&format!("{} {note}\n", paint(WARN, "note:")));
     }
