@@ -131,23 +131,24 @@ impl UnswagModel {
             let program = self.program(Trainable::Nothing)?;
             return self.load(program, Vec::new(), BTreeMap::new(), LoraConfig::default().into(), None);
         };
-        self.with_saved(path, 0.0, false)
+        self.with_saved(path, 0.0, 0, false)
     }
 
     /// Reads the weights to train an adapter further that PEFT or this crate wrote: its layers, ranks and scales, and the modules that
-    /// it has whole. The optimizer's state begins anew.
+    /// it has whole. The optimizer's state begins anew. The seed is of the run's, for what is random in it.
     ///
     /// # Errors
     /// The adapter is unsound or does not fit, a dropout that drops all, a file cannot be read, or no memory.
-    pub fn for_training_from(self, adapter: &Path, lora_dropout: f64) -> Result<TrainingModel, TrainError> {
+    pub fn for_training_from(self, adapter: &Path, lora_dropout: f64, seed: u64) -> Result<TrainingModel, TrainError> {
+        // The dropout is checked as that of new adapters is.
         LoraConfig { lora_dropout, ..LoraConfig::default() }.layers(&self.model.graph)?;
-        self.with_saved(adapter, lora_dropout, true)
+        self.with_saved(adapter, lora_dropout, seed, true)
     }
 
-    fn with_saved(mut self, path: &Path, dropout: f64, trains: bool) -> Result<TrainingModel, TrainError> {
+    fn with_saved(mut self, path: &Path, dropout: f64, seed: u64, trains: bool) -> Result<TrainingModel, TrainError> {
         let spec = AdapterSpec::open(path, &self.model.graph, &self.model.checkpoint)?;
         self.model.graph = spec.graph(&self.model.graph);
-        let config = LoraConfig { lora_dropout: dropout, ..config_of(&spec) };
+        let config = LoraConfig { lora_dropout: dropout, seed, ..config_of(&spec) };
         let layer = |adapted: &unswag_adapter::AdaptedLayer| LoraLayer {
             module: adapted.layer.path.clone(),
             r: adapted.r,

@@ -151,6 +151,15 @@ pub(crate) fn settings(trainer: &Trainer, schedule: &Schedule) -> Map<String, Js
             settings["use_rslora"] = json!(lora.use_rslora);
             settings["use_dora"] = json!(lora.use_dora);
             settings["lora_target_modules"] = json!(model.target_modules());
+            if !lora.rank_pattern.is_empty() {
+                settings["rank_pattern"] = json!(lora.rank_pattern);
+            }
+            if !lora.alpha_pattern.is_empty() {
+                settings["alpha_pattern"] = json!(lora.alpha_pattern);
+            }
+            if !lora.modules_to_save.is_empty() {
+                settings["modules_to_save"] = json!(model.modules_to_save());
+            }
         }
     }
     if let Some(nf4) = model.nf4() {

@@ -275,7 +275,7 @@ fn an_adapter_is_trained_further_from_where_it_was_and_names_a_hub_model_by_its_
         (&"org/tiny".into(), &"0123abcd".into())
     );
 
-    let further = open().for_training_from(&first, 0.0).expect("it fits");
+    let further = open().for_training_from(&first, 0.0, 1).expect("it fits");
     assert_eq!(further.trainable_parameters(), trainer.model().trainable_parameters());
     assert_eq!(further.logits(&batch()).expect("logits"), trainer.model().logits(&batch()).expect("logits"));
     let mut further = Trainer::new(further, TrainingArguments::default()).expect("settings");
@@ -285,7 +285,7 @@ fn an_adapter_is_trained_further_from_where_it_was_and_names_a_hub_model_by_its_
     let after = logits(&base, Some(&second));
     assert_eq!(after, further.model().logits(&batch()).expect("logits"), "ranks, scales and norms come through");
     assert!(largest_difference(&before, &after) > 0.01);
-    assert!(open().for_training_from(&first, 1.0).is_err(), "a dropout that drops all");
+    assert!(open().for_training_from(&first, 1.0, 1).is_err(), "a dropout that drops all");
 }
 
 #[test]

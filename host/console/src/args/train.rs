@@ -50,7 +50,7 @@ pub struct Train {
         value_name = "DIR",
         value_hint = ValueHint::DirPath,
         help_heading = "LoRA",
-        conflicts_with_all = ["lora_r", "lora_alpha", "lora_target_modules", "use_rslora", "use_dora", "full_finetuning"]
+        conflicts_with_all = ["lora_r", "lora_alpha", "lora_target_modules", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "full_finetuning"]
     )]
     pub adapter: Option<PathBuf>,
     #[command(flatten)]
