@@ -3,7 +3,8 @@
     python peft_adapters.py FOLDER OUT.json
 
 FOLDER has a folder for each case: `base` (a checkpoint), `ours` (an adapter that unswag wrote) and `merged` (both, as unswag merged
-them). For each the script loads `ours` with PEFT, and makes an adapter of its own beside it, `theirs`, whose values are random.
+them). For each the script loads `ours` with PEFT, and where a file `wants_theirs` is there it makes an adapter of its own beside it,
+`theirs`, whose values are random.
 OUT.json: for each case the logits of one row of tokens (40 of them, 37 i + 11 modulo 256) of the base, of the base with `ours`, of
 `merged` and of the base with `theirs`, and the keys that PEFT missed in `ours` or did not know.
 """
@@ -74,7 +75,8 @@ def case(folder):
     page |= dict(ours=logits(model), unknown=sorted(saved - loaded), missing=sorted(loaded - saved))
     page["missing"] = [key for key in page["missing"] if ".base_layer." not in key]
     page["merged"] = logits(base_of(folder, "merged"))
-    page["theirs"] = theirs(folder, model.config.model_type)
+    if (folder / "wants_theirs").exists():
+        page["theirs"] = theirs(folder, model.config.model_type)
     return page
 
 

@@ -74,8 +74,10 @@ fn ours(family: Family) -> LoraConfig {
 fn write_case(folder: &Path, family: Family, is_bare: bool) {
     let base = folder.join("base");
     Tiny { dtype: safetensors::Dtype::F32, tokenizer: false, ..Tiny::new(family) }.write(&base);
+    // The names of PEFT's own are the same for both spellings: the harder one is tried.
     if is_bare {
         strip_root(&base, family);
+        fs::write(folder.join("wants_theirs"), "").expect("written");
     }
     let model = UnswagModel::from_pretrained(&base).expect("a model").for_training(ours(family)).expect("adapters");
     let mut trainer = Trainer::new(model, TrainingArguments::default()).expect("settings");
@@ -142,7 +144,8 @@ fn adapters_of_every_family_and_spelling_mean_the_same_here_and_in_peft() {
         assert_close(&format!("{name}: base"), &logits(&base, None), &plain, 1.0);
         let moved = largest_difference(&numbers("ours"), &plain);
         assert_close(&format!("{name}: merged, in transformers"), &numbers("merged"), &numbers("ours"), moved);
-        for adapter in ["ours", "theirs"] {
+        let adapters = if name.ends_with("-bare") { &["ours", "theirs"][..] } else { &["ours"] };
+        for &adapter in adapters {
             let (path, expected) = (folder.join(adapter), numbers(adapter));
             let moved = largest_difference(&expected, &plain);
             assert!(moved > 0.01, "{name}: {adapter} moves the logits by {moved} alone");
