@@ -332,9 +332,9 @@ fn every_recipe_of_the_repository_runs_by_its_first_line() {
 const UNTRAINABLE: &[(&str, &str, &str)] = &[
     ("[text.txt]", "[nothing.txt]", "nothing.txt: no such file"),
     ("[text.txt]\n", "[rows.jsonl]\n  chat: true\n", "rows.jsonl:2"),
-    ("  max_steps: 4\n", "  max_steps: 4\n  memory_budget: 1KiB\n", "1.0 KiB"),
-    ("learning_rate: 1e-2", "learning_rate: -1.0", "learning_rate"),
-    ("lora_r: 4", "lora_r: 0", "r"),
+    ("  max_steps: 4\n", "  max_steps: 4\n  memory_budget: 1KiB\n", "does not fit"),
+    ("learning_rate: 1e-2", "learning_rate: -1.0", "learning_rate: expected a number"),
+    ("lora_r: 4", "lora_r: 0", "expected 1 to 65536"),
     ("[q_proj, down_proj]", "[no_such_layer]", "no_such_layer"),
 ];
 
