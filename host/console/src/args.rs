@@ -1,5 +1,6 @@
 //! The command line: what can be asked, and the help that answers it. Parsing only.
 
+mod columns;
 mod compute;
 mod fidelity;
 mod foreign;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+pub use columns::{DataColumns, DataFormat};
 pub use compute::{Compute, Device, Precision};
 pub use fidelity::Fidelity;
 pub use foreign::{advice, parse};

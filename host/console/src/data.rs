@@ -3,11 +3,12 @@
 use std::{path::Path, sync::Arc};
 
 use unswag_data::{
-    ChatDataLoader, ChatOptions, ChatTemplate, DataLoader, Error, Overlong, PackedDataLoader, Split,
-    StreamingContextDataLoader, TextOptions, Tokenizer,
+    ChatDataLoader, ChatOptions, ChatTemplate, Columns, CompletionDataLoader, CompletionOptions, DataDescription,
+    DataKind, DataLoader, DataSet, Error, Overlong, PackedDataLoader, RowFormat, Split, StreamingContextDataLoader,
+    TextOptions, Tokenizer,
 };
 
-use crate::args::{Data, TooLong};
+use crate::args::{Data, DataFormat, TooLong};
 
 /// In which order rows come, and which part of the data they are of.
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,23 +37,115 @@ pub fn open(data: &Data, model: &Path, order: Order) -> Result<Box<dyn DataLoade
         let template = Arc::new(ChatTemplate::load(model, &tokenizer, None)?);
         return Ok(Box::new(ChatDataLoader::open(&data.data, tokenizer, template, &chat_options(data, order))?));
     }
-    let options = text_options(data, order);
+    let kind = look(data)?.kind()?;
+    if kind == DataKind::Completions {
+        let options = completion_options(data, order)?;
+        return Ok(Box::new(CompletionDataLoader::open(&data.data, tokenizer, &options)?));
+    }
+    let options = text_options(data, kind, order)?;
     if data.packing {
         return Ok(Box::new(PackedDataLoader::open(&data.data, tokenizer, &options)?));
     }
     Ok(Box::new(StreamingContextDataLoader::open(&data.data, tokenizer, &options)?))
 }
 
-pub fn text_options(data: &Data, order: Order) -> TextOptions {
+/// What the files of these arguments are, by their names, their headers and their first rows.
+///
+/// # Errors
+/// A file that cannot be read, or whose columns cannot be told apart.
+pub fn look(data: &Data) -> Result<DataSet, Error> {
+    DataSet::open(&data.data, &columns(data), data.chat)
+}
+
+/// A file of data in a line, as training and preprocessing say it.
+pub fn describe(file: &DataDescription, is_chat: bool) -> String {
+    let path = file.path.display();
+    let format = file.format.replace('_', " ");
+    let Some(rows_are) = &file.rows_are else { return format!("{path}: {format}") };
+    let loss = match (is_chat, rows_are.as_str()) {
+        (true, _) => "; the loss is taken on the assistant's turns",
+        (false, "text") => "",
+        (false, _) => "; the loss is taken on the completion",
+    };
+    let others = match file.other_columns.as_slice() {
+        [] => String::new(),
+        others => format!("; not used: {}", others.join(", ")),
+    };
+    format!("{path}: {format}, {rows_are} in {}{loss}{others}", file.columns.join(", "))
+}
+
+fn columns(data: &Data) -> Columns {
+    let names = data.columns.clone();
+    Columns {
+        format: match names.data_format {
+            DataFormat::Auto => RowFormat::Auto,
+            DataFormat::Text => RowFormat::Text,
+            DataFormat::Completion => RowFormat::Completion,
+            DataFormat::Alpaca => RowFormat::Alpaca,
+            DataFormat::Sharegpt => RowFormat::Sharegpt,
+            DataFormat::Chat => RowFormat::Chat,
+        },
+        text: names.text_column,
+        prompt: names.prompt_column,
+        input: names.input_column,
+        completion: names.completion_column,
+        system: names.system_column,
+        history: names.history_column,
+        messages: names.messages_column,
+    }
+}
+
+/// # Errors
+/// An option that means nothing for text.
+pub fn text_options(data: &Data, kind: DataKind, order: Order) -> Result<TextOptions, Error> {
+    if let Some(overlong) = data.overlong {
+        let expected = "conversations (--chat), or prompts with completions: text is cut into rows".to_owned();
+        return Err(Error::Setting {
+            name: "--overlong",
+            expected,
+            got: format!("{overlong:?} for text").to_lowercase(),
+        });
+    }
     let plain = TextOptions::default();
-    TextOptions {
+    let column = match kind {
+        DataKind::Text { column } => column,
+        DataKind::Completions | DataKind::Conversations => None,
+    };
+    Ok(TextOptions {
         block_size: data.block_size,
         overlap: data.overlap.unwrap_or(0),
-        field: data.text_field.clone(),
+        field: column.unwrap_or(plain.field),
         split: order.split,
         shuffle_seed: order.shuffle_seed,
         shuffle_window: order.shuffle_window.unwrap_or(plain.shuffle_window),
         ..plain
+    })
+}
+
+/// # Errors
+/// An option that means nothing for prompts and completions.
+pub fn completion_options(data: &Data, order: Order) -> Result<CompletionOptions, Error> {
+    if let Some(overlap) = data.overlap {
+        let expected = "none for prompts and completions, which are a row each".to_owned();
+        return Err(Error::Setting { name: "--overlap", expected, got: overlap.to_string() });
+    }
+    let plain = CompletionOptions::default();
+    Ok(CompletionOptions {
+        block_size: data.block_size,
+        packing: data.packing,
+        overlong: overlong(data),
+        columns: columns(data),
+        split: order.split,
+        shuffle_seed: order.shuffle_seed,
+        shuffle_window: order.shuffle_window.unwrap_or(plain.shuffle_window),
+    })
+}
+
+fn overlong(data: &Data) -> Overlong {
+    match data.overlong {
+        None | Some(TooLong::Refuse) => Overlong::Refuse,
+        Some(TooLong::Truncate) => Overlong::Truncate,
+        Some(TooLong::Skip) => Overlong::Skip,
     }
 }
 
@@ -61,11 +154,8 @@ pub fn chat_options(data: &Data, order: Order) -> ChatOptions {
     ChatOptions {
         block_size: data.block_size,
         packing: data.packing,
-        overlong: match data.overlong {
-            TooLong::Refuse => Overlong::Refuse,
-            TooLong::Truncate => Overlong::Truncate,
-            TooLong::Skip => Overlong::Skip,
-        },
+        overlong: overlong(data),
+        columns: columns(data),
         split: order.split,
         shuffle_seed: order.shuffle_seed,
         shuffle_window: order.shuffle_window.unwrap_or(plain.shuffle_window),

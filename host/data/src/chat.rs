@@ -11,10 +11,11 @@ use serde_json::{Map, Value as Json};
 
 use crate::{
     batch::{IGNORED, Row},
+    columns::Columns,
     conversation::{self, Conversation},
+    data_set::DataSet,
     doc::Doc,
     error::{Error, Place, RowFault},
-    files::{self, DataFile},
     jinja::Value,
     loader::{Mark, Plan, Rows, Windowed, delegate_loader, fingerprint, nothing},
     message::Message,
@@ -51,6 +52,8 @@ pub struct ChatOptions {
     /// Puts several conversations into a row, each attended to on its own.
     pub packing: bool,
     pub overlong: Overlong,
+    /// Which columns hold the conversations, or the prompts and completions that become ones.
+    pub columns: Columns,
     pub split: Split,
     /// Shuffles the files, and the rows within each window of `shuffle_window` conversations.
     pub shuffle_seed: Option<u64>,
@@ -69,6 +72,7 @@ impl Default for ChatOptions {
             block_size: 2048,
             packing: false,
             overlong: Overlong::Refuse,
+            columns: Columns::default(),
             split: Split::All,
             shuffle_seed: None,
             shuffle_window: 1024,
@@ -137,7 +141,7 @@ pub struct ChatDataLoader(Windowed<ChatRows>);
 delegate_loader!(ChatDataLoader);
 
 impl ChatDataLoader {
-    /// Opens files of JSON lines, given as paths or glob patterns, and reads them through once.
+    /// Opens files of rows, given as paths or glob patterns, and reads them through once.
     ///
     /// # Errors
     /// An option that cannot be; a file that cannot be read; the first row with a fault, one without a supervised
@@ -206,21 +210,21 @@ impl ChatDataLoader {
         options: &ChatOptions,
     ) -> Result<Self, Error> {
         options.check()?;
-        let files = files::resolve(patterns)?;
+        let data = DataSet::open(patterns, &options.columns, true)?;
         // The day is part of the data where the template writes it.
         let now = template.asks_for_the_date().then(|| template.now());
-        let named = ("chat", options, template.source(), now);
+        let named = ("chat", options, data.shapes(), template.source(), now);
         let plan = Plan {
             window_rows: if options.packing || options.shuffle_seed.is_some() { options.shuffle_window } else { 1 },
             pack_tokens: options.packing.then_some(options.block_size),
             shuffle_seed: options.shuffle_seed,
             pad_id: tokenizer.pad_id(),
-            fingerprint: fingerprint(files.iter().map(|file| &file.digest), tokenizer.digest(), &named),
+            fingerprint: fingerprint(data.files.iter().map(|file| &file.digest), tokenizer.digest(), &named),
         };
         let extra = variables(&options.template_variables).map_err(|fault| {
             setting("template_variables", "values nested less deeply".to_owned(), &fault.to_string())
         })?;
-        let chat = Arc::new(Chat { files: Arc::new(files), tokenizer, template, extra, options: options.clone() });
+        let chat = Arc::new(Chat { data, tokenizer, template, extra, options: options.clone() });
         Ok(ChatDataLoader(Windowed::new(ChatRows::new(chat, 0), plan)))
     }
 
@@ -235,8 +239,8 @@ impl ChatDataLoader {
             let (place, built) = match source.next_built() {
                 Ok(Some(next)) => next,
                 Ok(None) => return Ok(report),
-                // Behind bytes that are no text, lines cannot be told apart.
-                Err(error @ Error::Utf8 { .. }) => {
+                // Behind such a fault, rows cannot be told apart.
+                Err(error) if error.place().is_some() => {
                     report.fault_count += 1;
                     report.faults.push(error);
                     return Ok(report);
@@ -289,7 +293,7 @@ impl ChatReport {
             } else {
                 "no row in it, or none in this part of the split"
             };
-            return Err(nothing(&chat.files, why));
+            return Err(nothing(&chat.data.files, why));
         }
         if !self.end_of_turn_ids.is_empty() {
             return Ok(());
@@ -320,7 +324,7 @@ impl ChatReport {
 
 /// What is read, and how; shared by every reader of it.
 struct Chat {
-    files: Arc<Vec<DataFile>>,
+    data: DataSet,
     tokenizer: Arc<Tokenizer>,
     template: Arc<ChatTemplate>,
     extra: Vec<(String, Value)>,
@@ -329,21 +333,22 @@ struct Chat {
 
 impl Chat {
     /// A row; `None` where it is left out, or is of the other part of the split.
-    fn build(&self, place: &Place, line: &str) -> Result<Taken, Error> {
-        Ok(match self.judge(place, line) {
+    fn build(&self, file: usize, place: &Place, row: &str) -> Result<Taken, Error> {
+        let shape = self.data.shape(file)?;
+        let conversation = shape.conversation(row).and_then(conversation::of_object);
+        Ok(match conversation.map_err(Judged::from).and_then(|conversation| self.judge(place, &conversation)) {
             Ok(taken) => taken,
             Err(Judged::Fault(fault)) => Taken::Bad(fault),
             Err(Judged::Fatal(error)) => return Err(error),
         })
     }
 
-    fn judge(&self, place: &Place, line: &str) -> Result<Taken, Judged> {
-        let conversation = conversation::parse(line)?;
-        if !self.is_of_this_part(&conversation) {
+    fn judge(&self, place: &Place, conversation: &Conversation) -> Result<Taken, Judged> {
+        if !self.is_of_this_part(conversation) {
             return Ok(Taken::OtherPart);
         }
-        let template = RowTemplate::new(self, &conversation);
-        let scene = Scene::new(&template, self.tokenizer.as_ref(), &conversation);
+        let template = RowTemplate::new(self, conversation);
+        let scene = Scene::new(&template, self.tokenizer.as_ref(), conversation);
         let rendered = scene.rendered()?;
         let tokens = self.tokenizer.encode_with_bytes(&rendered.text).map_err(|error| match error {
             Error::Encode { message, .. } => Judged::Fatal(Error::Encode { place: place.clone(), message }),
@@ -358,7 +363,7 @@ impl Chat {
             _ => {}
         }
         if !self.options.ignore_unwritten_tools
-            && let Some(name) = unwritten(&template, &conversation, &rendered.text)
+            && let Some(name) = unwritten(&template, conversation, &rendered.text)
         {
             return Err(RowFault::Unwritten { name }.into());
         }
@@ -379,7 +384,7 @@ impl Chat {
         labels.truncate(limit);
         // The first token is predicted from nothing.
         if labels.iter().skip(1).all(|label| *label == IGNORED) {
-            return Err(RowFault::NoSupervised { why: why_nothing(&conversation, all, limit) }.into());
+            return Err(RowFault::NoSupervised { why: why_nothing(conversation, all, limit) }.into());
         }
         let ids = tokens.iter().take(limit).map(|token| token.id).collect();
         Ok(Taken::Row(Built { ids, labels, is_truncated: is_too_long, ends }))
@@ -512,15 +517,16 @@ type NextBuilt = (Place, Result<Option<Built>, RowFault>);
 
 impl ChatRows {
     fn new(chat: Arc<Chat>, epoch: u64) -> Self {
-        let files = RowFiles::new(chat.files.clone(), chat.options.shuffle_seed, epoch);
+        let files = RowFiles::new(chat.data.files.clone(), chat.options.shuffle_seed, epoch);
         ChatRows { chat, files }
     }
 
     /// The next row of this part, sound or not.
     fn next_built(&mut self) -> Result<Option<NextBuilt>, Error> {
-        while let Some((_, row)) = self.files.next(|_| None)? {
+        let chat = self.chat.clone();
+        while let Some((file, row)) = self.files.next(|file| chat.data.needed(file))? {
             let taken = match row.text {
-                Ok(text) => self.chat.build(&row.place, &text)?,
+                Ok(text) => chat.build(file, &row.place, &text)?,
                 Err(fault) => Taken::Bad(fault),
             };
             return Ok(Some(match taken {

@@ -4,7 +4,9 @@
 //! * [`StreamingContextDataLoader`] gives blocks of one long stream with an exact overlap; [`PackedDataLoader`] gives
 //!   whole documents, packed. Both are a [`DataLoader`]: batches, epochs, and a [`Position`] that resumes token for
 //!   token.
+//! * [`CompletionDataLoader`] gives prompts and completions, with the loss on the completion.
 //! * [`ChatTemplate`] renders conversations; [`ChatDataLoader`] reads them, with the loss on the assistant's turns.
+//! * [`DataSet`] says what files are, and [`Columns`] what their columns mean.
 //! * [`preview`] and [`preview_chat`] show the first rows token by token.
 //! * [`pack`] is the packing alone.
 //!
@@ -14,10 +16,14 @@
 
 mod batch;
 mod chat;
+mod columns;
+mod completion;
 mod conversation;
 mod corpus;
+mod data_set;
 mod doc;
 mod error;
+mod example;
 mod files;
 mod held;
 mod jinja;
@@ -39,12 +45,15 @@ mod unwritten;
 
 pub use batch::{Batch, IGNORED, Row};
 pub use chat::{ChatDataLoader, ChatOptions, ChatReport, Overlong};
+pub use columns::{Columns, RowFormat};
+pub use completion::{CompletionDataLoader, CompletionOptions, CompletionReport};
 pub use corpus::Cursor;
+pub use data_set::{DataDescription, DataKind, DataSet};
 pub use error::{Error, Place, RowFault};
 pub use loader::{DataLoader, EpochSize, Mark, Position};
 pub use options::{Split, TextOptions};
 pub use pack::pack;
-pub use preview::{PreviewRow, PreviewToken, preview, preview_chat};
+pub use preview::{PreviewRow, PreviewToken, preview, preview_chat, preview_completions};
 pub use seams::TextPosition;
 pub use source::{ProbeFormat, read_rows};
 pub use stream::{PackedDataLoader, StreamingContextDataLoader};

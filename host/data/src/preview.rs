@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::{
     batch::{IGNORED, Row},
     chat::{ChatDataLoader, ChatOptions},
+    completion::{CompletionDataLoader, CompletionOptions},
     error::{Error, Place},
     loader::DataLoader,
     template::ChatTemplate,
@@ -97,5 +98,19 @@ pub fn preview_chat(
     rows: usize,
 ) -> Result<Vec<PreviewRow>, Error> {
     let found = ChatDataLoader::first_rows(patterns, tokenizer.clone(), template, options, rows)?;
+    found.iter().map(|(place, row)| PreviewRow::new(row, &tokenizer, Some(place))).collect()
+}
+
+/// The first sound prompts with their completions, in the files' order, each with its line.
+///
+/// # Errors
+/// A file cannot be read, or an option cannot be.
+pub fn preview_completions(
+    patterns: &[String],
+    tokenizer: Arc<Tokenizer>,
+    options: &CompletionOptions,
+    rows: usize,
+) -> Result<Vec<PreviewRow>, Error> {
+    let found = CompletionDataLoader::first_rows(patterns, tokenizer.clone(), options, rows)?;
     found.iter().map(|(place, row)| PreviewRow::new(row, &tokenizer, Some(place))).collect()
 }

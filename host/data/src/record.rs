@@ -1,34 +1,36 @@
 //! A row as an object: its fields in their order, and the texts in them.
 
-use crate::{error::RowFault, jinja::Value};
+use crate::{
+    doc::{Doc, Fields},
+    error::RowFault,
+};
 
 /// Parses a row.
 ///
 /// # Errors
 /// It is no JSON object.
-pub(crate) fn parse(row: &str) -> Result<Value, RowFault> {
-    let object: Value = serde_json::from_str(row).map_err(|error| RowFault::Json { message: error.to_string() })?;
-    match object.as_dict() {
-        Some(_) => Ok(object),
-        None => Err(RowFault::NotAnObject { found: object.describe() }),
+pub(crate) fn parse(row: &str) -> Result<Fields, RowFault> {
+    match serde_json::from_str(row) {
+        Ok(Doc::Object(fields)) => Ok(fields),
+        Ok(other) => Err(RowFault::NotAnObject { found: other.kind() }),
+        Err(error) => Err(RowFault::Json { message: error.to_string() }),
     }
 }
 
 /// The names of an object's fields, in order.
-pub(crate) fn names(object: &Value) -> Vec<String> {
-    let fields = object.as_dict().into_iter().flat_map(|fields| fields.iter());
-    fields.filter_map(|(name, _)| name.as_str().map(str::to_owned)).collect()
+pub(crate) fn names(fields: &Fields) -> Vec<String> {
+    fields.keys().cloned().collect()
 }
 
 /// The text in a field.
 ///
 /// # Errors
 /// There is no such field, or something else is in it.
-pub(crate) fn text(object: &Value, name: &str, expected: &'static str) -> Result<String, RowFault> {
-    match object.get(name) {
-        Some(Value::Str(text)) => Ok(text.to_string()),
-        Some(other) => Err(RowFault::FieldKind { field: name.to_owned(), expected: "a text", found: other.describe() }),
-        None => Err(RowFault::NoField { field: name.to_owned(), expected, has: names(object) }),
+pub(crate) fn text(fields: &Fields, name: &str, expected: &'static str) -> Result<String, RowFault> {
+    match fields.get(name) {
+        Some(Doc::Text(text)) => Ok(text.clone()),
+        Some(other) => Err(RowFault::FieldKind { field: name.to_owned(), expected: "a text", found: other.kind() }),
+        None => Err(RowFault::NoField { field: name.to_owned(), expected, has: names(fields) }),
     }
 }
 
@@ -36,9 +38,9 @@ pub(crate) fn text(object: &Value, name: &str, expected: &'static str) -> Result
 ///
 /// # Errors
 /// As [`text`].
-pub(crate) fn text_or_integer(object: &Value, name: &str, expected: &'static str) -> Result<String, RowFault> {
-    match object.get(name) {
-        Some(Value::Int(integer)) => Ok(integer.to_string()),
-        _ => text(object, name, expected),
+pub(crate) fn text_or_integer(fields: &Fields, name: &str, expected: &'static str) -> Result<String, RowFault> {
+    match fields.get(name) {
+        Some(Doc::Number(number)) if number.is_i64() || number.is_u64() => Ok(number.to_string()),
+        _ => text(fields, name, expected),
     }
 }

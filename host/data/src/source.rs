@@ -64,28 +64,29 @@ pub(crate) trait ReadRows {
 /// # Errors
 /// The file cannot be read, or is not what its name says.
 pub(crate) fn open(file: &DataFile, mark: RowMark, columns: Option<&[String]>) -> Result<Box<dyn ReadRows>, Error> {
-    reader(Bytes::File(Arc::new(file.open()?)), &file.path, file.format, file.is_gzip, mark, columns)
+    let bytes = Bytes::File(Arc::new(file.open()?));
+    reader(bytes, &file.path, (file.format, file.is_gzip), mark, columns, MAX_ROW_BYTES)
 }
 
 fn reader(
     bytes: Bytes,
     path: &Path,
-    format: Format,
-    is_gzip: bool,
+    (format, is_gzip): (Format, bool),
     mark: RowMark,
     columns: Option<&[String]>,
+    limit_bytes: usize,
 ) -> Result<Box<dyn ReadRows>, Error> {
     if format == Format::Parquet {
-        return Ok(Box::new(parquet::ParquetRows::open(bytes, path, mark.offset, columns)?));
+        return Ok(Box::new(parquet::ParquetRows::open(bytes, path, mark.offset, columns, limit_bytes)?));
     }
     let input = |mark| input::Input::open(bytes.clone(), path, is_gzip, mark);
     Ok(match format {
-        Format::JsonList => Box::new(json_list::JsonList::new(input(mark)?, mark)),
+        Format::JsonList => Box::new(json_list::JsonList::new(input(mark)?, mark, limit_bytes)),
         Format::Delimited(delimiter) => {
-            let header = delimited::Header::read(input(RowMark::default())?, delimiter)?;
-            Box::new(delimited::Delimited::new(input(header.first_row(mark))?, header))
+            let header = delimited::Header::read(input(RowMark::default())?, delimiter, limit_bytes)?;
+            Box::new(delimited::Delimited::new(input(header.first_row(mark))?, header, limit_bytes))
         }
-        Format::JsonLines | Format::Text | Format::Parquet => Box::new(lines::Lines::new(input(mark)?)),
+        Format::JsonLines | Format::Text | Format::Parquet => Box::new(lines::Lines::new(input(mark)?, limit_bytes)),
     })
 }
 
@@ -99,7 +100,7 @@ pub(crate) fn header(file: &DataFile) -> Result<Option<Vec<String>>, Error> {
         Format::Parquet => Some(parquet::columns(bytes, &file.path)?),
         Format::Delimited(delimiter) => {
             let input = input::Input::open(bytes, &file.path, file.is_gzip, RowMark::default())?;
-            Some(delimited::Header::read(input, delimiter)?.names().to_vec())
+            Some(delimited::Header::read(input, delimiter, MAX_ROW_BYTES)?.names().to_vec())
         }
         Format::JsonLines | Format::JsonList | Format::Text => None,
     })

@@ -7,13 +7,17 @@ use std::{fs, path::PathBuf};
 use serde_json::Value;
 use unswag_data::{Error, ProbeFormat, read_rows};
 
+const LIMIT_BYTES: usize = 1 << 20;
+
 fn fixture(name: &str) -> Vec<u8> {
     fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/parquet").join(name)).unwrap()
 }
 
 fn rows(bytes: &[u8], format: ProbeFormat) -> Result<Vec<Value>, Error> {
     let mut rows = Vec::new();
-    read_rows(bytes, format, false, |row| rows.push(serde_json::from_str(row.expect("a sound row")).unwrap()))?;
+    read_rows(bytes, format, false, LIMIT_BYTES, |row| {
+        rows.push(serde_json::from_str(row.expect("a sound row")).unwrap())
+    })?;
     Ok(rows)
 }
 
@@ -51,15 +55,15 @@ fn a_file_that_is_cut_anywhere_is_an_error_and_never_fewer_rows() {
 #[test]
 fn a_damaged_byte_ends_in_an_error_or_in_rows_never_in_a_panic() {
     let mut errors = 0;
-    for (name, step) in [("pages_v2_zstd", 61), ("deltas_gzip", 47), ("plain", 71), ("polars", 43)] {
+    for (name, step) in [("pages_v2_zstd", 181), ("deltas_gzip", 149), ("plain", 211), ("polars", 127)] {
         let sound = fixture(&format!("{name}.parquet"));
         for at in (0..sound.len()).step_by(step) {
             let mut bytes = sound.clone();
             bytes[at] ^= [0x01, 0x80, 0xff][at % 3];
             let mut count = 0;
-            errors += u32::from(read_rows(&bytes, ProbeFormat::Parquet, false, |_| count += 1).is_err());
+            errors += u32::from(read_rows(&bytes, ProbeFormat::Parquet, false, LIMIT_BYTES, |_| count += 1).is_err());
             assert!(count <= 90, "{name}: more rows than were written");
         }
     }
-    assert!(errors > 200, "{errors}");
+    assert!(errors > 60, "{errors}");
 }

@@ -27,6 +27,9 @@ pub fn run(args: &Train, output: &Output) -> Result<Done, Box<dyn Error>> {
         return dry_run(args, &model, output);
     }
     let Prepared { arguments, tuning, train, validation } = Prepared::new(args, &model)?;
+    for file in data::look(&args.data)?.describe().iter().filter(|file| file.rows_are.is_some()) {
+        term::note(output, &data::describe(file, args.data.chat));
+    }
 
     let allowed = Allowed::new(args.saving.allow_changed.iter().cloned())?;
     let model = match &args.adapter {

@@ -4,7 +4,10 @@ use std::{error::Error, path::Path, sync::Arc};
 
 use serde_json::json;
 use unswag_console::data::{self, Order};
-use unswag_data::{ChatDataLoader, ChatTemplate, PreviewRow, Tokenizer, preview, preview_chat};
+use unswag_data::{
+    ChatDataLoader, ChatTemplate, CompletionDataLoader, DataDescription, DataKind, EpochSize, PreviewRow, Tokenizer,
+    preview, preview_chat, preview_completions,
+};
 
 use crate::{
     Done,
@@ -16,8 +19,13 @@ pub fn run(args: &Preprocess, output: &Output) -> Result<Done, Box<dyn Error>> {
     let model: &Path = &args.model;
     let tokenizer = Arc::new(Tokenizer::load(model)?);
     let rows = if args.debug { args.rows } else { 0 };
+    let data_set = data::look(&args.data)?;
+    let files = data_set.describe();
     if args.data.chat {
-        return chat(args, &tokenizer, rows, output);
+        return chat(args, &tokenizer, &files, rows, output);
+    }
+    if data_set.kind()? == DataKind::Completions {
+        return completions(args, &tokenizer, &files, rows, output);
     }
     let spinner = term::spinner(output, "reading data");
     let mut loader = data::open(&args.data, model, Order::default())?;
@@ -25,22 +33,88 @@ pub fn run(args: &Preprocess, output: &Output) -> Result<Done, Box<dyn Error>> {
     let size = loader.epoch_size()?;
     spinner.finish_and_clear();
     if output.json {
-        term::print(&format!("{:#}\n", json!({ "epoch": size, "rows": shown })))?;
+        term::print(&format!("{:#}\n", json!({ "data": files, "epoch": size, "rows": shown })))?;
         return Ok(Done::Ok);
     }
-    let mut page: String = shown.iter().enumerate().map(|(index, row)| show(index, row)).collect();
-    page.push_str(&format!(
-        "{} rows, {} tokens, {} of them learned; the longest row has {}\n",
+    term::print(&format!("{}{}\n", head(&files, false, &shown), count(&size)))?;
+    Ok(Done::Ok)
+}
+
+/// The files and the first rows.
+fn head(files: &[DataDescription], is_chat: bool, shown: &[PreviewRow]) -> String {
+    let files = files.iter().map(|file| format!("{}\n", term::value(data::describe(file, is_chat))));
+    files.chain(shown.iter().enumerate().map(|(index, row)| show(index, row))).collect()
+}
+
+fn count(size: &EpochSize) -> String {
+    format!(
+        "{} rows, {} tokens, {} of them learned; the longest row has {}",
         term::thousands(size.rows),
         term::thousands(size.tokens),
         term::thousands(size.supervised_tokens),
         term::thousands(size.longest_row_tokens)
-    ));
-    term::print(&page)?;
-    Ok(Done::Ok)
+    )
 }
 
-fn chat(args: &Preprocess, tokenizer: &Arc<Tokenizer>, rows: usize, output: &Output) -> Result<Done, Box<dyn Error>> {
+fn completions(
+    args: &Preprocess,
+    tokenizer: &Arc<Tokenizer>,
+    files: &[DataDescription],
+    rows: usize,
+    output: &Output,
+) -> Result<Done, Box<dyn Error>> {
+    let options = data::completion_options(&args.data, Order::default())?;
+    let patterns = &args.data.data;
+    let spinner = term::spinner(output, "reading data");
+    let report = CompletionDataLoader::report(patterns, tokenizer.clone(), &options)?;
+    let shown = preview_completions(patterns, tokenizer.clone(), &options, rows)?;
+    spinner.finish_and_clear();
+    if output.json {
+        let faults: Vec<String> = report.faults.iter().map(ToString::to_string).collect();
+        let page = json!({
+            "data": files,
+            "epoch": report.size,
+            "skipped_rows": report.skipped_rows,
+            "truncated_rows": report.truncated_rows,
+            "empty_completions": report.empty_completions,
+            "fault_count": report.fault_count,
+            "faults": faults,
+            "rows": shown,
+        });
+        term::print(&format!("{page:#}\n"))?;
+    } else {
+        let mut page = head(files, false, &shown);
+        page.push_str(&format!(
+            "{}; {} left out, {} cut off, {} without a completion\n",
+            count(&report.size),
+            term::thousands(report.skipped_rows),
+            term::thousands(report.truncated_rows),
+            term::thousands(report.empty_completions)
+        ));
+        page.push_str(&faults(&report.faults, report.fault_count));
+        term::print(&page)?;
+    }
+    Ok(if report.fault_count == 0 { Done::Ok } else { Done::Differs })
+}
+
+/// The first faults, a line each, and how many more there are.
+fn faults(first: &[unswag_data::Error], count: u64) -> String {
+    let mut page: String =
+        first.iter().map(|fault| format!("{} {}\n", paint(BAD, "fault:"), term::value(fault))).collect();
+    let more = count - first.len() as u64;
+    if more > 0 {
+        page.push_str(&format!("and {} more faults\n", term::thousands(more)));
+    }
+    page
+}
+
+fn chat(
+    args: &Preprocess,
+    tokenizer: &Arc<Tokenizer>,
+    described: &[DataDescription],
+    rows: usize,
+    output: &Output,
+) -> Result<Done, Box<dyn Error>> {
     let template = Arc::new(ChatTemplate::load(&args.model, tokenizer, None)?);
     let options = data::chat_options(&args.data, Order::default());
     let files = &args.data.data;
@@ -48,13 +122,17 @@ fn chat(args: &Preprocess, tokenizer: &Arc<Tokenizer>, rows: usize, output: &Out
     let report = ChatDataLoader::report(files, tokenizer.clone(), template.clone(), &options)?;
     let shown = preview_chat(files, tokenizer.clone(), template, &options, rows)?;
     spinner.finish_and_clear();
-    let faults: Vec<String> = report.faults.iter().map(ToString::to_string).collect();
+    let size = EpochSize {
+        rows: report.rows,
+        tokens: report.tokens,
+        supervised_tokens: report.supervised_tokens,
+        longest_row_tokens: report.longest_row_tokens,
+    };
     if output.json {
+        let faults: Vec<String> = report.faults.iter().map(ToString::to_string).collect();
         let page = json!({
-            "epoch": {
-                "rows": report.rows, "tokens": report.tokens, "supervised_tokens": report.supervised_tokens,
-                "longest_row_tokens": report.longest_row_tokens,
-            },
+            "data": described,
+            "epoch": size,
             "skipped_rows": report.skipped_rows,
             "truncated_rows": report.truncated_rows,
             "end_of_turn_ids": report.end_of_turn_ids,
@@ -64,21 +142,14 @@ fn chat(args: &Preprocess, tokenizer: &Arc<Tokenizer>, rows: usize, output: &Out
         });
         term::print(&format!("{page:#}\n"))?;
     } else {
-        let mut page: String = shown.iter().enumerate().map(|(index, row)| show(index, row)).collect();
+        let mut page = head(described, true, &shown);
         page.push_str(&format!(
-            "{} rows, {} tokens, {} of them learned; the longest row has {}; {} left out, {} cut off\n",
-            term::thousands(report.rows),
-            term::thousands(report.tokens),
-            term::thousands(report.supervised_tokens),
-            term::thousands(report.longest_row_tokens),
+            "{}; {} left out, {} cut off\n",
+            count(&size),
             term::thousands(report.skipped_rows),
             term::thousands(report.truncated_rows)
         ));
-        faults.iter().for_each(|fault| page.push_str(&format!("{} {}\n", paint(BAD, "fault:"), term::value(fault))));
-        let more = report.fault_count - faults.len() as u64;
-        if more > 0 {
-            page.push_str(&format!("and {} more faults\n", term::thousands(more)));
-        }
+        page.push_str(&faults(&report.faults, report.fault_count));
         term::print(&page)?;
     }
     Ok(if report.fault_count == 0 { Done::Ok } else { Done::Differs })

@@ -9,7 +9,7 @@ use clap::{ArgAction, ArgGroup, Args, ValueEnum, ValueHint};
 use indexmap::IndexMap;
 use serde::de::DeserializeOwned;
 
-use super::{Compute, plan::size};
+use super::{Compute, DataColumns, plan::size};
 
 /// Train a checkpoint: LoRA adapters on it, in PEFT's format, or all of it.
 ///
@@ -21,8 +21,10 @@ use super::{Compute, plan::size};
 Examples:
   unswag train ./SmolLM2-135M --data plays/*.txt --block-size 512 --max-steps 100 --lora-r 16 --lora-alpha 32 -o run
   unswag train ./SmolLM2-135M --data chat.jsonl --chat --num-epochs 2 --learning-rate 2e-4 -o run
+  unswag train ./SmolLM2-135M --data alpaca.json -o run        instructions: the loss is taken on the output alone
+  unswag train ./SmolLM2-135M --data qa.csv --prompt-column Q --completion-column A --chat -o run
   unswag train ./SmolLM2-135M --data plays/*.txt --load-in-4bit --bnb-4bit-use-double-quant -o run     QLoRA
-  unswag train ./SmolLM2-135M --data corpus.jsonl --text-field body --dry-run -o run     check everything, train nothing
+  unswag train ./SmolLM2-135M --data corpus.jsonl --text-column body --dry-run -o run     check everything, train nothing
   unswag train ./SmolLM2-135M --data plays/*.txt -o run --resume-from-checkpoint auto
   unswag train ./SmolLM2-135M --data plays/*.txt -o run --resume-from-checkpoint auto --max-steps 200     extend a run of 100
   unswag train ./SmolLM2-135M --data more.txt --adapter run/adapter -o run2     a new run from an adapter's weights
@@ -103,30 +105,30 @@ pub(super) const SEQUENCE_LENGTH: [&str; 8] = [
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Data")]
 pub struct Data {
-    /// Text or JSON lines: files or glob patterns.
+    /// Files or glob patterns: text (.txt); JSON lines or one JSON list (.jsonl, .json), CSV, TSV, each also as .gz; Parquet.
     #[arg(long, value_name = "FILE", required = true, num_args = 1.., value_hint = ValueHint::FilePath)]
     pub data: Vec<String>,
-    /// The field of a JSON line that holds its text.
-    #[arg(long, value_name = "NAME", default_value = "text", conflicts_with = "chat")]
-    pub text_field: String,
-    /// Read conversations from JSON lines, render them with the model's chat template, and learn the assistant's turns only.
+    /// Render rows with the model's chat template, and learn the assistant's turns only. Rows are conversations, or prompts and
+    /// instructions, which become conversations of a user and an assistant.
     #[arg(long)]
     pub chat: bool,
-    /// Tokens of a row; of a conversation, the most.
+    #[command(flatten)]
+    pub columns: DataColumns,
+    /// Tokens of a row; of a conversation or a prompt with its completion, the most.
     #[arg(long, aliases = SEQUENCE_LENGTH, value_name = "N", default_value_t = 1024)]
     pub block_size: usize,
     /// Tokens that a row has in common with the one before it. [default: 0]
     #[arg(long, value_name = "N", conflicts_with_all = ["chat", "packing"])]
     pub overlap: Option<usize>,
-    /// Put several whole documents or conversations into a row, each attended to on its own.
+    /// Put several documents, conversations or completions into a row, each attended to on its own.
     #[arg(long, alias = "sample-packing")]
     pub packing: bool,
-    /// What becomes of a conversation that is longer than a row.
-    #[arg(long, value_enum, default_value_t = TooLong::Refuse, requires = "chat")]
-    pub overlong: TooLong,
+    /// What becomes of a conversation, or of a prompt with its completion, that is longer than a row. [default: refuse]
+    #[arg(long, value_enum)]
+    pub overlong: Option<TooLong>,
 }
 
-/// What becomes of a conversation that is longer than a row.
+/// What becomes of a row's text that is longer than a row of tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TooLong {
     /// It is an error that names its line.

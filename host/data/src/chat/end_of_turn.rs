@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use super::{Chat, ChatDataLoader, ChatOptions, OpenEnd, Taken};
-use crate::{error::Place, template::ChatTemplate, tokenizer::Tokenizer};
+use crate::{conversation, data_set::DataSet, error::Place, template::ChatTemplate, tokenizer::Tokenizer};
 
 /// A conversation that every template takes.
 const CONVERSATION: &str = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
@@ -14,14 +14,15 @@ impl ChatDataLoader {
     /// short conversation. Empty where the template rejects that conversation, or writes no special token behind a turn.
     pub fn end_of_turn_ids(tokenizer: &Arc<Tokenizer>, template: &Arc<ChatTemplate>) -> BTreeSet<u32> {
         let chat = Chat {
-            files: Arc::default(),
+            data: DataSet::default(),
             tokenizer: tokenizer.clone(),
             template: template.clone(),
             extra: Vec::new(),
             options: ChatOptions::default(),
         };
         let place = Place { path: PathBuf::new(), line: 1 };
-        let Ok(Taken::Row(built)) = chat.judge(&place, CONVERSATION) else { return BTreeSet::new() };
+        let conversation = conversation::parse(CONVERSATION).expect("it has the form that is read");
+        let Ok(Taken::Row(built)) = chat.judge(&place, &conversation) else { return BTreeSet::new() };
         let written = built.ends.into_iter().filter_map(|end| match end {
             Ok(id) | Err(OpenEnd::Outside(id)) => Some(id),
             Err(OpenEnd::Cut | OpenEnd::Missing) => None,

@@ -226,19 +226,6 @@ impl Value {
         }
     }
 
-    /// What a JSON value is, in words.
-    pub fn describe(&self) -> &'static str {
-        match self {
-            Value::None | Value::Undefined(_) => "null",
-            Value::Bool(_) => "a boolean",
-            Value::Int(_) | Value::Float(_) => "a number",
-            Value::Str(_) | Value::Markup(_) => "a text",
-            Value::List(_) | Value::Tuple(_) => "a list",
-            Value::Dict(_) => "an object",
-            Value::Object(_) => "an object of the template",
-        }
-    }
-
     /// Bytes of its texts and items, each counted where it stands.
     pub fn bytes(&self) -> usize {
         let own = size_of::<Value>();

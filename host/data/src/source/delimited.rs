@@ -5,11 +5,13 @@
 
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 
-use super::{MAX_ROW_BYTES, RawRow, ReadRows, RowMark, input::Input};
+use super::{RawRow, ReadRows, RowMark, input::Input};
 use crate::error::{Error, Place, RowFault};
 
 /// Columns of a file, more than any data set has.
 const MOST_COLUMNS: usize = 4096;
+/// A record's bytes at first; the limit of a row is more.
+const FIRST_BYTES: usize = 4 << 10;
 
 /// The delimiter of a file, from the start of it: the first of `usual`, `;` and a tab that is in the header, for programs
 /// write `;` where a comma is the decimal point.
@@ -24,6 +26,7 @@ struct Records {
     machine: Reader,
     bytes: Vec<u8>,
     ends: Vec<usize>,
+    limit_bytes: usize,
 }
 
 /// What was read.
@@ -35,9 +38,9 @@ enum Record {
 }
 
 impl Records {
-    fn new(input: Input, delimiter: u8) -> Self {
+    fn new(input: Input, delimiter: u8, limit_bytes: usize) -> Self {
         let machine = ReaderBuilder::new().delimiter(delimiter).build();
-        Records { input, machine, bytes: vec![0; 4 << 10], ends: vec![0; 64] }
+        Records { input, machine, bytes: vec![0; FIRST_BYTES], ends: vec![0; 64], limit_bytes }
     }
 
     /// The next record, the place of its first line and the mark that it begins at.
@@ -58,12 +61,14 @@ impl Records {
             (bytes, ends) = (bytes + written, ends + found);
             match result {
                 ReadRecordResult::InputEmpty => {}
-                ReadRecordResult::OutputFull if self.bytes.len() >= MAX_ROW_BYTES => (is_too_long, bytes) = (true, 0),
-                ReadRecordResult::OutputFull => self.bytes.resize((self.bytes.len() * 2).min(MAX_ROW_BYTES), 0),
+                ReadRecordResult::OutputFull if self.bytes.len() >= self.limit_bytes => {
+                    (is_too_long, bytes) = (true, 0)
+                }
+                ReadRecordResult::OutputFull => self.bytes.resize((self.bytes.len() * 2).min(self.limit_bytes), 0),
                 ReadRecordResult::OutputEndsFull if self.ends.len() >= MOST_COLUMNS => (is_too_long, ends) = (true, 0),
                 ReadRecordResult::OutputEndsFull => self.ends.resize(self.ends.len() * 2, 0),
                 ReadRecordResult::Record if is_too_long => {
-                    self.bytes = vec![0; 4 << 10];
+                    self.bytes = vec![0; FIRST_BYTES];
                     return Ok((mark, place, Record::TooLong));
                 }
                 ReadRecordResult::Record => return Ok((mark, place, Record::Fields(ends))),
@@ -108,8 +113,8 @@ pub(crate) struct Header {
 impl Header {
     /// # Errors
     /// There is no header, it is not text, or it names a column twice.
-    pub fn read(input: Input, delimiter: u8) -> Result<Self, Error> {
-        let mut records = Records::new(input, delimiter);
+    pub fn read(input: Input, delimiter: u8, limit_bytes: usize) -> Result<Self, Error> {
+        let mut records = Records::new(input, delimiter, limit_bytes);
         let (mark, place, record) = records.next()?;
         let unsound = |message: &str| Error::Row {
             place: place.clone(),
@@ -117,7 +122,11 @@ impl Header {
         };
         let count = match record {
             Record::Fields(count) => count,
-            Record::TooLong => return Err(unsound("expected a line that names the columns, and found none in 64 MiB")),
+            Record::TooLong => {
+                return Err(unsound(
+                    "expected a line that names the columns, and found one that is longer than a row may be",
+                ));
+            }
             Record::End => 0,
         };
         let mut names: Vec<String> = Vec::with_capacity(count);
@@ -149,8 +158,8 @@ pub(crate) struct Delimited {
 }
 
 impl Delimited {
-    pub fn new(input: Input, header: Header) -> Self {
-        Delimited { records: Records::new(input, header.delimiter), header }
+    pub fn new(input: Input, header: Header, limit_bytes: usize) -> Self {
+        Delimited { records: Records::new(input, header.delimiter, limit_bytes), header }
     }
 
     /// The record as a JSON object, each field a text.
@@ -187,7 +196,7 @@ impl ReadRows for Delimited {
         let (mark, place, record) = self.records.next()?;
         let text = match record {
             Record::End => return Ok(None),
-            Record::TooLong => Err(RowFault::TooLongRow { limit_bytes: MAX_ROW_BYTES }),
+            Record::TooLong => Err(RowFault::TooLongRow { limit_bytes: self.records.limit_bytes }),
             Record::Fields(count) => self.object(count, mark, &place)?,
         };
         Ok(Some(RawRow { mark, place, text }))

@@ -70,10 +70,6 @@ impl Input {
         self.mark
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// The line that is read.
     pub fn place(&self) -> Place {
         Place { path: self.path.clone(), line: self.mark.lines + 1 }

@@ -3,7 +3,7 @@
 //! The list is never parsed at once: the end of each element is found by counting brackets outside of texts, and the element's
 //! text is what is parsed. What is between elements must be one comma.
 
-use super::{MAX_ROW_BYTES, RawRow, ReadRows, RowMark, input::Input};
+use super::{RawRow, ReadRows, RowMark, input::Input};
 use crate::error::{Error, RowFault};
 
 pub(crate) struct JsonList {
@@ -11,12 +11,13 @@ pub(crate) struct JsonList {
     /// Behind the last element, before what separates it from the next.
     mark: RowMark,
     is_over: bool,
+    limit_bytes: usize,
 }
 
 impl JsonList {
     /// Starts at a mark: the beginning of the file, or behind an element.
-    pub fn new(input: Input, mark: RowMark) -> Self {
-        JsonList { input, mark, is_over: false }
+    pub fn new(input: Input, mark: RowMark, limit_bytes: usize) -> Self {
+        JsonList { input, mark, is_over: false, limit_bytes }
     }
 
     fn unsound(&self, message: impl Into<String>) -> Error {
@@ -84,14 +85,14 @@ impl JsonList {
             let end = next.iter().position(|byte| scan.ends_before(*byte));
             let count = end.unwrap_or(next.len());
             bytes += count;
-            if bytes <= MAX_ROW_BYTES {
+            if bytes <= self.limit_bytes {
                 text.extend_from_slice(&next[..count]);
             } else {
                 text = Vec::new();
             }
             self.input.pass(count);
             if end.is_some() {
-                return Ok((bytes <= MAX_ROW_BYTES).then_some(text));
+                return Ok((bytes <= self.limit_bytes).then_some(text));
             }
         }
     }
@@ -106,7 +107,7 @@ impl ReadRows for JsonList {
         }
         let (place, start) = (self.input.place(), self.input.mark().offset);
         let text = match self.element()? {
-            None => Err(RowFault::TooLongRow { limit_bytes: MAX_ROW_BYTES }),
+            None => Err(RowFault::TooLongRow { limit_bytes: self.limit_bytes }),
             Some(text) => Ok(String::from_utf8(text).map_err(|error| Error::Utf8 {
                 place: place.clone(),
                 byte: start + error.utf8_error().valid_up_to() as u64,

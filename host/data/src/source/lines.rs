@@ -1,16 +1,17 @@
 //! JSON lines: one object a line. A line that is too long is a fault of its row; the next line is read as if it were sound.
 
-use super::{MAX_ROW_BYTES, RawRow, ReadRows, RowMark, input::Input};
+use super::{RawRow, ReadRows, RowMark, input::Input};
 use crate::error::{Error, RowFault};
 
 pub(crate) struct Lines {
     input: Input,
     buffer: Vec<u8>,
+    limit_bytes: usize,
 }
 
 impl Lines {
-    pub fn new(input: Input) -> Self {
-        Lines { input, buffer: Vec::new() }
+    pub fn new(input: Input, limit_bytes: usize) -> Self {
+        Lines { input, buffer: Vec::new(), limit_bytes }
     }
 
     /// Reads a line into the buffer: its bytes, of which only so many as a row may have are stored.
@@ -23,7 +24,7 @@ impl Lines {
                 Some(position) => (position + 1, true),
                 None => (next.len(), next.is_empty()),
             };
-            let room = (MAX_ROW_BYTES + 1).saturating_sub(self.buffer.len());
+            let room = (self.limit_bytes + 1).saturating_sub(self.buffer.len());
             self.buffer.extend_from_slice(&next[..count.min(room)]);
             self.input.pass(count);
             bytes += count as u64;
@@ -41,9 +42,9 @@ impl ReadRows for Lines {
             if self.read_line()? == 0 {
                 return Ok(None);
             }
-            if self.buffer.len() > MAX_ROW_BYTES {
+            if self.buffer.len() > self.limit_bytes {
                 self.buffer = Vec::new();
-                let text = Err(RowFault::TooLongRow { limit_bytes: MAX_ROW_BYTES });
+                let text = Err(RowFault::TooLongRow { limit_bytes: self.limit_bytes });
                 return Ok(Some(RawRow { mark, place, text }));
             }
             let text = match std::str::from_utf8(&self.buffer) {

@@ -28,7 +28,7 @@ impl ProbeFormat {
 }
 
 /// Reads every row of a file that is in memory, and calls `row` with each row's JSON text or with what is wrong with it, in
-/// words. Meant for fuzzing: it returns, whatever the bytes.
+/// words. A row is at most `limit_bytes` long, and that at least 4096. Meant for fuzzing: it returns, whatever the bytes.
 ///
 /// # Errors
 /// The bytes cannot be read to their end.
@@ -36,6 +36,7 @@ pub fn read_rows(
     bytes: &[u8],
     format: ProbeFormat,
     is_gzip: bool,
+    limit_bytes: usize,
     mut row: impl FnMut(Result<&str, String>),
 ) -> Result<(), Error> {
     let path = Path::new("rows");
@@ -46,7 +47,7 @@ pub fn read_rows(
         ProbeFormat::Csv => Format::Delimited(find_delimiter(&first_bytes(bytes.clone(), path, is_gzip)?, b',')),
         ProbeFormat::Parquet => Format::Parquet,
     };
-    let mut reader = reader(bytes, path, format, is_gzip, RowMark::default(), None)?;
+    let mut reader = reader(bytes, path, (format, is_gzip), RowMark::default(), None, limit_bytes)?;
     while let Some(next) = reader.next()? {
         match &next.text {
             Ok(text) => row(Ok(text)),

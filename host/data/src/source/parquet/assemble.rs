@@ -4,15 +4,15 @@
 //! innermost list that it goes on with, 0 where it begins a row.
 
 use super::{
-    Fault, MAX_ROW_BYTES,
+    Fault,
     column::{Column, Value},
     schema::{Inside, Node, Repetition},
 };
 use crate::source::delimited::push_json_text;
 
 /// The next row as a JSON object.
-pub(super) fn row(columns: &[Node], leaves: &mut [Option<Column>]) -> Result<String, Fault> {
-    let mut writer = Writer { out: String::new(), leaves };
+pub(super) fn row(columns: &[Node], leaves: &mut [Option<Column>], limit_bytes: usize) -> Result<String, Fault> {
+    let mut writer = Writer { out: String::new(), leaves, limit_bytes };
     for (index, node) in columns.iter().enumerate() {
         let leaf = writer.first(node);
         if leaf.peek()?.is_none_or(|levels| levels.repetition != 0) {
@@ -28,6 +28,7 @@ pub(super) fn row(columns: &[Node], leaves: &mut [Option<Column>]) -> Result<Str
 struct Writer<'a> {
     out: String,
     leaves: &'a mut [Option<Column>],
+    limit_bytes: usize,
 }
 
 impl Writer<'_> {
@@ -42,8 +43,8 @@ impl Writer<'_> {
     }
 
     fn push(&mut self, text: &str) -> Result<(), Fault> {
-        if self.out.len() + text.len() > MAX_ROW_BYTES {
-            return Err(Fault::TooLongRow);
+        if self.out.len() + text.len() > self.limit_bytes {
+            return Err(Fault::TooLongRow { limit_bytes: self.limit_bytes });
         }
         self.out.push_str(text);
         Ok(())
@@ -90,9 +91,10 @@ impl Writer<'_> {
     }
 
     fn leaf(&mut self, node: &Node) -> Result<(), Fault> {
-        let Writer { out, leaves } = self;
+        let Writer { out, leaves, limit_bytes } = self;
+        let limit_bytes = *limit_bytes;
         let column = leaves[node.first_leaf].as_mut().expect("the leaves of needed columns are open");
-        let limit = MAX_ROW_BYTES - out.len();
+        let room = limit_bytes.saturating_sub(out.len());
         match column.take()? {
             Value::Null => return Err(Fault::damaged("a value is null in a column that has no nulls")),
             Value::Boolean(value) => out.push_str(if value { "true" } else { "false" }),
@@ -102,14 +104,14 @@ impl Writer<'_> {
             Value::Float(value) => {
                 out.push_str(&serde_json::Number::from_f64(value).map_or_else(String::new, |n| n.to_string()))
             }
-            Value::Bytes(bytes) if bytes.len() > limit => return Err(Fault::TooLongRow),
+            Value::Bytes(bytes) if bytes.len() > room => return Err(Fault::TooLongRow { limit_bytes }),
             Value::Bytes(bytes) => match std::str::from_utf8(bytes) {
                 Ok(text) => push_json_text(out, text),
                 Err(_) => return Err(Fault::NotText(column.path().to_owned())),
             },
         }
-        if out.len() > MAX_ROW_BYTES {
-            return Err(Fault::TooLongRow);
+        if out.len() > limit_bytes {
+            return Err(Fault::TooLongRow { limit_bytes });
         }
         Ok(())
     }

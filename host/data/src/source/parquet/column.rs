@@ -3,13 +3,13 @@
 use std::io::Read;
 
 use super::{
-    Fault, MAX_ROW_BYTES,
+    Fault,
     encoding::{Deltas, Hybrid, LengthTexts, PrefixTexts},
     footer::Chunk,
     schema::{Leaf, Physical},
     thrift::{Kind, Thrift},
 };
-use crate::source::Bytes;
+use crate::source::{Bytes, MAX_ROW_BYTES};
 
 /// Largest page, decompressed: a row's text lies in one page.
 const MAX_PAGE_BYTES: usize = 128 << 20;

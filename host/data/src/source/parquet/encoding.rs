@@ -239,7 +239,7 @@ impl PrefixTexts {
         self.text.truncate(prefix.ok_or_else(|| Fault::damaged("a text goes on with more than the one before has"))?);
         let suffix = self.suffixes.next(page)?;
         if self.text.len() + suffix.len() > limit_bytes {
-            return Err(Fault::TooLongRow);
+            return Err(Fault::TooLongRow { limit_bytes });
         }
         self.text.extend_from_slice(&page[suffix]);
         Ok(())
