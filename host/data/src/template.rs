@@ -26,11 +26,18 @@ const TOOL_USE: &str = "tool_use";
 
 /// A model's compiled chat templates: mostly one.
 pub struct ChatTemplate {
-    templates: Vec<(&'static str, Template)>,
+    templates: Vec<Loaded>,
     source: String,
     now: jiff::civil::DateTime,
     now_text: String,
     roles: Vec<(&'static str, Value)>,
+}
+
+/// A compiled template, and what errors call it.
+struct Loaded {
+    name: &'static str,
+    label: String,
+    template: Template,
 }
 
 impl std::fmt::Debug for ChatTemplate {
@@ -93,10 +100,12 @@ impl ChatTemplate {
         };
         let mut templates = Vec::new();
         for Named { name, path, source } in &found {
+            let which = if found.len() > 1 { format!("\"{name}\" of ") } else { String::new() };
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            let label = format!("the template {which}{file}");
             let template = with_stack(|| Template::parse(source)).and_then(|parsed| parsed);
-            let template = template
-                .map_err(|error| Error::Template { path: path.clone(), message: explain(&error, found.len(), name) })?;
-            templates.push((*name, template));
+            let unsound = |error| Error::Template { path: path.clone(), message: explain(&error, &label) };
+            templates.push(Loaded { name, template: template.map_err(unsound)?, label });
         }
         let role = |name: &&'static str| Some((*name, Value::from(tokenizer.role(name)?)));
         let roles = ROLES.iter().filter_map(role).collect();
@@ -173,8 +182,9 @@ impl ChatTemplate {
         extra: &[(String, Value)],
     ) -> Vec<Result<Rendered, RowFault>> {
         let has_tools = extra.iter().rev().find(|(name, _)| name == "tools").is_some_and(|(_, tools)| !tools.is_null());
-        let named = |name| self.templates.iter().find(|(known, _)| *known == name);
-        let Some((name, template)) = named(TOOL_USE).filter(|_| has_tools).or_else(|| named(DEFAULT)) else {
+        let named = |name| self.templates.iter().find(|loaded| loaded.name == name);
+        let Some(Loaded { label, template, .. }) = named(TOOL_USE).filter(|_| has_tools).or_else(|| named(DEFAULT))
+        else {
             return renderings.iter().map(|_| Err(no_default())).collect();
         };
         let mut variables = vec![("tools", Value::None), ("documents", Value::None)];
@@ -188,7 +198,7 @@ impl ChatTemplate {
             variables.push(("add_generation_prompt", rendering.add_generation_prompt.into()));
             template.render(&variables, self.now, Limits::for_input(bytes + extra_bytes))
         };
-        let refused = |error: jinja::Error| RowFault::Template { message: explain(&error, self.templates.len(), name) };
+        let refused = |error: jinja::Error| RowFault::Template { message: explain(&error, label) };
         match with_stack(|| renderings.iter().map(render).collect::<Vec<_>>()) {
             Ok(texts) => texts.into_iter().map(|text| text.map(|text| without_marks(&text)).map_err(refused)).collect(),
             Err(error) => renderings.iter().map(|_| Err(refused(error.clone()))).collect(),
@@ -214,7 +224,7 @@ pub fn render_untrusted(source: &[u8]) -> Result<String, String> {
     let render = || {
         Template::parse(source)?.render(&variables, jiff::civil::DateTime::constant(2026, 11, 21, 8, 0, 0, 0), limits)
     };
-    with_stack(render).and_then(|text| text).map_err(|error| explain(&error, 1, DEFAULT))
+    with_stack(render).and_then(|text| text).map_err(|error| explain(&error, "the template"))
 }
 
 /// A row's JSON as a template sees it.
@@ -340,10 +350,9 @@ fn without_marks(marked: &str) -> Rendered {
 }
 
 /// A template's error in one line: its own words, and where in the template.
-fn explain(error: &jinja::Error, templates: usize, name: &str) -> String {
-    let which = if templates > 1 { format!("template \"{name}\"") } else { "template".to_owned() };
+fn explain(error: &jinja::Error, label: &str) -> String {
     match error.line {
-        Some(line) => format!("{} (line {line} of the {which})", error.message),
-        None => error.message.clone(),
+        Some(line) => format!("{} (line {line} of {label})", error.message),
+        None => format!("{} ({label})", error.message),
     }
 }
