@@ -218,7 +218,7 @@ pub fn render_untrusted(source: &[u8]) -> Result<String, String> {
         {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {"x": [1, 2.5, null]}}}]},
         {"role": "tool", "content": "{}"}, {"role": "assistant", "content": "naïve 🙂"}]"#;
     let messages: Value = serde_json::from_str(conversation).map_err(|error| error.to_string())?;
-    let limits = Limits { steps: 1_000_000, ..Limits::for_input(conversation.len()) };
+    let limits = Limits { steps: 300_000, ..Limits::for_input(conversation.len()) };
     let variables =
         [("messages", messages), ("tools", Value::None), ("bos_token", "<s>".into()), ("eos_token", "</s>".into())];
     let render = || {
