@@ -47,7 +47,7 @@ pub fn run(args: &Merge, output: &Output) -> Result<Done, Box<dyn Error>> {
     let legend = "adds: what the adapter adds before rounding; arrived: the share of it that the merged weight has";
     page.push_str(&format!("{}\n", paint(DIM, legend)));
     for note in &report.notes {
-        page.push_str(&format!("{} {note}\n", paint(WARN, "note:")));
+        page.push_str(&format!("{} {}\n", paint(WARN, "note:"), term::value(note)));
     }
     term::print(&format!("{page}{} {}\n", paint(GOOD, "wrote"), term::value(args.output.display())))?;
     Ok(Done::Ok)
