@@ -23,6 +23,7 @@ mod finite;
 mod folder;
 mod full;
 mod generate;
+mod logs;
 mod memory;
 mod metrics;
 mod model;

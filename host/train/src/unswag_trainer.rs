@@ -21,6 +21,7 @@ use crate::{
     evaluate::evaluate,
     folder::{is_same, remove_litter},
     full,
+    logs::{Logs, again},
     metrics::{Learned, METRICS, MetricsFile, StepMetrics},
     optimizer::States,
     save_adapter, save_model,
@@ -577,34 +578,6 @@ impl UnswagTrainer {
         }
         self.last_saved = Some((step, path));
         Ok(())
-    }
-}
-
-/// Where each step's figures are written.
-struct Logs {
-    metrics: Option<MetricsFile>,
-    events: Option<EventFile>,
-}
-
-impl Logs {
-    fn append(&mut self, metrics: &StepMetrics, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        if let Some(file) = &mut self.metrics {
-            again(observer, || file.append(metrics))?;
-        }
-        if let Some(file) = &mut self.events {
-            again(observer, || file.append(metrics))?;
-        }
-        Ok(())
-    }
-}
-
-/// Does it, and does it again as long as the disk is full and the observer says so.
-fn again<T>(observer: &mut dyn Observer, mut work: impl FnMut() -> Result<T, TrainError>) -> Result<T, TrainError> {
-    loop {
-        match work() {
-            Err(error) if error.is_disk_full() && observer.tries_again(&error) => {}
-            other => return other,
-        }
     }
 }
 
