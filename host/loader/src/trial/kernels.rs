@@ -164,21 +164,21 @@ fn forward(protocol: &crate::Protocol, run: &Run, inputs: &[&[u8]], target: &Tar
     let flags = Launch::DETERMINISTIC | if run.is_training { Launch::TRAINING } else { 0 };
     let mut launch =
         LaunchOptions { seed: 42, offset: 0, scratch: scratch.bytes_mut(), scalars: &scalars, threads: 1, flags };
-    let before: Vec<Vec<u8>> = inputs.iter().map(|bytes| bytes.to_vec()).collect();
-    let given = inputs;
-    let inputs: Vec<Buffer<'_>> =
-        run.call.inputs.iter().zip(inputs).map(|(meta, bytes)| Buffer { meta, bytes }).collect();
+    // In memory of their own, aligned as the engine's tensors are.
+    let own: Vec<Banded> = inputs.iter().map(|bytes| Banded::holding(bytes)).collect();
+    let views: Vec<Buffer<'_>> =
+        run.call.inputs.iter().zip(&own).map(|(meta, memory)| Buffer { meta, bytes: memory.bytes() }).collect();
     let mut output_buffers: Vec<BufferMut<'_>> = buffers(&plan.outputs, &mut outputs);
     let mut saved_buffers: Vec<BufferMut<'_>> = match run.is_training {
         true => buffers(&plan.saved, &mut saved),
         false => Vec::new(),
     };
-    kernel.forward(&mut launch, &inputs, &mut output_buffers, &mut saved_buffers).map_err(failed)?;
+    kernel.forward(&mut launch, &views, &mut output_buffers, &mut saved_buffers).map_err(failed)?;
     drop((output_buffers, saved_buffers));
     if outputs.iter().chain(&saved).chain([&scratch]).any(|memory| !memory.is_intact()) {
         return Err("its forward wrote outside of the tensors that it was given".to_owned());
     }
-    if given.iter().zip(&before).any(|(now, before)| *now != before.as_slice()) {
+    if own.iter().zip(inputs).any(|(memory, given)| !memory.is_intact() || memory.bytes() != *given) {
         return Err("its forward wrote to an input".to_owned());
     }
     Ok(outputs.iter().map(|output| output.bytes().to_vec()).collect())
@@ -207,6 +207,12 @@ impl Banded {
         let address = memory.as_ptr() as usize + Self::BAND_BYTES;
         let start = Self::BAND_BYTES + address.next_multiple_of(Self::ALIGN) - address;
         Self { memory, start, len }
+    }
+
+    fn holding(bytes: &[u8]) -> Self {
+        let mut memory = Self::new(bytes.len());
+        memory.bytes_mut().copy_from_slice(bytes);
+        memory
     }
 
     fn bytes(&self) -> &[u8] {
