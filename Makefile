@@ -9,10 +9,11 @@ UNSWAG := $(TARGET)/release/unswag
 LOCK_PLUGINS := $(UNSWAG) plugin add --bundled $(TARGET)/release/libunswag_delhi.so
 SMOLLM2 := $(CACHE)/models/SmolLM2-135M-Instruct
 SECONDS_EACH ?= 60
+PREFIX ?= $(HOME)/.local
 export LIBTORCH ?= $(abspath $(CACHE)/libtorch)
 
 .DEFAULT_GOAL := help
-.PHONY: help build torch programs demo test venv libtorch bench bench-surgery bench-train fuzz lint clean-cache
+.PHONY: help build torch programs install demo test venv libtorch bench bench-surgery bench-train bench-compare fuzz lint clean-cache
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -28,6 +29,14 @@ torch: libtorch ## Build target/release/unswag-torch, which unswag becomes to tr
 programs: libtorch
 	cargo build --release --package unswag --package unswag-delhi --package unswag-torch-cli
 	$(LOCK_PLUGINS)
+
+# The programs lie together, since unswag looks for unswag-torch and for its bundled plugins beside itself and nowhere else.
+install: programs ## Install unswag, unswag-torch and the plugins under PREFIX (~/.local), with PREFIX/bin/unswag for PATH
+	install -d $(PREFIX)/bin $(PREFIX)/lib/unswag
+	install $(UNSWAG) $(UNSWAG)-torch $(TARGET)/release/libunswag_delhi.so $(PREFIX)/lib/unswag
+	$(PREFIX)/lib/unswag/unswag plugin add --replace --bundled $(PREFIX)/lib/unswag/libunswag_delhi.so
+	ln -sfn ../lib/unswag/unswag $(PREFIX)/bin/unswag
+	@case ":$$PATH:" in *":$(PREFIX)/bin:"*) ;; *) echo "$(PREFIX)/bin is not on PATH: export PATH=\"$(PREFIX)/bin:\$$PATH\"";; esac
 
 demo: programs $(SMOLLM2)/model.safetensors ## Operate on SmolLM2-135M with the Delhi plugin, train the result, and let it speak
 	scripts/fetch shakespeare
@@ -85,6 +94,11 @@ bench-train: programs venv $(SMOLLM2)/model.safetensors ## Measure training: the
 	tests/bench/delhi.py $(UNSWAG) $(SMOLLM2) $(CACHE)/data/shakespeare/hamlet_gut.txt $(CACHE)/tmp/held-out.txt --block-size 128
 	$(CACHE)/venv/bin/python tests/bench/ungated.py $(UNSWAG) $(SMOLLM2) $(CACHE)/data/shakespeare/hamlet_gut.txt \
 	  $(CACHE)/data/shakespeare/othello_gut.txt $(CACHE)/tmp/held-out.txt
+
+bench-compare: programs $(SMOLLM2)/model.safetensors ## Compare this build with that of another commit, BASE=COMMIT, in pairs (15 minutes)
+	@test -n "$(BASE)" || { echo "make bench-compare: name the commit to compare with: make bench-compare BASE=COMMIT" >&2; exit 2; }
+	scripts/fetch shakespeare
+	tests/bench/compare_commits.py $(UNSWAG) $(BASE) $(SMOLLM2) $(CACHE)/data/shakespeare/hamlet_gut.txt $(CACHE) $(PAIRS:%=--pairs %)
 
 fuzz: ## Fuzz every target for SECONDS_EACH seconds: cargo-fuzz on nightly where installed, else by mutation
 	scripts/fuzz $(SECONDS_EACH)
