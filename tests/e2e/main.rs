@@ -4,6 +4,7 @@ mod adapters;
 mod formats;
 mod hostile_files;
 mod house;
+mod kills;
 mod layering;
 mod main_job;
 mod optimizers;
