@@ -428,3 +428,21 @@ fn a_step_that_cannot_be_opened_is_told_with_its_line() {
     let outcome = house.run(&["run", "pipe.yaml"]);
     assert!(outcome.code(2).contains("expected a file, found a named pipe"), "{}", outcome.stderr);
 }
+
+/// `UNSWAG_WRITE_PAGES=1` writes it anew.
+#[test]
+fn the_page_of_recipe_keys_is_what_the_program_prints() {
+    let house = House::without_plugins();
+    let printed = house.run(&["schema", "--markdown"]).ok().to_owned();
+    let page = workspace_root().join("docs/recipes.md");
+    if std::env::var_os("UNSWAG_WRITE_PAGES").is_some() {
+        fs::write(&page, &printed).unwrap();
+    }
+    let tracked = fs::read_to_string(&page).unwrap_or_default();
+    assert!(tracked == printed, "docs/recipes.md is out of date: `unswag schema --markdown >docs/recipes.md`");
+    // Every key of the schema is on the page, aliases too.
+    let schema = house.json(&["schema"]);
+    for key in schema["properties"]["train"]["properties"].as_object().unwrap().keys() {
+        assert!(printed.contains(&format!("`{key}`")), "{key}");
+    }
+}

@@ -50,7 +50,7 @@ fn run(cli: &Cli) -> Result<Done, Box<dyn Error>> {
             commands::torch::hand_over()
         }
         Command::Run(args) => commands::run::run(args, output),
-        Command::Schema => commands::help::schema(),
+        Command::Schema { markdown } => commands::help::schema(*markdown),
         Command::Merge(args) => commands::merge::run(args, output),
         Command::Preprocess(args) => commands::preprocess::run(args, output),
         Command::Plugin(args) => commands::plugin::run(&args.command, output),

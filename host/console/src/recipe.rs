@@ -10,6 +10,7 @@
 
 mod keys;
 mod locate;
+mod page;
 mod read;
 mod schema;
 mod values;
@@ -28,6 +29,7 @@ use crate::args::{Plan, Run, Train};
 use keys::Keys;
 pub use keys::{Given, Overrides};
 use locate::{Fault, Place, line_of};
+pub use page::page;
 pub use schema::schema;
 
 /// A recipe is written by hand.

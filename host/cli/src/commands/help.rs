@@ -4,6 +4,7 @@ use std::{error::Error, path::Path};
 
 use clap::CommandFactory;
 use unswag_checkpoint::{RealDisk, atomic_write_file};
+use unswag_console::recipe;
 
 use crate::{Done, args::Cli, term};
 
@@ -14,9 +15,10 @@ pub fn completions(shell: clap_complete::Shell) -> Result<Done, Box<dyn Error>> 
     Ok(Done::Ok)
 }
 
-/// The JSON Schema of recipes.
-pub fn schema() -> Result<Done, Box<dyn Error>> {
-    term::print(&format!("{:#}\n", unswag_console::recipe::schema()))?;
+/// The JSON Schema of recipes, or a page with every key.
+pub fn schema(markdown: bool) -> Result<Done, Box<dyn Error>> {
+    let text = if markdown { recipe::page() } else { format!("{:#}\n", recipe::schema()) };
+    term::print(&text)?;
     Ok(Done::Ok)
 }
 

@@ -147,6 +147,11 @@ impl Key {
         self.arg.get_help().map(ToString::to_string).unwrap_or_default()
     }
 
+    /// The heading of `--help` that the option stands under.
+    pub fn heading(&self) -> Option<&str> {
+        self.arg.get_help_heading()
+    }
+
     pub fn defaults(&self) -> Vec<String> {
         self.arg.get_default_values().iter().map(|value| value.to_string_lossy().into_owned()).collect()
     }
