@@ -26,6 +26,14 @@ pub enum Error {
     Json { path: PathBuf, message: String },
     #[error("{}: not a tokenizer that can be read: {message}; expected the tokenizer.json of a Hugging Face folder", path.display())]
     Tokenizer { path: PathBuf, message: String },
+    #[error(
+        "{}: token {token:?} has id {id}, and the model's embedding has {rows} rows (ids 0 to {}); take the tokenizer that \
+         belongs to the weights, or resize the embedding",
+        path.display(), rows.saturating_sub(1)
+    )]
+    BeyondEmbedding { path: PathBuf, token: String, id: u32, rows: u64 },
+    #[error("{what}: {tokens} tokens, and the model's table of positions has {rows} rows; {next}")]
+    BeyondPositions { what: String, tokens: u64, rows: u64, next: String },
     #[error("{}: the tokenizer cannot encode this: {message}", place)]
     Encode { place: Place, message: String },
     #[error("{place}: byte {byte} of the file is not UTF-8; convert the file, for example with iconv -t UTF-8")]

@@ -18,7 +18,8 @@ use crate::{
 /// Bytes at either end of a file that identify it.
 const SAMPLE_BYTES: u64 = 64 << 10;
 /// Largest of the small JSON files beside a model that is read.
-pub(crate) const MAX_CONFIG_BYTES: u64 = 8 << 20;
+/// A tokenizer_config.json that lists 65,000 added tokens has 11 MB.
+pub(crate) const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 /// How a data file is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,10 +194,13 @@ pub(crate) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, Err
         Err(Error::Missing { .. }) => return Ok(None),
         Err(error) => return Err(error),
     };
-    let content = content.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&content);
-    let object = serde_json::from_slice(content)
-        .map_err(|error| Error::Json { path: path.to_owned(), message: error.to_string() })?;
-    Ok(Some(object))
+    object(path, &content).map(Some)
+}
+
+/// The JSON object that a file holds.
+pub(crate) fn object(path: &Path, content: &[u8]) -> Result<Map<String, Value>, Error> {
+    let content = content.strip_prefix("\u{feff}".as_bytes()).unwrap_or(content);
+    serde_json::from_slice(content).map_err(|error| Error::Json { path: path.to_owned(), message: error.to_string() })
 }
 
 /// Fills what it can of `buffer` from `offset`; less only at the end of the file.

@@ -1,21 +1,41 @@
-//! The tokenizer of a Hugging Face folder: `tokenizer.json`, and which ids begin, end and pad a text according to the
-//! files beside it. Nothing is guessed from names of tokens.
+//! The tokenizer of a Hugging Face folder: `tokenizer.json`, the tokens that the files beside it add, and which ids
+//! begin, end and pad a text. Nothing is guessed from names of tokens, and nothing is believed of a file unseen: sizes
+//! are bounded before they are built ([`file`]), and the library runs where a panic or a loop of its own is an error
+//! ([`worker`]).
+
+mod beside;
+mod file;
+mod pipeline;
+mod roles;
+mod stream;
+mod worker;
 
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
-    str::FromStr,
+    sync::Arc,
+    time::Duration,
 };
 
 use serde_json::{Map, Value};
+use tokenizers::{Encoding, PostProcessor};
 
+pub use stream::TextStream;
+
+use self::{
+    pipeline::Growth,
+    roles::{Roles, token_text},
+    worker::{Fault, Worker},
+};
 use crate::{
     error::{Error, Place},
     files,
 };
 
-/// Largest `tokenizer.json` read; that of a vocabulary of 262,000 is 33 MB.
-const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
+/// What work on some bytes may take. Tokenizers read megabytes in a second; the rest is for a busy machine.
+fn time_limit(bytes: usize) -> Duration {
+    Duration::from_secs(8 + (bytes >> 16) as u64)
+}
 
 /// A token with the bytes of the text that it came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +49,9 @@ pub struct Token {
 
 /// The tokenizer of a model folder.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
+    worker: Worker,
+    growth: Growth,
     path: PathBuf,
     config: Map<String, Value>,
     eos_ids: Vec<u32>,
@@ -48,44 +70,92 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Loads `tokenizer.json` of `folder`, and the roles of tokens from `tokenizer_config.json`,
-    /// `special_tokens_map.json`, `generation_config.json` and `config.json`, the first that states a role first.
+    /// Loads `tokenizer.json` of `folder`, the tokens that `tokenizer_config.json`, `special_tokens_map.json` and
+    /// `added_tokens.json` add to it as transformers does, and the roles of tokens from those, `generation_config.json`
+    /// and `config.json`, the first that states a role first. `add_bos_token` and `add_eos_token` change nothing, as in
+    /// transformers 5 where there is a `tokenizer.json`: its post-processor says what surrounds a text.
     ///
     /// # Errors
-    /// `tokenizer.json` is missing or unsound; a file beside it is unsound or names a token that the vocabulary lacks.
+    /// `tokenizer.json` is missing, unsound or larger than the limits of [`file`]; a file beside it is unsound, names a
+    /// token that the vocabulary lacks, or lists tokens whose ids do not follow the vocabulary.
     pub fn load(folder: &Path) -> Result<Self, Error> {
         let path = folder.join("tokenizer.json");
-        let content = files::read_small(&path, MAX_TOKENIZER_BYTES)?;
-        let unsound = |message: String| Error::Tokenizer { path: path.clone(), message };
-        let text = std::str::from_utf8(&content).map_err(|error| unsound(error.to_string()))?;
-        let mut inner = tokenizers::Tokenizer::from_str(text).map_err(|error| unsound(error.to_string()))?;
-        // Settings of whoever saved the file last. Here they would lose text or add tokens, without a word.
-        inner.with_truncation(None).map_err(|error| unsound(error.to_string()))?;
-        inner.with_padding(None);
+        let content = files::read_small(&path, file::MAX_BYTES)?;
+        Self::build(path, content, Roles::read(folder)?)
+    }
 
-        let roles = Roles::read(folder)?;
+    /// The tokenizer of files in memory: `tokenizer.json`, and `tokenizer_config.json` where there is one.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::load`].
+    pub fn from_bytes(tokenizer_json: &[u8], tokenizer_config: Option<&[u8]>) -> Result<Self, Error> {
+        let config = tokenizer_config.map(|content| files::object(Path::new("tokenizer_config.json"), content));
+        let roles = Roles::of_config(config.transpose()?.unwrap_or_default());
+        Self::build("tokenizer.json".into(), tokenizer_json.to_vec(), roles)
+    }
+
+    fn build(path: PathBuf, content: Vec<u8>, roles: Roles) -> Result<Self, Error> {
+        let unsound = |message: String| Error::Tokenizer { path: path.clone(), message };
+        let worker = Worker::start().map_err(|fault| unsound(fault.to_string()))?;
+        let built = worker.run(time_limit(content.len()), move || {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(&content);
+            let file::Read { mut tokenizer, growth } = file::read(&content).map_err(Fail::Message)?;
+            let added = beside::add(&mut tokenizer, &roles).map_err(Fail::Error)?;
+            for (id, token) in added {
+                // What the file alone encodes otherwise is other data.
+                hasher.update(format!("{id} {token:?}\n").as_bytes());
+            }
+            if roles.tokenizer_config.get("split_special_tokens") == Some(&Value::Bool(true)) {
+                tokenizer.set_encode_special_tokens(true);
+            }
+            let around = surroundings(&tokenizer).map_err(Fail::Message)?;
+            Ok((tokenizer, growth, around, *hasher.finalize().as_bytes(), roles))
+        });
+        let (inner, growth, (prefix, suffix), digest, roles) = match built {
+            Ok(Ok(built)) => built,
+            Ok(Err(Fail::Message(message))) => return Err(unsound(message)),
+            Ok(Err(Fail::Error(error))) => return Err(error),
+            Err(fault) => return Err(unsound(fault.to_string())),
+        };
         let eos_ids = roles.ids(&inner, "eos_token")?;
         let bos_id = roles.ids(&inner, "bos_token")?.first().copied();
         let pad_id = roles.ids(&inner, "pad_token")?.first().copied();
         let added = inner.get_added_tokens_decoder();
         let special_ids = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
-        let (prefix, suffix) = surroundings(&inner).map_err(unsound)?;
-        let digest = *blake3::hash(&content).as_bytes();
-        let mut config = roles.tokenizer_config;
-        for (name, value) in roles.special_tokens_map {
-            config.entry(name).or_insert(value);
+        let [(_, first), (_, second)] = roles.by_text();
+        let mut config = roles.tokenizer_config.clone();
+        // Roles as transformers has them, and what else the files say.
+        config.extend(first.clone());
+        for (name, value) in second {
+            config.entry(name).or_insert(value.clone());
         }
-        Ok(Tokenizer { inner, path, config, eos_ids, bos_id, pad_id, special_ids, prefix, suffix, digest })
+        let inner = Arc::new(inner);
+        Ok(Tokenizer {
+            inner,
+            worker,
+            growth,
+            path,
+            config,
+            eos_ids,
+            bos_id,
+            pad_id,
+            special_ids,
+            prefix,
+            suffix,
+            digest,
+        })
     }
 
-    /// The ids of a text. `add_special_tokens` adds what the tokenizer puts around a text of its own, as in
-    /// transformers.
+    /// The ids of a text. `add_special_tokens` adds what the tokenizer puts around each text, as in transformers.
     ///
     /// # Errors
-    /// The tokenizer cannot encode it (a byte that a vocabulary without byte fallback lacks).
+    /// The tokenizer cannot encode it: a byte that a vocabulary without byte fallback lacks, a normalizer that makes too
+    /// much of it, or a file that makes the library fail.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, Error> {
-        let encoding = self.inner.encode_fast(text, add_special_tokens).map_err(|error| self.cannot_encode(error))?;
-        Ok(encoding.get_ids().to_vec())
+        self.encoded(text, move |tokenizer, text| {
+            Ok(tokenizer.encode_fast(text, add_special_tokens)?.get_ids().to_vec())
+        })
     }
 
     /// The tokens of a text, without added ones, and the bytes that each came from.
@@ -93,9 +163,25 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_with_bytes(&self, text: &str) -> Result<Vec<Token>, Error> {
-        let encoding = self.inner.encode(text, false).map_err(|error| self.cannot_encode(error))?;
-        let tokens = encoding.get_ids().iter().zip(encoding.get_offsets());
-        Ok(tokens.map(|(&id, &(start, end))| Token { id, start: start as u64, end: end as u64 }).collect())
+        self.encoded(text, |tokenizer, text| {
+            let encoding = tokenizer.encode(text, false)?;
+            let tokens = encoding.get_ids().iter().zip(encoding.get_offsets());
+            Ok(tokens.map(|(&id, &(start, end))| Token { id, start: start as u64, end: end as u64 }).collect())
+        })
+    }
+
+    fn encoded<T: Send + 'static>(
+        &self,
+        text: &str,
+        encode: impl FnOnce(&tokenizers::Tokenizer, &str) -> Result<T, tokenizers::Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (inner, growth, text) = (self.inner.clone(), self.growth.clone(), text.to_owned());
+        let done = self.worker.run(time_limit(text.len()), move || {
+            growth.check(&inner, &text)?;
+            encode(&inner, &text).map_err(|error| error.to_string())
+        });
+        let place = || Place { path: self.path.clone(), line: 1 };
+        flat(done).map_err(|message| Error::Encode { place: place(), message })
     }
 
     /// The text of ids.
@@ -103,13 +189,16 @@ impl Tokenizer {
     /// # Errors
     /// The decoder refuses them.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, Error> {
-        self.inner
-            .decode(ids, skip_special_tokens)
-            .map_err(|error| Error::Tokenizer { path: self.path.clone(), message: error.to_string() })
+        let (inner, ids) = (self.inner.clone(), ids.to_vec());
+        let limit = time_limit(ids.len() * std::mem::size_of::<u32>());
+        let decode = move || inner.decode(&ids, skip_special_tokens).map_err(|error| error.to_string());
+        let done = self.worker.run(limit, decode);
+        flat(done).map_err(|message| Error::Tokenizer { path: self.path.clone(), message })
     }
 
-    fn cannot_encode(&self, error: tokenizers::Error) -> Error {
-        Error::Encode { place: Place { path: self.path.clone(), line: 1 }, message: error.to_string() }
+    /// The text of ids that come one after the other, special tokens left out.
+    pub fn text_stream(&self) -> TextStream<'_> {
+        TextStream::new(self)
     }
 
     /// A token as the vocabulary spells it; `None` for an id outside of it.
@@ -151,7 +240,15 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
-    /// What the tokenizer puts before and after each text of its own.
+    /// The largest id that a text can be encoded into, and its token: of the vocabulary, the added tokens and what the
+    /// post-processor puts around a text. `None` for an empty vocabulary.
+    pub fn largest_id(&self) -> Option<(u32, String)> {
+        let around = self.prefix.iter().chain(&self.suffix).map(|&id| (id, self.piece(id).unwrap_or_default()));
+        let vocabulary = self.inner.get_vocab(true).into_iter().map(|(token, id)| (id, token));
+        vocabulary.chain(around).max()
+    }
+
+    /// What the tokenizer's post-processor puts before and after each text.
     pub fn prefix_and_suffix(&self) -> (&[u32], &[u32]) {
         (&self.prefix, &self.suffix)
     }
@@ -166,93 +263,36 @@ impl Tokenizer {
         self.config.get(name).and_then(token_text)
     }
 
-    /// BLAKE3 of `tokenizer.json`.
+    /// Where `tokenizer.json` lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// BLAKE3 of `tokenizer.json` and of the tokens that other files add.
     pub fn digest(&self) -> [u8; 32] {
         self.digest
     }
-
-    /// The library's tokenizer, for decoding as a stream.
-    pub fn as_inner(&self) -> &tokenizers::Tokenizer {
-        &self.inner
-    }
 }
 
-/// A token is named by its text, or by an object that holds it.
-fn token_text(value: &Value) -> Option<&str> {
-    value.as_str().or_else(|| value.get("content").and_then(Value::as_str))
+/// Why a tokenizer was not built: in words about `tokenizer.json`, or an error of a file beside it.
+enum Fail {
+    Message(String),
+    Error(Error),
 }
 
-/// The files that say which token has which role.
-struct Roles {
-    folder: PathBuf,
-    tokenizer_config: Map<String, Value>,
-    special_tokens_map: Map<String, Value>,
-    generation_config: Map<String, Value>,
-    config: Map<String, Value>,
+fn flat<T>(done: Result<Result<T, String>, Fault>) -> Result<T, String> {
+    done.unwrap_or_else(|fault| Err(fault.to_string()))
 }
 
-impl Roles {
-    fn read(folder: &Path) -> Result<Self, Error> {
-        let read = |name: &str| files::read_object(&folder.join(name)).map(Option::unwrap_or_default);
-        Ok(Roles {
-            folder: folder.to_owned(),
-            tokenizer_config: read("tokenizer_config.json")?,
-            special_tokens_map: read("special_tokens_map.json")?,
-            generation_config: read("generation_config.json")?,
-            config: read("config.json")?,
-        })
-    }
-
-    /// All ids that the files give a role, the tokenizer's own first, none twice.
-    fn ids(&self, inner: &tokenizers::Tokenizer, role: &'static str) -> Result<Vec<u32>, Error> {
-        let mut ids = Vec::new();
-        let mut add = |id| {
-            if !ids.contains(&id) {
-                ids.push(id);
-            }
-        };
-        let by_text =
-            [("tokenizer_config.json", &self.tokenizer_config), ("special_tokens_map.json", &self.special_tokens_map)];
-        for (file, object) in by_text {
-            let Some(text) = object.get(role).and_then(token_text) else { continue };
-            let id = inner.token_to_id(text).ok_or_else(|| Error::Json {
-                path: self.folder.join(file),
-                message: format!("{role} is {:?}, which the vocabulary lacks", crate::error::cut(text)),
-            })?;
-            add(id);
-        }
-        let by_id = [("generation_config.json", &self.generation_config), ("config.json", &self.config)];
-        for (file, object) in by_id {
-            let key = format!("{role}_id");
-            let listed = match object.get(&key) {
-                None | Some(Value::Null) => continue,
-                Some(Value::Array(list)) => list.as_slice(),
-                Some(one) => std::slice::from_ref(one),
-            };
-            for value in listed {
-                // -1 is how older configurations say that there is none.
-                if value.as_i64() == Some(-1) {
-                    continue;
-                }
-                let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
-                let id = id.filter(|id| inner.id_to_token(*id).is_some()).ok_or_else(|| Error::Json {
-                    path: self.folder.join(file),
-                    message: format!("{key} is {value}, which the vocabulary lacks"),
-                })?;
-                add(id);
-            }
-        }
-        Ok(ids)
-    }
-}
-
-/// The ids that the tokenizer's post-processor puts before and after a text.
+/// The ids that the tokenizer's post-processor puts before and after a text, asked with a token that no vocabulary has.
 fn surroundings(inner: &tokenizers::Tokenizer) -> Result<(Vec<u32>, Vec<u32>), String> {
-    let ids = |special| {
-        inner.encode("a", special).map(|encoding| encoding.get_ids().to_vec()).map_err(|error| error.to_string())
-    };
-    let (bare, full) = (ids(false)?, ids(true)?);
-    let at = (0..=full.len().saturating_sub(bare.len())).find(|&at| full[at..].starts_with(&bare));
-    let at = at.ok_or("with and without special tokens, it encodes a text differently")?;
-    Ok((full[..at].to_vec(), full[at + bare.len()..].to_vec()))
+    let Some(processor) = inner.get_post_processor() else { return Ok(Default::default()) };
+    let text = tokenizers::Token::new(u32::MAX, String::new(), (0, 0));
+    let around = processor.process(Encoding::from_tokens(vec![text], 0), None, true);
+    let around = around.map_err(|error| format!("post_processor: {error}"))?;
+    let mut parts = around.get_ids().split(|id| *id == u32::MAX);
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(before), Some(after), None) => Ok((before.to_vec(), after.to_vec())),
+        _ => Err("post_processor: it leaves the text out, or puts it twice".to_owned()),
+    }
 }

@@ -2,9 +2,14 @@
 
 mod common;
 
-use std::{fs, path::Path, sync::Arc};
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, LazyLock},
+};
 
 use common::{all_rows, chain, smollm2, text};
+use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 use unswag_data::{Error, StreamingContextDataLoader, TextOptions, Tokenizer};
@@ -115,14 +120,77 @@ fn files_that_contradict_the_vocabulary_are_refused_by_name() {
     refused(&[], &["tokenizer.json", "no such file"]);
     refused(&[("tokenizer.json", json!({"version": "1.0"}))], &["tokenizer.json", "Hugging Face"]);
     refused(
-        &[tokenizer(), ("tokenizer_config.json", json!({"eos_token": "<eos>"}))],
-        &["tokenizer_config.json", "eos_token", "<eos>"],
-    );
-    refused(
         &[tokenizer(), ("generation_config.json", json!({"eos_token_id": [2, 800]}))],
         &["generation_config.json", "800"],
     );
     refused(&[tokenizer(), ("config.json", json!({"bos_token_id": "one"}))], &["config.json", "bos_token_id", "one"]);
     refused(&[tokenizer(), ("config.json", json!([]))], &["config.json", "JSON object"]);
+    // transformers reads no special_tokens_map.json beside a list of added tokens: what only that names is no token.
+    let dir = folder(&[
+        tokenizer(),
+        ("tokenizer_config.json", json!({"added_tokens_decoder": {}})),
+        ("special_tokens_map.json", json!({"eos_token": "<eos>", "pad_token": "<pad>"})),
+    ]);
+    let ignored = Tokenizer::load(dir.path()).unwrap();
+    assert_eq!((ignored.eos_ids(), ignored.id_of("<eos>"), ignored.pad_id()), (&[][..], None, 4));
     assert!(matches!(Tokenizer::load(Path::new("/nowhere")), Err(Error::Missing { .. })));
 }
+
+/// A vocabulary with byte fallback, spelled and decoded as Llama 2's: 3 bytes of structure, 256 of text, then pieces.
+fn sentence_piece() -> Tokenizer {
+    let bytes = (0..256).map(|byte| format!("<0x{byte:02X}>"));
+    let pieces = ["▁", "a", "b", "▁the", "é", "▁▁", "."].map(str::to_owned);
+    let words = ["<unk>", "<s>", "</s>"].map(str::to_owned).into_iter().chain(bytes).chain(pieces);
+    let vocab: serde_json::Map<String, Json> = words.zip(0..).map(|(word, id)| (word, json!(id))).collect();
+    let special = |id: usize, content: &str| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true})
+    };
+    let file = json!({
+        "version": "1.0", "added_tokens": [special(0, "<unk>"), special(1, "<s>"), special(2, "</s>")],
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+        ]},
+        "model": {"type": "BPE", "vocab": vocab, "merges": [], "unk_token": "<unk>", "byte_fallback": true}
+    });
+    Tokenizer::from_bytes(file.to_string().as_bytes(), None).unwrap()
+}
+
+#[track_caller]
+fn streams_as_decoded_at_once(tokenizer: &Tokenizer, ids: &[u32]) {
+    let mut stream = tokenizer.text_stream();
+    let mut text: String = ids.iter().map(|id| stream.push(*id).unwrap()).collect();
+    text.push_str(&stream.finish().unwrap());
+    assert_eq!(text, tokenizer.decode(ids, true).unwrap(), "{ids:?}");
+}
+
+#[test]
+fn text_streams_as_it_comes_and_characters_wait_for_their_last_byte() {
+    let tokenizer = sentence_piece();
+    let mut stream = tokenizer.text_stream();
+    // " the", the three bytes of "€", " a".
+    let pieces = [262, 3 + 0xE2, 3 + 0x82, 3 + 0xAC, 259, 260].map(|id| stream.push(id).unwrap());
+    assert_eq!(pieces, ["the", "", "", "", "€ ", "a"]);
+    assert_eq!(stream.finish().unwrap(), "");
+    // One byte too few, and the model goes on: the bytes are replaced, nothing ends.
+    let mut stream = tokenizer.text_stream();
+    let pieces = [262, 3 + 0xE2, 3 + 0x82, 260, 3 + 0xFF].map(|id| stream.push(id).unwrap());
+    assert_eq!(pieces, ["the", "", "", "\u{FFFD}\u{FFFD}a", ""]);
+    assert_eq!(stream.finish().unwrap(), "\u{FFFD}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_ids_stream_as_they_are_decoded_at_once(
+        bytes in prop::collection::vec(prop_oneof![0..259_u32, 259..266_u32, 259..266_u32], 0..300),
+        pieces in prop::collection::vec(prop_oneof![0..300_u32, 0..49_152_u32], 0..300),
+    ) {
+        streams_as_decoded_at_once(&sentence_piece(), &bytes);
+        streams_as_decoded_at_once(&SMOLLM2, &pieces);
+    }
+}
+
+static SMOLLM2: LazyLock<Arc<Tokenizer>> = LazyLock::new(smollm2);
