@@ -6,6 +6,7 @@ mod hostile_files;
 mod house;
 mod kills;
 mod layering;
+mod limits;
 mod main_job;
 mod optimizers;
 mod patched;

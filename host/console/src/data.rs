@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use unswag_data::{
     ChatDataLoader, ChatOptions, ChatTemplate, Columns, CompletionDataLoader, CompletionOptions, DataDescription,
-    DataKind, DataLoader, DataSet, Error, Overlong, PackedDataLoader, RowFormat, Split, StreamingContextDataLoader,
+    DataKind, DataLoader, DataSet, Error, ModelLimits, Overlong, PackedDataLoader, RowFormat, Split, StreamingContextDataLoader,
     TextOptions, Tokenizer,
 };
 
@@ -16,6 +16,9 @@ pub struct Order {
     pub shuffle_seed: Option<u64>,
     pub shuffle_window: Option<usize>,
     pub split: Split,
+    /// Takes no loss on what a row shares with the row before it: each token counts once, with the most context that it
+    /// has. What measures a model sets it.
+    pub mask_overlap: bool,
 }
 
 impl Order {
@@ -23,16 +26,19 @@ impl Order {
     pub fn split(self, share: f64, seed: u64) -> [Order; 2] {
         let validation = Split::Validation { validation_fraction: share, seed };
         let train = Split::Train { validation_fraction: share, seed };
-        [Order { shuffle_seed: None, split: validation, ..self }, Order { split: train, ..self }]
+        [Order { shuffle_seed: None, split: validation, mask_overlap: true, ..self }, Order { split: train, ..self }]
     }
 }
 
 /// The loader of these arguments, with the tokenizer and the chat template that lie beside a model.
 ///
 /// # Errors
-/// A setting that cannot be, no sound tokenizer or template, or data with a fault.
-pub fn open(data: &Data, model: &Path, order: Order) -> Result<Box<dyn DataLoader>, Error> {
+/// A setting that cannot be, no sound tokenizer or template, ids or rows that the model's tables have no row for, or data
+/// with a fault.
+pub fn open(data: &Data, model: &Path, limits: ModelLimits, order: Order) -> Result<Box<dyn DataLoader>, Error> {
+    check_rows(data, limits)?;
     let tokenizer = Arc::new(Tokenizer::load(model)?);
+    limits.check_ids(&tokenizer)?;
     if data.chat {
         let template = Arc::new(ChatTemplate::load(model, &tokenizer, None)?);
         return Ok(Box::new(ChatDataLoader::open(&data.data, tokenizer, template, &chat_options(data, order))?));
@@ -47,6 +53,15 @@ pub fn open(data: &Data, model: &Path, order: Order) -> Result<Box<dyn DataLoade
         return Ok(Box::new(PackedDataLoader::open(&data.data, tokenizer, &options)?));
     }
     Ok(Box::new(StreamingContextDataLoader::open(&data.data, tokenizer, &options)?))
+}
+
+/// Compares the length of rows with the model's table of positions.
+///
+/// # Errors
+/// The table has fewer.
+pub fn check_rows(data: &Data, limits: ModelLimits) -> Result<(), Error> {
+    let next = |rows| format!("give --block-size {rows}");
+    limits.check_positions(data.block_size as u64, "rows of --block-size", next)
 }
 
 /// What the files of these arguments are, by their names, their headers and their first rows.
@@ -114,6 +129,7 @@ pub fn text_options(data: &Data, kind: DataKind, order: Order) -> Result<TextOpt
     Ok(TextOptions {
         block_size: data.block_size,
         overlap: data.overlap.unwrap_or(0),
+        mask_overlap: order.mask_overlap,
         field: column.unwrap_or(plain.field),
         split: order.split,
         shuffle_seed: order.shuffle_seed,

@@ -9,6 +9,7 @@ mod diff;
 pub mod expr;
 mod group;
 pub mod kinds;
+mod limits;
 mod names;
 mod ops;
 mod patch;
@@ -19,6 +20,7 @@ pub mod tree;
 mod validate;
 
 pub use diff::{FieldChange, GraphDiff, NodeChange, ParamChange, diff};
+pub use limits::{IndexLimits, index_limits};
 pub use ops::{NoOps, Ops};
 pub use patch::{Applied, FEATURES, NewParam, PatchError, PatchFault, Place, TransformCall, apply};
 pub use sizes::Sizes;

@@ -24,5 +24,6 @@ pub use model::{Model, ModelError, read_record};
 pub use operation::{OperateError, Operation, Protocol, operate};
 pub use plugin::{OpenError, open_plugins, open_protocol, open_recorded, open_spec, open_specs};
 pub use undo::{UndoError, Undone, undo};
+pub use unswag_graph::IndexLimits;
 pub use verify::{Check, Report, VerifyError, record_of, verify, verify_bytes};
 pub use write::{Outcome, SurgeryError, WriteOptions, is_written, write};

@@ -13,8 +13,9 @@ use std::{
 use unswag_abi::doc::{Attrs, Dtype, Graph};
 use unswag_checkpoint::{Checkpoint, Error as CheckpointError, regular_file, silent};
 use unswag_graph::{
-    PatchError, apply,
+    IndexLimits, PatchError, apply,
     builders::{self, BuildError, Built, Inferred, TensorInfo},
+    index_limits,
 };
 
 use crate::{
@@ -168,6 +169,17 @@ impl Model {
     pub(crate) fn plans(&self) -> Vec<(String, Planned)> {
         let steps = self.record.iter().flat_map(|record| &record.steps);
         steps.flat_map(|step| step.plans.iter().map(|planned| (step.protocol.clone(), planned.clone()))).collect()
+    }
+
+    /// Rows of the tables that ids and positions are looked up in.
+    pub fn index_limits(&self) -> IndexLimits {
+        index_limits(&self.graph)
+    }
+
+    /// The longest text that the configuration states. Rotary positions have no table, and compute longer ones.
+    pub fn stated_positions(&self) -> Option<u64> {
+        let of = |key: &str| self.base_config.get(key).or_else(|| self.base_config.get("text_config")?.get(key));
+        of("max_position_embeddings").or_else(|| of("n_positions"))?.as_u64()
     }
 
     /// A name for people and for outputs: the folder's, or the file's without its ending.

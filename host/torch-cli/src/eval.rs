@@ -9,7 +9,7 @@ use unswag_console::{
     data::{self, Order},
     term,
 };
-use unswag_data::{DataLoader, Tokenizer};
+use unswag_data::{DataLoader, IGNORED, Tokenizer};
 use unswag_train::evaluate;
 
 use crate::{model, rows::Rows};
@@ -17,7 +17,10 @@ use crate::{model, rows::Rows};
 pub fn run(args: &Eval, output: &Output) -> Result<Done, Box<dyn Error>> {
     let model = model::open(&args.model, args.compute, output)?;
     let root = model.root().to_owned();
-    let mut loader = data::open(&args.data, &root, Order::default())?;
+    let limits = model::limits(&model);
+    let order = Order { mask_overlap: true, ..Order::default() };
+    let mut loader = data::open(&args.data, &root, limits, order)?;
+    model::note_length(limits, args.data.block_size as u64, output);
     if let Some(adapter) = &args.adapter {
         model.adapter_notes(adapter)?.iter().for_each(|note| term::note(output, &format!("note: {note}")));
     }
@@ -34,9 +37,8 @@ pub fn run(args: &Eval, output: &Output) -> Result<Done, Box<dyn Error>> {
         }
         Err(error) => return Err(error.into()),
     };
-    // An overlap is measured twice, a conversation's template is no text of the user's, and of packed documents each has a first
-    // token that nothing predicts.
-    let is_plain = !args.data.chat && !args.data.packing && args.data.overlap.unwrap_or(0) == 0;
+    // A conversation's template is no text of the user's, and of packed documents each has a first token that nothing predicts.
+    let is_plain = !args.data.chat && !args.data.packing;
     let bytes = if is_plain { Some(supervised_bytes(loader.as_mut(), &root)?) } else { None };
     let bits = report.loss * report.tokens as f64 / std::f64::consts::LN_2;
     let bits_per_byte = bytes.filter(|bytes| *bytes > 0).map(|bytes| bits / bytes as f64);
@@ -59,7 +61,7 @@ pub fn run(args: &Eval, output: &Output) -> Result<Done, Box<dyn Error>> {
     Ok(Done::Ok)
 }
 
-/// Bytes of the text that a loss was taken on: of each row all but its first token's, and no token that stands for no text. Where
+/// Bytes of the text that a loss was taken on: of each row all from the first token that counts, and no token that stands for no text. Where
 /// a row's border cuts a character, its bytes are counted as three, as U+FFFD's: a byte or two in a row.
 fn supervised_bytes(loader: &mut dyn DataLoader, model: &Path) -> Result<u64, Box<dyn Error>> {
     let tokenizer = Tokenizer::load(model)?;
@@ -67,7 +69,9 @@ fn supervised_bytes(loader: &mut dyn DataLoader, model: &Path) -> Result<u64, Bo
     loader.start_epoch(0);
     while let Some(row) = loader.next_row()? {
         let text = |ids: &[u32]| tokenizer.decode(ids, true).map(|text| text.len() as u64);
-        bytes += text(&row.ids)?.saturating_sub(text(&row.ids[..1])?);
+        // What nothing predicts, or the row before it counted, stands at the start.
+        let first = row.labels.iter().skip(1).position(|label| *label != IGNORED).map_or(row.len(), |at| at + 1);
+        bytes += text(&row.ids)?.saturating_sub(text(&row.ids[..first])?);
     }
     Ok(bytes)
 }

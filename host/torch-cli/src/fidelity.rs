@@ -18,7 +18,9 @@ use crate::{model, rows::Rows};
 
 pub fn run(args: &Fidelity, output: &Output) -> Result<Done, Box<dyn Error>> {
     let model = model::open(&args.model, args.compute, output)?;
-    let mut loader = data::open(&args.data, model.root(), Order::default())?;
+    let limits = model::limits(&model);
+    let mut loader = data::open(&args.data, model.root(), limits, Order::default())?;
+    model::note_length(limits, args.data.block_size as u64, output);
     loader.start_epoch(0);
     let mut taken: Vec<Row> = Vec::new();
     while (taken.len() as u64) < args.rows

@@ -29,19 +29,22 @@ pub fn run(args: &Generate, output: &Output) -> Result<Done, Box<dyn Error>> {
     } else {
         tokenizer.encode(&args.prompt, true)?
     };
+    let limits = model::limits(&model);
+    limits.check_ids(&tokenizer)?;
+    // The last token that is drawn is not read.
+    let read = (prompt.len() + args.max_new_tokens).saturating_sub(1) as u64;
+    limits.check_positions(read, "the prompt and --max-new-tokens", |rows| next(prompt.len() as u64, rows))?;
+    model::note_length(limits, read, output);
     if let Some(adapter) = &args.adapter {
         model.adapter_notes(adapter)?.iter().for_each(|note| term::note(output, &format!("note: {note}")));
     }
     let model = model.for_inference(args.adapter.as_deref())?;
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
-    // A token may be a part of a character: the stream holds it back until the character is whole.
-    let mut stream = tokenizer.as_inner().decode_stream(true);
-    let mut failed = None;
+    let mut stream = tokenizer.text_stream();
+    let mut failed: Option<Box<dyn Error>> = None;
     let mut on_token = |id: u32| {
         if !output.json {
-            let piece = stream.step(id).map_err(|error| -> Box<dyn Error> { error.to_string().into() });
-            let shown = piece.and_then(|piece| Ok(term::stream(&piece.unwrap_or_default())?));
-            failed = shown.err();
+            failed = stream.push(id).map_err(Box::<dyn Error>::from).and_then(|text| Ok(term::stream(&text)?)).err();
         }
         failed.is_none() && !term::interrupted()
     };
@@ -56,7 +59,15 @@ pub fn run(args: &Generate, output: &Output) -> Result<Done, Box<dyn Error>> {
         });
         term::print(&format!("{page:#}\n"))?;
     } else {
-        term::stream("\n")?;
+        term::stream(&format!("{}\n", stream.finish()?))?;
     }
     Ok(if term::interrupted() { Done::Stopped } else { Done::Ok })
+}
+
+/// What helps where the table of positions is too short.
+fn next(prompt: u64, rows: u64) -> String {
+    match (rows + 1).checked_sub(prompt) {
+        None | Some(0) => format!("the prompt alone has {prompt}: shorten it"),
+        Some(most) => format!("give --max-new-tokens {most}, or a shorter prompt"),
+    }
 }

@@ -7,6 +7,7 @@ use unswag_console::{
     args::{Compute, Device, Output, Precision},
     term,
 };
+use unswag_data::ModelLimits;
 use unswag_train::{Nf4, TrainError, UnswagModel};
 
 /// Opens a model to be computed where and in the element type that was asked for, its weights held as was asked for. What its plugins say is
@@ -32,4 +33,17 @@ pub fn computed(model: UnswagModel, compute: Compute) -> Result<UnswagModel, Tra
         Some(double_quant) => model.with_4bit(Nf4 { double_quant }),
         None => model,
     })
+}
+
+/// What ids and lengths of texts the model can look up.
+pub fn limits(model: &UnswagModel) -> ModelLimits {
+    let (tables, stated_positions) = (model.model().index_limits(), model.model().stated_positions());
+    ModelLimits { token_rows: tables.token_rows, position_rows: tables.position_rows, stated_positions }
+}
+
+/// Says on stderr where a text is longer than the model was made for.
+pub fn note_length(limits: ModelLimits, tokens: u64, output: &Output) {
+    if let Some(note) = limits.note(tokens) {
+        term::note(output, &format!("{} {note}", term::paint(term::WARN, "note:")));
+    }
 }

@@ -16,13 +16,21 @@ use unswag_train::{
     UnswagTrainer, Warmup, refuse_earlier_run,
 };
 
-use crate::{live::Live, model::open as open_model};
+use crate::{
+    live::Live,
+    model::{limits, note_length, open as open_model},
+};
 
 /// What is unknown where a result is not finite.
 const LOSSES: [&str; 4] = ["train_loss", "last_loss", "eval_loss", "best_eval_loss"];
 
 pub fn run(args: &Train, output: &Output) -> Result<Done, Box<dyn Error>> {
     let model = open_model(&args.model, args.compute, output)?;
+    note_length(limits(&model), args.data.block_size as u64, output);
+    if let Some(overlap @ 1..) = args.data.overlap {
+        let note = "tokens that a row shares with the row before it are learned twice an epoch; a validation loss counts each once";
+        term::note(output, &format!("--overlap {overlap}: the {overlap} {note}"));
+    }
     if args.dry_run {
         return dry_run(args, &model, output);
     }
@@ -101,14 +109,15 @@ impl Prepared {
                 (train, Some(validation))
             }
         };
-        let open = |data: &Data, order| data::open(data, model.root(), order);
+        let limits = limits(model);
+        let open = |data: &Data, order| data::open(data, model.root(), limits, order);
         let train = open(&args.data, train_order)?;
         let validation = match validation_order {
             Some(order) => Some(open(&args.data, order)?),
             None if args.validation.eval_data.is_empty() => None,
             None => {
                 let data = Data { data: args.validation.eval_data.clone(), ..args.data.clone() };
-                Some(open(&data, Order::default())?)
+                Some(open(&data, Order { mask_overlap: true, ..Order::default() })?)
             }
         };
         Ok(Prepared { arguments, tuning, train, validation })

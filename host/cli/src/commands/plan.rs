@@ -7,6 +7,7 @@ use serde_json::json;
 use unswag_abi::doc::{Dtype, Graph};
 use unswag_adapter::{LoraTargets, SelectedLayer};
 use unswag_console::recipe::{Recipe, is_recipe};
+use unswag_data::{ModelLimits, Tokenizer};
 use unswag_engine::{
     Bar, EngineError, LoraLayer, Nf4, OptimizerState, Pass, Plan, PlanOptions, PluginOps, Policy, Program, Survey,
     Trainable, longest_seq,
@@ -18,7 +19,7 @@ use crate::{
     Done,
     args::{self, Cli, Output, Pattern, Precision},
     commands::run::protocols,
-    term::{self, BOLD, DIM, NAME, Table, paint},
+    term::{self, BOLD, DIM, NAME, Table, WARN, paint},
 };
 
 /// Lines of the chart, and cells of its widest bar.
@@ -31,12 +32,20 @@ pub struct Subject {
     root: PathBuf,
     graph: Graph,
     steps: Vec<Step>,
+    limits: ModelLimits,
+}
+
+/// What ids and lengths of texts a model can look up.
+pub fn model_limits(model: &Model) -> ModelLimits {
+    let (tables, stated_positions) = (model.index_limits(), model.stated_positions());
+    ModelLimits { token_rows: tables.token_rows, position_rows: tables.position_rows, stated_positions }
 }
 
 impl Subject {
     fn of_model(model: &Model) -> Self {
         let steps = model.record.iter().flat_map(|record| &record.steps).cloned().collect();
-        Subject { name: model.name(), root: model.checkpoint.root().to_owned(), graph: model.graph.clone(), steps }
+        let (name, root, graph) = (model.name(), model.checkpoint.root().to_owned(), model.graph.clone());
+        Subject { name, root, graph, steps, limits: model_limits(model) }
     }
 
     /// The model as an operation would leave it.
@@ -71,6 +80,7 @@ fn run_recipe(args: &args::Plan, output: &Output) -> Result<Done, Box<dyn Error>
 }
 
 pub fn show(args: &args::Plan, subject: &Subject, output: &Output) -> Result<Done, Box<dyn Error>> {
+    check_limits(args, subject, output)?;
     let dtype = computed_in(&subject.graph, args.dtype);
     let (program, adapters) = program(subject, args, dtype, output)?;
     let state = optimizer_state(args)?;
@@ -85,7 +95,8 @@ pub fn show(args: &args::Plan, subject: &Subject, output: &Output) -> Result<Don
         }
     };
     let budget = args.memory_budget.map_or_else(|| device_bytes(args.device), Ok)?;
-    let longest = longest_seq(&program, &options, budget)?;
+    let fits = longest_seq(&program, &options, budget)?;
+    let longest = fits.map(|fits| fits.min(subject.limits.position_rows.unwrap_or(fits)));
     let alike: Vec<Alike> =
         options.policies.iter().filter_map(|&policy| Alike::of(policy, &program, &survey)).collect();
     let trainable = (0..program.params().len()).filter(|&index| program.is_trainable(index));
@@ -136,6 +147,7 @@ pub fn show(args: &args::Plan, subject: &Subject, output: &Output) -> Result<Don
     page.push_str(&format!("\n{}", alternatives(&alike)));
     let of = if args.memory_budget.is_some() { "the budget" } else { "the device's memory" };
     let longest = match longest {
+        Some(seq) if longest != fits => format!("{} tokens, where its table of positions ends", term::thousands(seq)),
         Some(seq) => format!("{} tokens", term::thousands(seq)),
         None => "none: not even one token".to_owned(),
     };
@@ -152,6 +164,23 @@ pub fn show(args: &args::Plan, subject: &Subject, output: &Output) -> Result<Don
     page.push('\n');
     term::print(&page)?;
     Ok(Done::Ok)
+}
+
+/// Says what a run of this length would be refused for.
+fn check_limits(args: &args::Plan, subject: &Subject, output: &Output) -> Result<(), Box<dyn Error>> {
+    let limits = subject.limits;
+    limits.check_positions(args.seq, "--seq", |rows| format!("give --seq {rows}"))?;
+    let mut notes = Vec::from_iter(limits.note(args.seq));
+    // A plan needs no tokenizer: one that is not there, or unsound, is the business of what reads text.
+    if let Ok(tokenizer) = Tokenizer::load(&subject.root)
+        && let Err(error) = limits.check_ids(&tokenizer)
+    {
+        notes.push(error.to_string());
+    }
+    for note in notes {
+        term::note(output, &format!("{} {note}", paint(WARN, "note:")));
+    }
+    Ok(())
 }
 
 fn computed_in(graph: &Graph, asked: Precision) -> Dtype {

@@ -3,21 +3,32 @@
 use std::{error::Error, path::Path, sync::Arc};
 
 use serde_json::json;
-use unswag_console::data::{self, Order};
-use unswag_data::{
-    ChatDataLoader, ChatTemplate, CompletionDataLoader, DataDescription, DataKind, EpochSize, PreviewRow, Tokenizer,
-    preview, preview_chat, preview_completions,
+use unswag_console::{
+    chain,
+    data::{self, Order},
 };
+use unswag_data::{
+    ChatDataLoader, ChatTemplate, CompletionDataLoader, DataDescription, DataKind, EpochSize, ModelLimits, PreviewRow,
+    Tokenizer, preview, preview_chat, preview_completions,
+};
+use unswag_surgery::Model;
 
 use crate::{
     Done,
     args::{Output, Preprocess},
+    commands::plan::model_limits,
     term::{self, BAD, BOLD, DIM, GOOD, WARN, paint},
 };
 
 pub fn run(args: &Preprocess, output: &Output) -> Result<Done, Box<dyn Error>> {
     let model: &Path = &args.model;
     let tokenizer = Arc::new(Tokenizer::load(model)?);
+    let limits = limits(model, output);
+    limits.check_ids(&tokenizer)?;
+    data::check_rows(&args.data, limits)?;
+    if let Some(note) = limits.note(args.data.block_size as u64) {
+        term::note(output, &format!("{} {note}", paint(WARN, "note:")));
+    }
     let rows = if args.debug { args.rows } else { 0 };
     let data_set = data::look(&args.data)?;
     let files = data_set.describe();
@@ -28,7 +39,7 @@ pub fn run(args: &Preprocess, output: &Output) -> Result<Done, Box<dyn Error>> {
         return completions(args, &tokenizer, &files, rows, output);
     }
     let spinner = term::spinner(output, "reading data");
-    let mut loader = data::open(&args.data, model, Order::default())?;
+    let mut loader = data::open(&args.data, model, limits, Order::default())?;
     let shown = preview(loader.as_mut(), &tokenizer, rows)?;
     let size = loader.epoch_size()?;
     spinner.finish_and_clear();
@@ -106,6 +117,18 @@ fn faults(first: &[unswag_data::Error], count: u64) -> String {
         page.push_str(&format!("and {} more faults\n", term::thousands(more)));
     }
     page
+}
+
+/// What the model beside the tokenizer can look up. A folder may hold a tokenizer alone.
+fn limits(model: &Path, output: &Output) -> ModelLimits {
+    match Model::open(model, None) {
+        Ok(model) => model_limits(&model),
+        Err(error) => {
+            let why = chain(&error);
+            term::note(output, &format!("ids and lengths were not compared with a model's tables: {why}"));
+            ModelLimits::default()
+        }
+    }
 }
 
 fn chat(

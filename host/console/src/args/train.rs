@@ -117,7 +117,8 @@ pub struct Data {
     /// Tokens of a row; of a conversation or a prompt with its completion, the most.
     #[arg(long, aliases = SEQUENCE_LENGTH, value_name = "N", default_value_t = 1024)]
     pub block_size: usize,
-    /// Tokens that a row has in common with the one before it. [default: 0]
+    /// Tokens that a row has in common with the one before it. Training learns them twice an epoch; `eval` and a validation
+    /// loss count each token once, with the most context that it has (the strided perplexity). [default: 0]
     #[arg(long, value_name = "N", conflicts_with_all = ["chat", "packing"])]
     pub overlap: Option<usize>,
     /// Put several documents, conversations or completions into a row, each attended to on its own.
