@@ -320,8 +320,8 @@ fn rows_that_teach_nothing_or_are_broken_are_refused_by_line() {
             &["chat.jsonl:1", "turn of message 1", why, "{% generation %}"],
         );
     }
-    let endless = "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}";
-    Data::of(&good).refused(Some(endless), &options, &["chat.jsonl:1", "fuel"]);
+    let endless = "{% for a in range(100000) %}{{ 'x' * 1000000 }}{% endfor %}";
+    Data::of(&good).refused(Some(endless), &options, &["chat.jsonl:1", "the template makes more than", "test.jinja"]);
 }
 
 #[test]

@@ -269,7 +269,7 @@ pub(crate) fn apply(run: &mut Run, name: &str, value: Value, arguments: CallArgu
             let slices = usize::try_from(slices).unwrap_or(0);
             run.budget.items(slices.saturating_mul(2))?;
             let fill = fill.filter(|fill| !matches!(fill, Value::None));
-            let (each, with_extra) = if slices == 0 { (0, 0) } else { (items.len() / slices, items.len() % slices) };
+            let (each, with_extra) = (items.len() / slices.max(1), items.len() % slices.max(1));
             let mut rest = items.into_iter();
             let mut parts = Vec::with_capacity(slices);
             for number in 0..slices {

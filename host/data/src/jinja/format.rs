@@ -514,7 +514,7 @@ fn grouped(spec: &Spec, prefix: &str, digits: &str, fraction: &str, group: usize
     }
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % group == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(group) {
             text.push(separator);
         }
         text.push(digit);
