@@ -321,7 +321,7 @@ fn rows_that_teach_nothing_or_are_broken_are_refused_by_line() {
         );
     }
     let endless = "{% for a in range(100000) %}{{ 'x' * 1000000 }}{% endfor %}";
-    Data::of(&good).refused(Some(endless), &options, &["chat.jsonl:1", "the template makes more than", "test.jinja"]);
+    Data::of(&good).refused(Some(endless), &options, &["chat.jsonl:1", "the template writes more than", "test.jinja"]);
 }
 
 #[test]
