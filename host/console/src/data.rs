@@ -175,6 +175,7 @@ pub fn chat_options(data: &Data, order: Order) -> ChatOptions {
         split: order.split,
         shuffle_seed: order.shuffle_seed,
         shuffle_window: order.shuffle_window.unwrap_or(plain.shuffle_window),
+        ignore_unwritten_tools: data.ignore_unwritten_tools,
         ..plain
     }
 }

@@ -227,6 +227,11 @@ pub fn render_untrusted(source: &[u8]) -> Result<String, String> {
     with_stack(render).and_then(|text| text).map_err(|error| explain(&error, "the template"))
 }
 
+/// The local date and time, as [`ChatTemplate::load`] takes them.
+pub fn local_time() -> String {
+    jiff::Zoned::now().datetime().to_string()
+}
+
 /// A row's JSON as a template sees it.
 pub(crate) fn value(doc: &Doc) -> Value {
     let flat = "JSON is read to 128 levels, fewer than a value may have";

@@ -217,7 +217,7 @@ fn calling(content: Json, arguments: Json) -> Json {
 
 /// Conversations of two and more turns.
 fn conversations(takes_tools: bool) -> Vec<Json> {
-    let talk = [turn("user", "a"), turn("assistant", "b"), turn("user", "c"), turn("assistant", "d")];
+    let talk = talk();
     let with_system = [&[turn("system", "S")], &talk[..], &[turn("user", "e"), turn("assistant", "f\n\nf")]].concat();
     let odd = [
         turn("user", " x\n"),
@@ -262,17 +262,37 @@ fn conversations(takes_tools: bool) -> Vec<Json> {
 }
 
 fn load(rows: &[Json], source: &str, tokenizer: &Arc<Tokenizer>) -> Result<Vec<Row>, Error> {
+    load_with(&ChatOptions { block_size: 1 << 20, ..ChatOptions::default() }, rows, source, tokenizer)
+}
+
+fn load_with(
+    options: &ChatOptions,
+    rows: &[Json],
+    source: &str,
+    tokenizer: &Arc<Tokenizer>,
+) -> Result<Vec<Row>, Error> {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("rows.jsonl");
     fs::write(&path, rows.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
     let template = ChatTemplate::new(source.to_owned(), Path::new("t"), tokenizer, None).unwrap();
-    let options = ChatOptions { block_size: 1 << 20, ..ChatOptions::default() };
-    let mut loader = ChatDataLoader::open(&[text(&path)], tokenizer.clone(), Arc::new(template), &options)?;
+    let mut loader = ChatDataLoader::open(&[text(&path)], tokenizer.clone(), Arc::new(template), options)?;
     Ok(common::all_rows(&mut loader))
 }
 
 fn unmarked(source: &str) -> String {
     source.replace(['⟦', '⟧'], "")
+}
+
+fn marked(source: &str) -> String {
+    source.replace('⟦', "{% generation %}").replace('⟧', "{% endgeneration %}")
+}
+
+fn shape(name: &str) -> &'static Shape {
+    SHAPES.iter().find(|shape| shape.name == name).expect("a shape's name")
+}
+
+fn talk() -> [Json; 4] {
+    [turn("user", "a"), turn("assistant", "b"), turn("user", "c"), turn("assistant", "d")]
 }
 
 /// The text, with what is learned in ⟦⟧.
@@ -298,9 +318,8 @@ fn a_turn_is_what_the_template_marks_as_generated_marked_or_not() {
     for shape in SHAPES {
         let tokenizer = tokenizer(shape.special, shape.eos);
         let rows = conversations(shape.takes_tools);
-        let marked = shape.source.replace('⟦', "{% generation %}").replace('⟧', "{% endgeneration %}");
         let said = |error: Error| panic!("{}: {}", shape.name, chain(&error));
-        let expected = load(&rows, &marked, &tokenizer).unwrap_or_else(said);
+        let expected = load(&rows, &marked(shape.source), &tokenizer).unwrap_or_else(said);
         let found = load(&rows, &unmarked(shape.source), &tokenizer).unwrap_or_else(said);
         assert_eq!(found.len(), rows.len());
         for (found, expected) in found.iter().zip(&expected) {
@@ -309,4 +328,92 @@ fn a_turn_is_what_the_template_marks_as_generated_marked_or_not() {
         }
     }
     assert_eq!(compared, SHAPES.len() * 4 + SHAPES.iter().filter(|shape| shape.takes_tools).count() * 3);
+}
+
+#[test]
+fn nothing_of_the_next_header_is_learned_where_turns_have_no_ending() {
+    let special = ["<s>", "<|endoftext|>", "<|user|>", "<|assistant|>"];
+    let tokenizer = tokenizer(&special, "<|endoftext|>");
+    let open = r"{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}";
+    let rows = [json!({"messages": talk()})];
+    let said = chain(&load(&rows, open, &tokenizer).expect_err("no end of a turn is learned"));
+    assert!(said.contains("never learn to stop") && said.contains("no special token behind a turn"), "{said}");
+    // The end of the text ends the last turn, and nothing ends the others.
+    let closed = open.replace("{% endif %}", "{% else %}{{ '\\n' + eos_token }}{% endif %}");
+    let rows = load(&rows, &closed, &tokenizer).unwrap();
+    let expected = "<|user|>\na<|assistant|>\n⟦b⟧<|user|>\nc<|assistant|>\n⟦d\n<|endoftext|>⟧";
+    assert_eq!(shown(&rows[0], &tokenizer), expected);
+}
+
+#[test]
+fn a_message_that_is_marked_as_not_learned_is_not() {
+    for name in ["ChatML with an end of text", "gpt-oss", "Mistral 7B v0.3"] {
+        let (shape, mut messages) = (shape(name), talk());
+        let tokenizer = tokenizer(shape.special, shape.eos);
+        let all = load(&[json!({"messages": messages})], &unmarked(shape.source), &tokenizer).unwrap();
+        for (index, mark) in [(1, ("weight", json!(0))), (3, ("train", json!(false)))] {
+            messages = talk();
+            messages[index][mark.0] = mark.1;
+            let [marked, unmarked] = [marked(shape.source), unmarked(shape.source)]
+                .map(|source| load(&[json!({"messages": messages})], &source, &tokenizer).unwrap());
+            assert_eq!(shown(&marked[0], &tokenizer), shown(&unmarked[0], &tokenizer), "{name}");
+            let page = shown(&all[0], &tokenizer);
+            let mut turns: Vec<&str> = page.split_inclusive('⟧').collect();
+            let left_out = turns[index / 2].replace(['⟦', '⟧'], "");
+            turns[index / 2] = &left_out;
+            assert_eq!(shown(&unmarked[0], &tokenizer), turns.concat(), "{name}");
+        }
+        messages = talk();
+        messages[1]["training"] = json!(false);
+        messages[3]["training"] = json!(false);
+        let said = chain(&load(&[json!({"messages": messages})], &unmarked(shape.source), &tokenizer).unwrap_err());
+        assert!(said.contains("rows.jsonl:1: no supervised token") && said.contains("training"), "{said}");
+    }
+}
+
+#[test]
+fn a_template_that_refuses_other_words_is_rendered_up_to_each_turn() {
+    for name in ["ChatML", "Phi-3.5", "Llama 2", "DeepSeek-R1, which drops every thought and whose prompt begins one"] {
+        let shape = shape(name);
+        let tokenizer = tokenizer(shape.special, shape.eos);
+        let strict = "{% for m in messages %}{% if m.content | length > 15 %}{{ raise_exception('too long') }}{% endif %}{% endfor %}";
+        let rows =
+            [json!({"messages": talk()}), json!({"messages": [turn("user", " a"), turn("assistant", "b\n\nb ")]})];
+        let [marked, unmarked] = [marked(shape.source), unmarked(shape.source)]
+            .map(|source| load(&rows, &format!("{strict}{source}"), &tokenizer).unwrap());
+        for (found, expected) in unmarked.iter().zip(&marked) {
+            assert_eq!(shown(found, &tokenizer), shown(expected, &tokenizer), "{name}");
+        }
+    }
+}
+
+#[test]
+fn tools_and_calls_that_the_template_does_not_write_are_said() {
+    let shape = shape("ChatML");
+    let tokenizer = tokenizer(shape.special, shape.eos);
+    let source = unmarked(shape.source);
+    let tools = json!([{"name": "clock"}]);
+    let refused = |rows: &[Json], source: &str, expected: &[&str]| {
+        let said = chain(&load(rows, source, &tokenizer).expect_err("it is refused"));
+        assert!(expected.iter().all(|part| said.contains(part)), "{said}");
+    };
+    let good = json!({"messages": talk(), "tools": [], "documents": null});
+    let with_tools = json!({"messages": talk(), "tools": tools.to_string()});
+    refused(&[good.clone(), with_tools.clone()], &source, &["rows.jsonl:2: ", "\"tools\"", "--ignore-unwritten-tools"]);
+    refused(
+        &[json!({"messages": talk(), "documents": [{"text": "t"}]})],
+        &source,
+        &["rows.jsonl:1: ", "\"documents\""],
+    );
+    let options = ChatOptions { ignore_unwritten_tools: true, ..ChatOptions::default() };
+    let rows = load_with(&options, &[good.clone(), with_tools.clone()], &source, &tokenizer).unwrap();
+    assert!(rows.len() == 2 && rows[0] == rows[1]);
+    // Written late, they are written.
+    let late = source.replace(
+        "{% endfor %}",
+        "{% if loop.last and loop.index > 3 %}{{ tools | tojson if tools }}{% endif %}{% endfor %}",
+    );
+    load(&[with_tools], &late, &tokenizer).unwrap();
+    let call = json!({"messages": [turn("user", "t"), calling(json!("Let me see."), json!({"zone": "UTC"}))]});
+    refused(&[call], &source, &["rows.jsonl:1: message 1", "leaves its tool calls out"]);
 }

@@ -127,6 +127,10 @@ pub struct Data {
     /// What becomes of a conversation, or of a prompt with its completion, that is longer than a row. [default: refuse]
     #[arg(long, value_enum)]
     pub overlong: Option<TooLong>,
+    /// Train on rows whose tools or documents the chat template does not write. Without this each is an error: the model
+    /// would learn to call what it is not shown.
+    #[arg(long, requires = "chat")]
+    pub ignore_unwritten_tools: bool,
 }
 
 /// What becomes of a row's text that is longer than a row of tokens.
