@@ -1,6 +1,7 @@
 //! End-to-end tests: the built program as a user runs it, and the repository's own rules.
 
 mod adapters;
+mod dated;
 mod formats;
 mod hostile_files;
 mod house;

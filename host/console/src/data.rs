@@ -36,11 +36,25 @@ impl Order {
 /// A setting that cannot be, no sound tokenizer or template, ids or rows that the model's tables have no row for, or data
 /// with a fault.
 pub fn open(data: &Data, model: &Path, limits: ModelLimits, order: Order) -> Result<Box<dyn DataLoader>, Error> {
+    open_at(data, model, limits, order, None)
+}
+
+/// The same, on the date that a chat template may ask for: that of the run that is resumed. Without one, it is now.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_at(
+    data: &Data,
+    model: &Path,
+    limits: ModelLimits,
+    order: Order,
+    date: Option<&str>,
+) -> Result<Box<dyn DataLoader>, Error> {
     check_rows(data, limits)?;
     let tokenizer = Arc::new(Tokenizer::load(model)?);
     limits.check_ids(&tokenizer)?;
     if data.chat {
-        let template = Arc::new(ChatTemplate::load(model, &tokenizer, None)?);
+        let template = Arc::new(ChatTemplate::load(model, &tokenizer, date)?);
         return Ok(Box::new(ChatDataLoader::open(&data.data, tokenizer, template, &chat_options(data, order))?));
     }
     let kind = look(data)?.kind()?;

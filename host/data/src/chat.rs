@@ -211,9 +211,9 @@ impl ChatDataLoader {
     ) -> Result<Self, Error> {
         options.check()?;
         let data = DataSet::open(patterns, &options.columns, true)?;
-        // The day is part of the data where the template writes it.
-        let now = template.asks_for_the_date().then(|| template.now());
-        let named = ("chat", options, data.shapes(), template.source(), now);
+        // The date is part of the data where the template writes it.
+        let now = template.asks_for_the_date().then(|| template.now().to_owned());
+        let named = ("chat", options, data.shapes(), template.source(), now.as_deref());
         let plan = Plan {
             window_rows: if options.packing || options.shuffle_seed.is_some() { options.shuffle_window } else { 1 },
             pack_tokens: options.packing.then_some(options.block_size),
@@ -225,7 +225,7 @@ impl ChatDataLoader {
             setting("template_variables", "values nested less deeply".to_owned(), &fault.to_string())
         })?;
         let chat = Arc::new(Chat { data, tokenizer, template, extra, options: options.clone() });
-        Ok(ChatDataLoader(Windowed::new(ChatRows::new(chat, 0), plan)))
+        Ok(ChatDataLoader(Windowed::new(ChatRows::new(chat, 0), plan).with_template_date(now)))
     }
 
     fn chat(&self) -> &Arc<Chat> {

@@ -28,6 +28,9 @@ pub struct Position {
     start: Mark,
     /// Rows of the window that were given out.
     taken: u64,
+    /// The date that the chat template was given, where it asks for one: give it to the template to resume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_date: Option<String>,
 }
 
 /// Where a source of rows stands.
@@ -116,12 +119,20 @@ pub(crate) struct Windowed<R> {
     start: Mark,
     rows: Vec<Held>,
     taken: usize,
+    template_date: Option<String>,
 }
 
 impl<R: Rows> Windowed<R> {
     pub fn new(source: R, plan: Plan) -> Self {
         let start = source.mark();
-        Windowed { source, plan: Arc::new(plan), epoch: 0, window: 0, start, rows: Vec::new(), taken: 0 }
+        let plan = Arc::new(plan);
+        Windowed { source, plan, epoch: 0, window: 0, start, rows: Vec::new(), taken: 0, template_date: None }
+    }
+
+    /// Saves the date of the chat template with each position.
+    pub fn with_template_date(mut self, date: Option<String>) -> Self {
+        self.template_date = date;
+        self
     }
 
     pub fn source(&self) -> &R {
@@ -160,7 +171,8 @@ impl<R: Rows> Windowed<R> {
     fn restart(&self, epoch: u64) -> Self {
         let source = self.source.at_epoch(epoch);
         let start = source.mark();
-        Windowed { source, plan: self.plan.clone(), epoch, window: 0, start, rows: Vec::new(), taken: 0 }
+        let (plan, template_date) = (self.plan.clone(), self.template_date.clone());
+        Windowed { source, plan, epoch, window: 0, start, rows: Vec::new(), taken: 0, template_date }
     }
 }
 
@@ -225,6 +237,7 @@ impl<R: Rows> DataLoader for Windowed<R> {
             window: self.window,
             start: self.start.clone(),
             taken: self.taken as u64,
+            template_date: self.template_date.clone(),
         }
     }
 

@@ -10,8 +10,8 @@ use common::{all_rows, chain, smollm2, text};
 use serde_json::{Map, Value as Json, json};
 use tempfile::TempDir;
 use unswag_data::{
-    ChatDataLoader, ChatOptions, ChatTemplate, DataLoader, Error, IGNORED, Message, Overlong, Row, Split, Tokenizer,
-    preview, preview_chat,
+    ChatDataLoader, ChatOptions, ChatTemplate, DataLoader, Error, IGNORED, Message, Overlong, Position, Row, Split,
+    Tokenizer, preview, preview_chat,
 };
 
 const NOW: &str = "2026-11-21T08:05:09";
@@ -429,7 +429,9 @@ fn a_template_that_writes_the_date_writes_the_saved_one() {
     };
     let today = on(None);
     let position = open(&today).position();
-    open(&on(Some(today.now()))).seek(&position).unwrap();
+    assert_eq!(position.template_date.as_deref(), Some(today.now()));
+    let saved: Position = serde_json::from_str(&serde_json::to_string(&position).unwrap()).unwrap();
+    open(&on(saved.template_date.as_deref())).seek(&saved).unwrap();
     assert!(matches!(open(&on(Some("1999-12-31T00:00:00"))).seek(&position), Err(Error::Position { .. })));
     let messages = [Message { role: "user".to_owned(), content: "Hi".to_owned() }];
     let rendered = on(Some("1999-12-31T00:00:00")).render(&messages, true, &Map::new()).unwrap();

@@ -13,7 +13,7 @@ use unswag_data::DataLoader;
 use unswag_loader::device::Machine;
 use unswag_train::{
     Allowed, LoraConfig, Optim, Plan, Resume, RunReport, SchedulerType, TrainingArguments, Tuning, UnswagModel,
-    UnswagTrainer, Warmup, refuse_earlier_run,
+    UnswagTrainer, Warmup, refuse_earlier_run, saved_template_date,
 };
 
 use crate::{
@@ -110,7 +110,8 @@ impl Prepared {
             }
         };
         let limits = limits(model);
-        let open = |data: &Data, order| data::open(data, model.root(), limits, order);
+        let date = template_date(args);
+        let open = |data: &Data, order| data::open_at(data, model.root(), limits, order, Some(&date));
         let train = open(&args.data, train_order)?;
         let validation = match validation_order {
             Some(order) => Some(open(&args.data, order)?),
@@ -156,6 +157,16 @@ fn warn_of_memory(trainer: &UnswagTrainer, output: &Output) {
 
 /// What makes a step smaller.
 const LESS: &str = "--memory-budget, a smaller --block-size, --load-in-4bit or an 8-bit --optim take less";
+
+/// The date that a chat template may ask for: one for all data of a run, and that of its start where it is resumed.
+fn template_date(args: &Train) -> String {
+    let from = args.saving.resume_from_checkpoint.as_ref().map(|from| match from.as_os_str() == "auto" {
+        true => Resume::Auto,
+        false => Resume::From(from.clone()),
+    });
+    let saved = from.and_then(|from| saved_template_date(&from, &args.output));
+    saved.unwrap_or_else(unswag_data::local_time)
+}
 
 fn tuning(args: &Lora, seed: u64) -> Tuning {
     if args.full_finetuning {

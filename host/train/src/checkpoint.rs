@@ -39,12 +39,12 @@ use crate::{
     trainer::Progress,
 };
 
-const STATE: &str = "trainer_state.json";
+pub(crate) const STATE: &str = "trainer_state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const PREFIX: &str = "checkpoint-";
 const FORMAT: u64 = 1;
 /// A position in the data holds at most an overlap's tokens.
-const MAX_STATE_BYTES: u64 = 1 << 30;
+pub(crate) const MAX_STATE_BYTES: u64 = 1 << 30;
 const MODEL: &str = "model.safetensors";
 const FILES: [&str; 5] = [adapter::CONFIG, adapter::WEIGHTS, MODEL, OPTIMIZER, STATE];
 
