@@ -4,10 +4,12 @@
 //! libFuzzer calls these through `fuzz_targets/`; the stable tests (`tests/mutations`) include this file and call them with
 //! mutated seeds. So it must not name libFuzzer, and may use only what both packages depend on.
 
+mod documents;
 mod kernels;
 
 use std::sync::OnceLock;
 
+pub use documents::{adapter, chat_template, conversation, lock, recipe, record, rows, tokenizer};
 pub use kernels::{delhi_codes, delhi_groups};
 use unswag_abi::doc::{Attrs, Graph, OpCall, OpPlan, Patch};
 use unswag_checkpoint::{gguf, parse_header};
@@ -24,6 +26,14 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("config", config),
     ("delhi_codes", delhi_codes),
     ("delhi_groups", delhi_groups),
+    ("chat_template", chat_template),
+    ("tokenizer", tokenizer),
+    ("adapter", adapter),
+    ("record", record),
+    ("lock", lock),
+    ("recipe", recipe),
+    ("rows", rows),
+    ("conversation", conversation),
 ];
 
 /// A whole safetensors file. What this project accepts, the `safetensors` crate accepts and understands in the same way.

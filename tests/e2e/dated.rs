@@ -22,7 +22,19 @@ fn dated() -> House {
 }
 
 fn train<'a>(output: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    let data = ["train", "model", "--data", "rows.jsonl", "--chat", "--block-size", "128", "--validation-split", "0.2"];
+    let data = [
+        "train",
+        "model",
+        "--data",
+        "rows.jsonl",
+        "--chat",
+        "--block-size",
+        "128",
+        "--validation-split",
+        "0.2",
+        "--eval-steps",
+        "2",
+    ];
     [&data[..], &["--max-steps", "4", "--save-steps", "2", "--lora-r", "4", "-o", output], more].concat()
 }
 

@@ -9,7 +9,7 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use unswag_tests::{Base, Family, plugin, smollm2_gguf, unswag_torch};

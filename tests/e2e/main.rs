@@ -2,6 +2,7 @@
 
 mod adapters;
 mod dated;
+mod documents;
 mod formats;
 mod hostile_files;
 mod house;

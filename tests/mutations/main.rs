@@ -4,8 +4,8 @@
 //! may not panic, and may not ask for memory out of proportion to its input, which is what a believed length looks like.
 //! An input that fails is written to `fuzz/artifacts/<target>/`; move it to `fuzz/corpus/<target>/` when it is mended.
 //!
-//! `UNSWAG_MUTATION_SECONDS=60 cargo test -p unswag-tests --test mutations` goes on for that long per target, with other
-//! mutations every time.
+//! `UNSWAG_MUTATION_SECONDS=60 cargo test -p unswag-tests --test mutations` runs each target for that long, and `UNSWAG_MUTATION_CALLS=100000`
+//! that often, with other mutations every time; `UNSWAG_MUTATION_TARGETS=tokenizer,recipe` names the targets. Both print the counts.
 
 mod memory;
 mod mutate;
@@ -21,16 +21,26 @@ use mutate::Mutator;
 use targets::{TARGETS, Target};
 use unswag_tests::workspace_root;
 
-/// Calls per target where no time is given: a few seconds in an unoptimised build.
+/// Calls per target where neither a time nor a count is given: a few seconds in an unoptimised build.
 const CALLS: usize = 10_000;
+/// The same for [`DOCUMENTS`], which compute with what they read.
+const DOCUMENT_CALLS: usize = 300;
+const DOCUMENTS: [&str; 8] =
+    ["adapter", "chat_template", "conversation", "lock", "recipe", "record", "rows", "tokenizer"];
 /// No input of ours is larger than 64 KiB; a parser may hold several times its input, a believed length is far beyond this.
 const MOST_BYTES_AT_ONCE: usize = 64 << 20;
+/// Of [`DOCUMENTS`]: beyond the input's size.
+const MOST_DOCUMENT_BYTES_AT_ONCE: usize = 256 << 20;
+/// Processor time of one call, which does not depend on what else the machine does.
+const MOST_CPU: Duration = Duration::from_secs(10);
 
 #[test]
 fn every_target_returns_whatever_the_bytes() {
-    let seconds: Option<u64> =
-        env::var("UNSWAG_MUTATION_SECONDS").ok().map(|text| text.parse().expect("UNSWAG_MUTATION_SECONDS is a number"));
-    for &(name, target) in TARGETS {
+    let seconds = number("UNSWAG_MUTATION_SECONDS");
+    let calls_wanted = number("UNSWAG_MUTATION_CALLS");
+    let named = env::var("UNSWAG_MUTATION_TARGETS").ok();
+    let is_named = |name: &str| named.as_ref().is_none_or(|named| named.split(',').any(|one| one == name));
+    for &(name, target) in TARGETS.iter().filter(|(name, _)| is_named(name)) {
         let seeds = seeds(name);
         assert!(!seeds.is_empty(), "fuzz/corpus/{name} holds no seed");
         for (path, seed) in &seeds {
@@ -38,17 +48,18 @@ fn every_target_returns_whatever_the_bytes() {
         }
         let seeds: Vec<Vec<u8>> = seeds.into_iter().map(|(_, seed)| seed).collect();
         let start = Instant::now();
-        let run_seed = match seconds {
+        let run_seed = match seconds.or(calls_wanted) {
             None => 1,
             Some(_) => {
                 SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("the clock is past 1970").as_nanos()
                     as u64
             }
         };
+        let few = if DOCUMENTS.contains(&name) { DOCUMENT_CALLS } else { CALLS };
         let mut mutator = Mutator::new(run_seed);
         let mut calls = 0;
         while match seconds {
-            None => calls < CALLS,
+            None => calls < calls_wanted.map_or(few, |wanted| wanted as usize),
             Some(seconds) => start.elapsed() < Duration::from_secs(seconds),
         } {
             let input = mutator.mutate(&seeds);
@@ -59,16 +70,37 @@ fn every_target_returns_whatever_the_bytes() {
     }
 }
 
+fn number(variable: &str) -> Option<u64> {
+    env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} is a number, not {text}")))
+}
+
+/// What all threads of this process used.
+fn cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live local of the type that the call writes.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
 fn check(name: &str, target: Target, input: &[u8], what: &str) {
+    let allowed = match DOCUMENTS.contains(&name) {
+        true => MOST_DOCUMENT_BYTES_AT_ONCE + input.len(),
+        false => MOST_BYTES_AT_ONCE,
+    };
     memory::start();
+    let before = cpu_time();
     let panicked = catch_unwind(|| target(input)).is_err();
+    let cpu = cpu_time().saturating_sub(before);
     let most = memory::most_bytes_at_once();
-    if panicked || most > MOST_BYTES_AT_ONCE {
+    if panicked || most > allowed || cpu > MOST_CPU {
         let folder = workspace_root().join("fuzz/artifacts").join(name);
         fs::create_dir_all(&folder).expect("the folder for failing inputs can be made");
         let path = folder.join(format!("crash-{}", &blake3::hash(input).to_hex()[..16]));
         fs::write(&path, input).expect("the failing input can be written");
-        let fault = if panicked { "panics".to_owned() } else { format!("asks for {most} bytes at once") };
+        let fault = match panicked {
+            true => "panics".to_owned(),
+            false => format!("asks for {most} bytes at once, and takes {cpu:?} of processor time"),
+        };
         panic!("{name} {fault} on {what}, kept as {}", path.display());
     }
 }

@@ -1,23 +1,20 @@
-//! Watches what a thread asks the allocator for.
+//! Watches what the process asks the allocator for, on every thread: some targets work on threads that they start.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-thread_local! {
-    // Plain cells: what the allocator touches must not allocate, nor be dropped at a thread's end.
-    static HELD: Cell<usize> = const { Cell::new(0) };
-    static MOST: Cell<usize> = const { Cell::new(0) };
-}
+static HELD: AtomicUsize = AtomicUsize::new(0);
+static MOST: AtomicUsize = AtomicUsize::new(0);
 
-/// Counts this thread's bytes from zero again.
+/// Counts from zero.
 pub fn start() {
-    HELD.set(0);
-    MOST.set(0);
+    HELD.store(0, Relaxed);
+    MOST.store(0, Relaxed);
 }
 
-/// The most bytes this thread held at once since [`start`].
+/// The most bytes that the process held at once since [`start`].
 pub fn most_bytes_at_once() -> usize {
-    MOST.get()
+    MOST.load(Relaxed)
 }
 
 struct Watched;
@@ -26,13 +23,13 @@ struct Watched;
 static ALLOCATOR: Watched = Watched;
 
 fn add(bytes: usize) {
-    HELD.set(HELD.get().saturating_add(bytes));
-    MOST.set(MOST.get().max(HELD.get()));
+    let held = HELD.fetch_add(bytes, Relaxed).saturating_add(bytes);
+    MOST.fetch_max(held, Relaxed);
 }
 
 fn remove(bytes: usize) {
     // What was allocated before `start` may be freed after it.
-    HELD.set(HELD.get().saturating_sub(bytes));
+    let _ = HELD.fetch_update(Relaxed, Relaxed, |held| Some(held.saturating_sub(bytes)));
 }
 
 // SAFETY: every call is passed on to the system's allocator unchanged; the counting neither allocates nor unwinds.

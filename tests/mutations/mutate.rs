@@ -36,6 +36,33 @@ const WORDS: [&str; 16] = [
     "\"*\"",
     "\"model.layers.0\"",
 ];
+/// Pieces of templates and YAML that do much for their length.
+const PIECES: [&str; 24] = [
+    "{{",
+    "}}",
+    "{%",
+    "%}",
+    "{% for x in y %}",
+    "{% endfor %}",
+    "{% set ns.a = ns %}",
+    "~",
+    "**",
+    " * 999999999",
+    "|join",
+    "|replace('', 'aa')",
+    ".format(",
+    "[::-1]",
+    "range(10**9)",
+    "loop(",
+    "namespace()",
+    "((((((((",
+    "&a [*a, *a, *a, *a]",
+    "*a",
+    "<<: *a",
+    "\n- ",
+    "? ",
+    "\u{2581}",
+];
 const LARGEST_INPUT: usize = 64 << 10;
 
 pub struct Mutator {
@@ -64,7 +91,7 @@ impl Mutator {
         }
         let at = self.below(input.len());
         let end = at + self.below((input.len() - at).min(64)) + 1;
-        match self.below(11) {
+        match self.below(12) {
             0 => input[at] ^= 1 << self.below(8),
             1 => input[at] = self.next() as u8,
             2 => input.truncate(at),
@@ -95,6 +122,10 @@ impl Mutator {
             9 => {
                 let word = WORDS[self.below(WORDS.len())];
                 self.replace_token(input, |byte| byte.is_ascii_alphanumeric(), word.as_bytes());
+            }
+            10 => {
+                let piece = PIECES[self.below(PIECES.len())].bytes();
+                input.splice(at..at, piece);
             }
             _ => self.replace_string(input),
         }

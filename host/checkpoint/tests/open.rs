@@ -424,6 +424,7 @@ fn a_file_cut_while_two_are_compared_is_an_error_and_no_signal() {
         let error = a.same_data("w", &b, "w", &cut).expect_err("cut");
         assert!(matches!(error, Error::Changed { now_bytes: 1_048_576, .. }), "chunk {at_chunk}: {error}");
     }
+    write_model(&paths[1], &[("w", &[3_500_000]), ("other", &[2])]);
     let [a, _] = open();
     let stop = |_: u64| ControlFlow::Break(());
     assert!(matches!(a.same_data("w", &a, "w", &stop), Err(Error::Cancelled)));

@@ -34,8 +34,11 @@ fn a_large_product_is_added_exactly_and_without_a_copy_of_its_size() {
     };
     let a = made([INNER, ROWS], &|at, row| left(row, at));
     let b = made([INNER, COLUMNS], &right);
-    // What libtorch sets up at its first product is not the product's.
-    let small = torch.matmul(&b, View::Transposed, &b, View::AsIs).expect("a product");
+    // What libtorch sets up at its first product, and the pages of its file that are mapped then, are not the product's.
+    let small = torch.zeros([COLUMNS as u64, COLUMNS as u64], Dtype::F32).expect("memory");
+    for alpha in [1.0, 0.5] {
+        torch.matmul_add(&small, alpha, (&b, View::Transposed), (&b, View::AsIs)).expect("a product");
+    }
     drop(small);
     let y = torch.zeros([ROWS as u64, COLUMNS as u64], Dtype::F32).expect("memory");
     let before = most_resident();
