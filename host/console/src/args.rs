@@ -82,7 +82,9 @@ pub enum Command {
     Train(Box<Train>),
     Run(Run),
     /// Print the JSON Schema of recipes, which `unswag run` follows.
-    #[command(after_help = "Examples:\n  unswag schema > recipe.schema.json\n  unswag schema --markdown > recipes.md      every key on one page")]
+    #[command(
+        after_help = "Examples:\n  unswag schema > recipe.schema.json\n  unswag schema --markdown > recipes.md      every key on one page"
+    )]
     Schema {
         /// Print a page of Markdown with every key, its type, its default and its meaning instead.
         #[arg(long)]

@@ -4,8 +4,8 @@ use std::{path::Path, sync::Arc};
 
 use unswag_data::{
     ChatDataLoader, ChatOptions, ChatTemplate, Columns, CompletionDataLoader, CompletionOptions, DataDescription,
-    DataKind, DataLoader, DataSet, Error, ModelLimits, Overlong, PackedDataLoader, RowFormat, Split, StreamingContextDataLoader,
-    TextOptions, Tokenizer,
+    DataKind, DataLoader, DataSet, Error, ModelLimits, Overlong, PackedDataLoader, RowFormat, Split,
+    StreamingContextDataLoader, TextOptions, Tokenizer,
 };
 
 use crate::args::{Data, DataFormat, TooLong};
