@@ -83,7 +83,8 @@ fn listed(roles: &Roles, known: &HashMap<u32, AddedToken>) -> Result<Vec<Beside>
     let (named, extra) = (named(roles), extra(roles));
     let mut seen: HashSet<String> = known.values().map(|token| token.content.clone()).collect();
     if roles.reads_the_map() {
-        let special: HashSet<&str> = named.iter().chain(&extra).map(|role| role.token.content.as_str()).collect();
+        // The extra ones do not count: transformers lists them after this file, and a token that is there stays as it is.
+        let special: HashSet<&str> = named.iter().map(|role| role.token.content.as_str()).collect();
         let mut tokens = added_tokens(roles, &special)?;
         // What tokenizer.json says of a token that both have wins over this file, which has no flags.
         tokens.retain(|beside| !seen.contains(&beside.token.content));
