@@ -130,16 +130,20 @@ pub fn load(file: &PluginFile, consent: Consent<'_>) -> Result<Plugin, LoadError
 }
 
 fn open(sealed: SealedLibrary) -> Result<(PluginRef, Manifest), OpenError> {
-    let path = sealed.path();
+    let library = dlopen(&sealed.path())?;
     // ld.so knows a library by the path it was opened under. Were this descriptor closed, the next plugin's memory file
     // would get its number, and ld.so would give this library in its place.
     sealed.keep_open();
-    open_path(&path)
+    introduce(library)
 }
 
 /// Opens the library at `path` for good and asks it for its manifest.
 pub(crate) fn open_path(path: &std::path::Path) -> Result<(PluginRef, Manifest), OpenError> {
-    let library = dlopen(path)?;
+    introduce(dlopen(path)?)
+}
+
+/// Asks an open library what it is.
+fn introduce(library: &'static Library) -> Result<(PluginRef, Manifest), OpenError> {
     let raw = root_module(library_header(library)?)?;
     let manifest = parse_manifest(raw.manifest()().as_str())?;
     Ok((raw, manifest))
