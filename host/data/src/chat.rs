@@ -222,7 +222,7 @@ impl ChatDataLoader {
             fingerprint: fingerprint(data.files.iter().map(|file| &file.digest), tokenizer.digest(), &named),
         };
         let extra = variables(&options.template_variables).map_err(|fault| {
-            setting("template_variables", "values nested less deeply".to_owned(), &fault.to_string())
+            setting("template_variables", "values nested less deeply".to_owned(), fault.to_string())
         })?;
         let chat = Arc::new(Chat { data, tokenizer, template, extra, options: options.clone() });
         Ok(ChatDataLoader(Windowed::new(ChatRows::new(chat, 0), plan).with_template_date(now)))
