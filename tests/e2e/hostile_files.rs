@@ -113,7 +113,7 @@ fn large_header(path: &Path, bytes: u64, data: u64, fill: impl FnOnce(&mut dyn W
 }
 
 #[test]
-fn a_header_bomb_costs_no_more_than_a_second_and_a_quarter_of_a_gigabyte() {
+fn a_header_bomb_costs_no_more_than_the_bounds() {
     const LARGEST: u64 = 100_000_000;
     let repeated = |out: &mut dyn Write, start: &str, part: &str, end: &str| {
         out.write_all(start.as_bytes()).unwrap();

@@ -68,7 +68,20 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // A plugin on the bare frame, for the loader's tests.
     ("unswag-raw-plugin", &["unswag-abi"]),
     // The end-to-end tests run the program; their mutation driver also calls what reads untrusted bytes.
-    ("unswag-tests", &["unswag-abi", "unswag-checkpoint", "unswag-graph", "unswag-kernels"]),
+    (
+        "unswag-tests",
+        &[
+            "unswag-abi",
+            "unswag-adapter",
+            "unswag-checkpoint",
+            "unswag-console",
+            "unswag-data",
+            "unswag-graph",
+            "unswag-kernels",
+            "unswag-loader",
+            "unswag-surgery",
+        ],
+    ),
 ];
 
 /// Arrows that only tests of a package may use.
