@@ -17,18 +17,30 @@ use crate::record::{self, Verified};
 /// Batch and sequence of the sample calls.
 const SIZES: [(u64, u64); 3] = [(1, 1), (2, 5), (1, 7)];
 
+/// What was claimed, and of which call.
+#[derive(Debug)]
+pub struct Claimed {
+    pub path: String,
+    pub op: String,
+    pub protocol: String,
+    pub kind: String,
+    pub inputs: String,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
     #[error(
-        "surgery: {path}: {op} of plugin {protocol} stands for {kind}, but computes something else for inputs {inputs}: {difference}; \
-         nothing was published; this is a defect of the plugin"
+        "surgery: {}: {} of plugin {} stands for {}, but computes something else for inputs {}: {difference}; \
+         nothing was published; this is a defect of the plugin",
+        claimed.path, claimed.op, claimed.protocol, claimed.kind, claimed.inputs
     )]
-    Wrong { path: String, op: String, protocol: String, kind: String, inputs: String, difference: Box<Difference> },
+    Wrong { claimed: Box<Claimed>, difference: Box<Difference> },
     #[error(
-        "surgery: {path}: {op} of plugin {protocol} stands for {kind}, and its forward failed for inputs {inputs}: {reason}; \
-         nothing was published; this is a defect of the plugin"
+        "surgery: {}: {} of plugin {} stands for {}, and its forward failed for inputs {}: {reason}; \
+         nothing was published; this is a defect of the plugin",
+        claimed.path, claimed.op, claimed.protocol, claimed.kind, claimed.inputs
     )]
-    Failed { path: String, op: String, protocol: String, kind: String, inputs: String, reason: String },
+    Failed { claimed: Box<Claimed>, reason: String },
     #[error("surgery: plugin {protocol}: what its ops stand for cannot be verified")]
     Trial {
         protocol: String,
@@ -234,14 +246,16 @@ fn judge(
     answer: Option<Result<Vec<Vec<u8>>, RunError>>,
     protocol: &str,
 ) -> Result<Judged, ClaimError> {
-    let failed = |reason: String| ClaimError::Failed {
-        path: claim.path.clone(),
-        op: claim.op.clone(),
-        protocol: protocol.to_owned(),
-        kind: claim.stands_for.clone(),
-        inputs: sample.described(),
-        reason,
+    let claimed = || {
+        Box::new(Claimed {
+            path: claim.path.clone(),
+            op: claim.op.clone(),
+            protocol: protocol.to_owned(),
+            kind: claim.stands_for.clone(),
+            inputs: sample.described(),
+        })
     };
+    let failed = |reason: String| ClaimError::Failed { claimed: claimed(), reason };
     let outputs = match answer.unwrap_or(Err(RunError::Ended(Ending::Garbage))) {
         Ok(outputs) => outputs,
         Err(RunError::Refused(_)) if !sample.is_own => return Ok(Judged::Refused),
@@ -258,13 +272,6 @@ fn judge(
     let found = expected.iter().zip(outputs).map(|(expected, bytes)| Tensor { meta: expected.meta.clone(), bytes });
     match compare(&expected, &found.collect::<Vec<_>>()) {
         Ok(agreement) => Ok(Judged::Agrees(agreement)),
-        Err(difference) => Err(ClaimError::Wrong {
-            path: claim.path.clone(),
-            op: claim.op.clone(),
-            protocol: protocol.to_owned(),
-            kind: claim.stands_for.clone(),
-            inputs: sample.described(),
-            difference: Box::new(difference),
-        }),
+        Err(difference) => Err(ClaimError::Wrong { claimed: claimed(), difference: Box::new(difference) }),
     }
 }
