@@ -59,7 +59,8 @@ fn rows_longer_than_the_table_of_positions_are_refused_by_every_command() {
 
 #[test]
 fn an_id_without_a_row_in_the_embedding_is_named_before_the_first_step() {
-    let changes: [(&str, fn(&mut Value)); 3] = [
+    type Change = (&'static str, fn(&mut Value));
+    let changes: [Change; 3] = [
         ("tokenizer.json", |file| file["model"]["vocab"]["zz"] = json!(5000)),
         ("tokenizer_config.json", |file| {
             file["added_tokens_decoder"] = json!({"256": {"content": "zz", "special": true}})

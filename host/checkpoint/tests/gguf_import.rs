@@ -379,7 +379,8 @@ fn generation_stops_at_every_end_that_the_file_states() {
     const EOT: &str = "tokenizer.ggml.eot_token_id";
     const EOM: &str = "tokenizer.ggml.eom_token_id";
     // The ids, and the tokens beside `<s>` that are special for having a role.
-    let cases: [(fn(Builder) -> Builder, Json, &[&str]); 6] = [
+    type Case<'a> = (fn(Builder) -> Builder, Json, &'a [&'a str]);
+    let cases: [Case<'_>; 6] = [
         (|b| tokens(b).u32(EOS, 1), json!(1), &["a"]),
         (|b| tokens(b).u32(EOS, 1).u32(EOT, 2).u32(EOM, 3), json!([1, 2, 3]), &["a", "b", "c"]),
         (|b| tokens(b).u32(EOT, 1).u32(EOS, 1), json!(1), &["a"]),

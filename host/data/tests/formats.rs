@@ -270,7 +270,7 @@ fn a_resumed_run_sees_the_rows_that_would_have_come_in_every_format() {
     // Text that is cut into blocks resumes inside of a row too.
     let columns = TextOptions { block_size: 16, overlap: 3, field: "prompt".to_owned(), ..TextOptions::default() };
     for path in &paths {
-        let open = || StreamingContextDataLoader::open(&[path.clone()], smollm2(), &columns).unwrap();
+        let open = || StreamingContextDataLoader::open(std::slice::from_ref(path), smollm2(), &columns).unwrap();
         let expected = all_rows(&mut open());
         let mut loader = open();
         for _ in 0..5 {

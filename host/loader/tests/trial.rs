@@ -39,7 +39,7 @@ fn a_kernel_computes_in_the_child_what_it_computes_here() {
     let expected: Vec<u8> = (1..=6u8).flat_map(|x| (2.0 * f32::from(x)).to_le_bytes()).collect();
     assert_eq!(answers.len(), 2);
     for answer in answers {
-        assert_eq!(answer.unwrap(), [expected.clone()]);
+        assert_eq!(answer.unwrap(), std::slice::from_ref(&expected));
     }
 }
 
