@@ -96,7 +96,7 @@ fn what_cannot_be_planned_is_refused() {
     for (args, said) in [
         (&["plan", "model", "--seq", "0"][..], "0 is not in"),
         (&["plan", "model", "--seq", "99999999999"], "tokens to plan for: expected 1 to 16777216"),
-        (&["plan", "model", "--lora-r", "0"], "--lora-r: expected 1 to 65536, got 0"),
+        (&["plan", "model", "--lora-r", "0"], "lora_r: the rank: expected 1 to 65536, got 0"),
         (
             &["plan", "model", "--lora-target-modules", "nothing_like_it"],
             "no linear layer of this model is named \"nothing_like_it\"",
