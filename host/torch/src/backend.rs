@@ -12,7 +12,7 @@ use unswag_engine::{
 use crate::{
     Torch,
     attention::{self, Masked},
-    composed, cpu, plugin,
+    composed, cpu, plugin, product,
     tensor::{TorchTensor, dtype_of, kind_of, torch_error, wide},
     torch::{Made, sizes},
 };
@@ -23,9 +23,6 @@ fn viewed(x: &Tensor, view: View) -> Result<Tensor, TchError> {
         View::Transposed => x.f_tr(),
     }
 }
-
-/// Of a product that is added to a tensor of another type: 4 MiB in bf16, and few enough calls that none is noticed.
-const PRODUCT_ELEMENTS: i64 = 2 << 20;
 
 impl Backend for Torch {
     type Tensor = TorchTensor;
@@ -104,8 +101,8 @@ impl Backend for Torch {
         let [rows, columns] =
             [self.shape(a)[usize::from(av == View::Transposed)], self.shape(b)[usize::from(bv == View::AsIs)]];
         let y = self.fresh([rows, columns], a.view.kind())?;
-        let make = || viewed(&a.view, av)?.f_mm_out(&y.view, &viewed(&b.view, bv)?);
-        drop(make().map_err(torch_error)?);
+        let make = || product::matmul(&y.view, &viewed(&a.view, av)?, &viewed(&b.view, bv)?);
+        make().map_err(torch_error)?;
         Ok(y)
     }
 
@@ -122,18 +119,7 @@ impl Backend for Torch {
                 let smaller = if a.numel() < b.numel() { &mut a } else { &mut b };
                 *smaller = smaller.f_mul_scalar(alpha)?;
             }
-            let mut y = y.view.shallow_clone();
-            if y.kind() == a.kind() {
-                return y.f_addmm_(&a, &b).map(drop);
-            }
-            // libtorch makes the product, and then a copy of it in y's type: a few rows at a time, neither is large.
-            let [rows, columns] = [y.size()[0], y.size()[1]];
-            let at_once = (PRODUCT_ELEMENTS / columns.max(1)).clamp(1, rows.max(1));
-            for start in (0..rows).step_by(at_once as usize) {
-                let count = at_once.min(rows - start);
-                drop(y.f_narrow(0, start, count)?.f_add_(&a.f_narrow(0, start, count)?.f_matmul(&b)?)?);
-            }
-            Ok(())
+            product::matmul_add(&y.view, &a, &b)
         };
         add().map_err(torch_error)
     }

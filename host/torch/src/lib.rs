@@ -14,6 +14,7 @@ mod memory;
 mod nf4;
 mod offload;
 mod plugin;
+mod product;
 mod tensor;
 mod threads;
 mod torch;
