@@ -58,6 +58,27 @@ fn rows_longer_than_the_table_of_positions_are_refused_by_every_command() {
 }
 
 #[test]
+fn rows_whose_length_was_not_given_end_with_the_table_of_positions() {
+    let house = house(Family::Gpt2);
+    assert_eq!(house.json(&["plan", "model"])["plan"]["seq"], 128);
+    for command in ["eval", "preprocess"] {
+        let args = [command, "model", "--data", "text.txt"];
+        let outcome = house.run(&args);
+        assert!(outcome.stderr.contains("rows have 128 tokens"), "{command}: {}", outcome.stderr);
+        let shorter = house.json(&[&args[..], &["--block-size", "128"]].concat());
+        assert_eq!(house.json(&args), shorter, "{command}");
+    }
+    house.run(&["train", "model", "--data", "text.txt", "-o", "run", "--max-steps", "1"]).ok();
+    fs::write(house.path("r.yaml"), "model: model\noutput: again\ntrain:\n  data: text.txt\n  max_steps: 1\n").unwrap();
+    assert_eq!(house.json(&["plan", "r.yaml"])["plan"]["seq"], 128);
+    house.run(&["run", "r.yaml"]).ok();
+
+    // Rotary positions have no table.
+    house.tiny(Family::Llama, "rotary");
+    assert_eq!(house.json(&["plan", "rotary"])["plan"]["seq"], 1024);
+}
+
+#[test]
 fn an_id_without_a_row_in_the_embedding_is_named_before_the_first_step() {
     type Change = (&'static str, fn(&mut Value));
     let changes: [Change; 3] = [

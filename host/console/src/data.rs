@@ -51,6 +51,7 @@ pub fn open_at(
     date: Option<&str>,
 ) -> Result<Box<dyn DataLoader>, Error> {
     check_rows(data, limits)?;
+    let data = &fitted(data, limits);
     let tokenizer = Arc::new(Tokenizer::load(model)?);
     limits.check_ids(&tokenizer)?;
     if data.chat {
@@ -75,7 +76,29 @@ pub fn open_at(
 /// The table has fewer.
 pub fn check_rows(data: &Data, limits: ModelLimits) -> Result<(), Error> {
     let next = |rows| format!("give --block-size {rows}");
-    limits.check_positions(data.block_size as u64, "rows of --block-size", next)
+    limits.check_positions(row_tokens(data, limits), "rows of --block-size", next)
+}
+
+/// Tokens of a row where --block-size is not given, of a model that takes as many.
+pub const DEFAULT_BLOCK_SIZE: u64 = 1024;
+
+/// Tokens of a row: --block-size, or what the model takes of the default.
+pub fn row_tokens(data: &Data, limits: ModelLimits) -> u64 {
+    data.given_row_tokens().unwrap_or_else(|| limits.fitting(DEFAULT_BLOCK_SIZE))
+}
+
+/// The same arguments with the length of rows said, which a default leaves to the model.
+pub fn fitted(data: &Data, limits: ModelLimits) -> Data {
+    Data { block_size: Some(row_tokens(data, limits) as usize), ..data.clone() }
+}
+
+/// What to say of the length of rows: that the default was shortened, or that the model was not made for it.
+pub fn length_note(given: Option<u64>, limits: ModelLimits) -> Option<String> {
+    let tokens = given.unwrap_or_else(|| limits.fitting(DEFAULT_BLOCK_SIZE));
+    if given.is_none() && tokens < DEFAULT_BLOCK_SIZE {
+        return Some(format!("rows have {tokens} tokens, where the model's table of positions ends"));
+    }
+    limits.note(tokens)
 }
 
 /// What the files of these arguments are, by their names, their headers and their first rows.
@@ -141,7 +164,7 @@ pub fn text_options(data: &Data, kind: DataKind, order: Order) -> Result<TextOpt
         DataKind::Completions | DataKind::Conversations => None,
     };
     Ok(TextOptions {
-        block_size: data.block_size,
+        block_size: block_size(data),
         overlap: data.overlap.unwrap_or(0),
         mask_overlap: order.mask_overlap,
         field: column.unwrap_or(plain.field),
@@ -161,7 +184,7 @@ pub fn completion_options(data: &Data, order: Order) -> Result<CompletionOptions
     }
     let plain = CompletionOptions::default();
     Ok(CompletionOptions {
-        block_size: data.block_size,
+        block_size: block_size(data),
         packing: data.packing,
         overlong: overlong(data),
         columns: columns(data),
@@ -169,6 +192,10 @@ pub fn completion_options(data: &Data, order: Order) -> Result<CompletionOptions
         shuffle_seed: order.shuffle_seed,
         shuffle_window: order.shuffle_window.unwrap_or(plain.shuffle_window),
     })
+}
+
+fn block_size(data: &Data) -> usize {
+    data.block_size.unwrap_or(DEFAULT_BLOCK_SIZE as usize)
 }
 
 fn overlong(data: &Data) -> Overlong {
@@ -182,7 +209,7 @@ fn overlong(data: &Data) -> Overlong {
 pub fn chat_options(data: &Data, order: Order) -> ChatOptions {
     let plain = ChatOptions::default();
     ChatOptions {
-        block_size: data.block_size,
+        block_size: block_size(data),
         packing: data.packing,
         overlong: overlong(data),
         columns: columns(data),

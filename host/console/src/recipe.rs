@@ -278,10 +278,10 @@ mod tests {
     fn a_plan_has_the_defaults_of_training() {
         let recipe = read(TRAIN).unwrap();
         let (train, plan) = (recipe.train(false).unwrap(), recipe.plan_args(None).unwrap());
-        assert_eq!(plan.seq, train.data.block_size as u64);
+        assert_eq!((plan.seq, train.data.block_size), (None, None));
         let said =
             read(&format!("{TRAIN}  block_size: 77\n  full_finetuning: true\n")).unwrap().plan_args(None).unwrap();
-        assert!(said.seq == 77 && said.lora.full_finetuning);
+        assert!(said.seq == Some(77) && said.lora.full_finetuning);
     }
 
     #[test]

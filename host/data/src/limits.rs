@@ -41,6 +41,11 @@ impl ModelLimits {
         }
     }
 
+    /// `tokens`, or as many of them as the table of positions has rows for: for a length that nobody chose.
+    pub fn fitting(&self, tokens: u64) -> u64 {
+        self.position_rows.map_or(tokens, |rows| rows.min(tokens))
+    }
+
     /// What to say of a length that the model computes and was not made for: positions without a table go on.
     pub fn note(&self, tokens: u64) -> Option<String> {
         let stated = self.stated_positions.filter(|stated| self.position_rows.is_none() && tokens > *stated)?;

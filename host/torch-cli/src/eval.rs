@@ -20,7 +20,7 @@ pub fn run(args: &Eval, output: &Output) -> Result<Done, Box<dyn Error>> {
     let limits = model::limits(&model);
     let order = Order { mask_overlap: true, ..Order::default() };
     let mut loader = data::open(&args.data, &root, limits, order)?;
-    model::note_length(limits, args.data.block_size as u64, output);
+    model::note_length(args.data.given_row_tokens(), limits, output);
     if let Some(adapter) = &args.adapter {
         model.adapter_notes(adapter)?.iter().for_each(|note| term::note(output, &format!("note: {note}")));
     }

@@ -20,7 +20,7 @@ pub fn run(args: &Fidelity, output: &Output) -> Result<Done, Box<dyn Error>> {
     let model = model::open(&args.model, args.compute, output)?;
     let limits = model::limits(&model);
     let mut loader = data::open(&args.data, model.root(), limits, Order::default())?;
-    model::note_length(limits, args.data.block_size as u64, output);
+    model::note_length(args.data.given_row_tokens(), limits, output);
     loader.start_epoch(0);
     let mut taken: Vec<Row> = Vec::new();
     while (taken.len() as u64) < args.rows

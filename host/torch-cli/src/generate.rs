@@ -34,7 +34,7 @@ pub fn run(args: &Generate, output: &Output) -> Result<Done, Box<dyn Error>> {
     // The last token that is drawn is not read.
     let read = (prompt.len() + args.max_new_tokens).saturating_sub(1) as u64;
     limits.check_positions(read, "the prompt and --max-new-tokens", |rows| next(prompt.len() as u64, rows))?;
-    model::note_length(limits, read, output);
+    model::note_length(Some(read), limits, output);
     if let Some(adapter) = &args.adapter {
         model.adapter_notes(adapter)?.iter().for_each(|note| term::note(output, &format!("note: {note}")));
     }

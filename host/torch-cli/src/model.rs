@@ -5,7 +5,7 @@ use std::path::Path;
 use unswag_abi::doc::{self, Dtype};
 use unswag_console::{
     args::{Compute, Device, Output, Precision},
-    term,
+    data, term,
 };
 use unswag_data::ModelLimits;
 use unswag_train::{Nf4, TrainError, UnswagModel};
@@ -41,9 +41,9 @@ pub fn limits(model: &UnswagModel) -> ModelLimits {
     ModelLimits { token_rows: tables.token_rows, position_rows: tables.position_rows, stated_positions }
 }
 
-/// Says on stderr where a text is longer than the model was made for.
-pub fn note_length(limits: ModelLimits, tokens: u64, output: &Output) {
-    if let Some(note) = limits.note(tokens) {
+/// Says on stderr where rows are longer than the model was made for, or shorter than the default.
+pub fn note_length(given: Option<u64>, limits: ModelLimits, output: &Output) {
+    if let Some(note) = data::length_note(given, limits) {
         term::note(output, &format!("{} {note}", term::paint(term::WARN, "note:")));
     }
 }

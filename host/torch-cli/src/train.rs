@@ -9,7 +9,7 @@ use unswag_console::{
     data::{self, Order},
     term::{self, GOOD, WARN, paint},
 };
-use unswag_data::DataLoader;
+use unswag_data::{DataLoader, ModelLimits};
 use unswag_loader::device::Machine;
 use unswag_train::{
     Allowed, LoraConfig, Optim, Plan, Resume, RunReport, SchedulerType, TrainingArguments, Tuning, UnswagModel,
@@ -26,7 +26,7 @@ const LOSSES: [&str; 4] = ["train_loss", "last_loss", "eval_loss", "best_eval_lo
 
 pub fn run(args: &Train, output: &Output) -> Result<Done, Box<dyn Error>> {
     let model = open_model(&args.model, args.compute, output)?;
-    note_length(limits(&model), args.data.block_size as u64, output);
+    note_length(args.data.given_row_tokens(), limits(&model), output);
     if let Some(overlap @ 1..) = args.data.overlap {
         let note = "tokens that a row shares with the row before it are learned twice an epoch; a validation loss counts each once";
         term::note(output, &format!("--overlap {overlap}: the {overlap} {note}"));
@@ -94,7 +94,7 @@ impl Prepared {
     fn new(args: &Train, model: &UnswagModel) -> Result<Self, Box<dyn Error>> {
         // Already an empty folder would change the base.
         model.check_output(&args.output)?;
-        let arguments = arguments(args)?;
+        let arguments = arguments(args, limits(model))?;
         arguments.check()?;
         let tuning = tuning(&args.lora, args.seed);
         let order = Order {
@@ -128,7 +128,7 @@ impl Prepared {
 /// Checks what training would refuse before its first step, and trains nothing.
 pub fn check(args: &Train, model: &UnswagModel) -> Result<Done, Box<dyn Error>> {
     let prepared = Prepared::new(args, model)?;
-    model.plan(&prepared.tuning, &prepared.arguments, args.data.block_size as u64)?;
+    model.plan(&prepared.tuning, &prepared.arguments, data::row_tokens(&args.data, limits(model)))?;
     model.trainable_parameters(&prepared.tuning)?;
     Allowed::new(args.saving.allow_changed.iter().cloned())?;
     if !args.force && args.saving.resume_from_checkpoint.is_none() {
@@ -186,7 +186,7 @@ fn tuning(args: &Lora, seed: u64) -> Tuning {
     })
 }
 
-fn arguments(args: &Train) -> Result<TrainingArguments, String> {
+fn arguments(args: &Train, limits: ModelLimits) -> Result<TrainingArguments, String> {
     let (length, optimizer, saving) = (&args.length, &args.optimizer, &args.saving);
     let default = TrainingArguments::default();
     optimizer.optim.check_offload_folder(args.offload_folder.as_deref(), args.memory_budget)?;
@@ -221,7 +221,7 @@ fn arguments(args: &Train) -> Result<TrainingArguments, String> {
         adam_epsilon: optimizer.adam_epsilon,
         max_grad_norm: optimizer.max_grad_norm,
         gradient_checkpointing: args.gradient_checkpointing,
-        max_row_tokens: Some(args.data.block_size as u64),
+        max_row_tokens: Some(data::row_tokens(&args.data, limits)),
         memory_budget: args.memory_budget,
         offload_folder: args.offload_folder.clone(),
         optim_memory_budget: optim_memory_budget.unwrap_or(default.optim_memory_budget),
@@ -242,7 +242,7 @@ fn arguments(args: &Train) -> Result<TrainingArguments, String> {
 
 pub fn dry_run(args: &Train, model: &UnswagModel, output: &Output) -> Result<Done, Box<dyn Error>> {
     let Prepared { arguments, tuning, train, .. } = Prepared::new(args, model)?;
-    let plan = model.plan(&tuning, &arguments, args.data.block_size as u64)?;
+    let plan = model.plan(&tuning, &arguments, data::row_tokens(&args.data, limits(model)))?;
     let trainable = model.trainable_parameters(&tuning)?;
     let size = train.epoch_size()?;
     let steps = arguments.steps(size.rows);

@@ -6,7 +6,10 @@ use clap::CommandFactory;
 use serde_json::json;
 use unswag_abi::doc::{Dtype, Graph};
 use unswag_adapter::{LoraTargets, SelectedLayer};
-use unswag_console::recipe::{Recipe, is_recipe};
+use unswag_console::{
+    data,
+    recipe::{Recipe, is_recipe},
+};
 use unswag_data::{ModelLimits, Tokenizer};
 use unswag_engine::{
     Bar, EngineError, LoraLayer, Nf4, OptimizerState, Pass, Plan, PlanOptions, PluginOps, Policy, Program, Survey,
@@ -84,7 +87,7 @@ pub fn show(args: &args::Plan, subject: &Subject, output: &Output) -> Result<Don
     let dtype = computed_in(&subject.graph, args.dtype);
     let (program, adapters) = program(subject, args, dtype, output)?;
     let state = optimizer_state(args)?;
-    let options = options(args, &program, dtype, state);
+    let options = options(args, subject.limits, &program, dtype, state);
     let paged_bytes = state.paged_bytes(&program);
     let survey = Survey::new(&program, &options)?;
     let plan = match args.memory_budget {
@@ -169,8 +172,8 @@ pub fn show(args: &args::Plan, subject: &Subject, output: &Output) -> Result<Don
 /// Says what a run of this length would be refused for.
 fn check_limits(args: &args::Plan, subject: &Subject, output: &Output) -> Result<(), Box<dyn Error>> {
     let limits = subject.limits;
-    limits.check_positions(args.seq, "--seq", |rows| format!("give --seq {rows}"))?;
-    let mut notes = Vec::from_iter(limits.note(args.seq));
+    limits.check_positions(tokens(args, limits), "--seq", |rows| format!("give --seq {rows}"))?;
+    let mut notes = Vec::from_iter(data::length_note(args.seq, limits));
     // A plan needs no tokenizer: one that is not there, or unsound, is the business of what reads text.
     if let Ok(tokenizer) = Tokenizer::load(&subject.root)
         && let Err(error) = limits.check_ids(&tokenizer)
@@ -248,9 +251,20 @@ fn optimizer_state(args: &args::Plan) -> Result<OptimizerState, String> {
     Ok(OptimizerState { moments, is_8bit: args.optim.is_8bit(), budget_bytes })
 }
 
-fn options(args: &args::Plan, program: &Program, dtype: Dtype, state: OptimizerState) -> PlanOptions {
+/// Tokens of a row: --seq, or what training would take.
+fn tokens(args: &args::Plan, limits: ModelLimits) -> u64 {
+    args.seq.unwrap_or_else(|| limits.fitting(data::DEFAULT_BLOCK_SIZE))
+}
+
+fn options(
+    args: &args::Plan,
+    limits: ModelLimits,
+    program: &Program,
+    dtype: Dtype,
+    state: OptimizerState,
+) -> PlanOptions {
     let (accumulates, offloads) = (args.gradient_accumulation_steps > 1, args.offload_folder.is_some());
-    PlanOptions::of_run(program, dtype, [args.batch, args.seq], accumulates, state, offloads)
+    PlanOptions::of_run(program, dtype, [args.batch, tokens(args, limits)], accumulates, state, offloads)
 }
 
 /// What this process may use, of the machine's memory or of its first GPU's.

@@ -26,9 +26,10 @@ pub fn run(args: &Preprocess, output: &Output) -> Result<Done, Box<dyn Error>> {
     let limits = limits(model, output);
     limits.check_ids(&tokenizer)?;
     data::check_rows(&args.data, limits)?;
-    if let Some(note) = limits.note(args.data.block_size as u64) {
+    if let Some(note) = data::length_note(args.data.given_row_tokens(), limits) {
         term::note(output, &format!("{} {note}", paint(WARN, "note:")));
     }
+    let args = &Preprocess { data: data::fitted(&args.data, limits), ..args.clone() };
     let rows = if args.debug { args.rows } else { 0 };
     let data_set = data::look(&args.data)?;
     let files = data_set.describe();

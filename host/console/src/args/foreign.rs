@@ -101,7 +101,7 @@ mod tests {
         let Ok(Cli { command: crate::args::Command::Train(train), .. }) = lora else { panic!("{lora:?}") };
         assert_eq!((train.optimizer.learning_rate, train.length.num_epochs), (2e-4, 2.0));
         assert_eq!((train.length.per_device_train_batch_size, train.length.gradient_accumulation_steps), (4, 8));
-        assert_eq!((train.lora.lora_r, train.data.block_size, train.seed), (16, 512, 3407));
+        assert_eq!((train.lora.lora_r, train.data.block_size, train.seed), (16, Some(512), 3407));
         for (arg, says) in [
             ("--bf16", "--dtype bfloat16"),
             ("--model_name_or_path=x", "has no option"),

@@ -25,9 +25,9 @@ Exit status: 0 done; 2 could not be done, or nothing fits the budget.")]
 pub struct Plan {
     #[command(flatten)]
     pub model: Model,
-    /// Tokens of a row.
-    #[arg(long, visible_alias = "block-size", aliases = SEQUENCE_LENGTH, value_name = "N", default_value_t = 2048, value_parser = clap::value_parser!(u64).range(1..))]
-    pub seq: u64,
+    /// Tokens of a row. [default: 1024, or the length of the model's table of positions where that is less]
+    #[arg(long, visible_alias = "block-size", aliases = SEQUENCE_LENGTH, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub seq: Option<u64>,
     /// Rows of a batch.
     #[arg(long, visible_aliases = ["batch-size", "per-device-train-batch-size"], value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub batch: u64,

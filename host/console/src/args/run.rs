@@ -122,7 +122,7 @@ pub enum MergeRounding {
 }
 
 /// Read training data as training would, and say what is in it; rows with faults by line number.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
   unswag preprocess ./SmolLM2-135M --data chat.jsonl --chat --debug

@@ -114,9 +114,10 @@ pub struct Data {
     pub chat: bool,
     #[command(flatten)]
     pub columns: DataColumns,
-    /// Tokens of a row; of a conversation or a prompt with its completion, the most.
-    #[arg(long, aliases = SEQUENCE_LENGTH, value_name = "N", default_value_t = 1024)]
-    pub block_size: usize,
+    /// Tokens of a row; of a conversation or a prompt with its completion, the most. [default: 1024, or the length of the
+    /// model's table of positions where that is less]
+    #[arg(long, aliases = SEQUENCE_LENGTH, value_name = "N")]
+    pub block_size: Option<usize>,
     /// Tokens that a row has in common with the one before it. Training learns them twice an epoch; `eval` and a validation
     /// loss count each token once, with the most context that it has (the strided perplexity). [default: 0]
     #[arg(long, value_name = "N", conflicts_with_all = ["chat", "packing"])]
@@ -131,6 +132,13 @@ pub struct Data {
     /// would learn to call what it is not shown.
     #[arg(long, requires = "chat")]
     pub ignore_unwritten_tools: bool,
+}
+
+impl Data {
+    /// Tokens of a row, as they were given.
+    pub fn given_row_tokens(&self) -> Option<u64> {
+        self.block_size.map(|tokens| tokens as u64)
+    }
 }
 
 /// What becomes of a row's text that is longer than a row of tokens.
