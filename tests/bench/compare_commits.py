@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares this build with that of another commit: training, `inspect` and `surgery`, in pairs, in one run.
 
-    tests/bench/compare_commits.py target/release/unswag BASE_COMMIT SMOLLM2_DIR TEXT CACHE [--pairs 7]
+    tests/bench/compare_commits.py target/release/unswag BASE_COMMIT SMOLLM2_DIR TEXT CACHE [--pairs 7] [--dtype float32]
 
 `make bench-compare BASE=COMMIT` runs it. BASE_COMMIT is checked out and built under CACHE/bench-compare, once. Then the two
 programs take turns (A B, B A, A B, ...), so that drift of the machine's speed reaches both, and each pair gives one ratio: the base's
@@ -28,8 +28,9 @@ import time
 from pathlib import Path
 
 LEAST_RATIO = 0.97
-# tokens of a row -> optimizer steps of a run, the first of which is not timed.
-TRAINING = {512: 7, 2048: 3}
+# tokens of a row -> optimizer steps of a run, the first of which is not timed. A CPU without instructions for bf16 is several times
+# slower: it trains in float32, which it computes in either way, and fewer steps.
+TRAINING = {"bfloat16": {512: 7, 2048: 3}, "float32": {512: 4, 2048: 2}}
 # Short commands are run this often for one side of a pair; their median counts.
 REPEATS = {"inspect": 21, "surgery --link": 5}
 
@@ -73,7 +74,7 @@ def train(unswag, options, seq, steps):
         out = Path(scratch) / "run"
         said = json.loads(run([
             unswag, "train", options.model, "--data", options.text, "--no-shuffle", "--block-size", seq, "--max-steps", steps,
-            "--lora-r", 16, "--lora-alpha", 32, "--learning-rate", "2e-4", "--lr-scheduler-type", "constant", "--dtype", "bfloat16",
+            "--lora-r", 16, "--lora-alpha", 32, "--learning-rate", "2e-4", "--lr-scheduler-type", "constant", "--dtype", options.dtype,
             "--save-steps", 0, "--json", "-o", out,
         ]))
         metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -131,9 +132,13 @@ def main():
     for name in ["model", "text", "cache"]:
         parser.add_argument(name, type=Path)
     parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--dtype", choices=TRAINING, help="what training computes in (default: bfloat16 where the CPU multiplies it)")
     options = parser.parse_args()
     for name in ["unswag", "model", "text", "cache"]:
         setattr(options, name, Path(os.path.abspath(getattr(options, name))))
+
+    cpu_flags = next((line for line in open("/proc/cpuinfo") if line.startswith("flags")), "")
+    options.dtype = options.dtype or ("bfloat16" if "avx512_bf16" in cpu_flags else "float32")
 
     start = time.monotonic()
     commit = run(["git", "rev-parse", "--verify", f"{options.base}^{{commit}}"]).strip()
@@ -150,7 +155,7 @@ def main():
     options.scratch = options.cache / "bench-compare" / "scratch"
     shutil.rmtree(options.scratch, ignore_errors=True)
     options.scratch.mkdir(parents=True)
-    work = {f"train, {seq:,} tokens, bf16": (lambda unswag, seq=seq, steps=steps: train(unswag, options, seq, steps)) for seq, steps in TRAINING.items()}
+    work = {f"train, {seq:,} tokens, {options.dtype}": (lambda unswag, seq=seq, steps=steps: train(unswag, options, seq, steps)) for seq, steps in TRAINING[options.dtype].items()}
     work["inspect"] = lambda unswag: inspect(unswag, options)
     work["surgery --link"] = lambda unswag: surgery(unswag, options)
     for what, measure in work.items():

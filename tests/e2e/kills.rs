@@ -68,18 +68,15 @@ fn assert_no_litter(house: &House, expected: &[&str]) {
     assert_eq!(home, Vec::<String>::new());
 }
 
-#[test]
-fn surgery_writes_a_complete_folder_or_none() {
-    let house = House::new();
-    let base = Base::guard(house.tiny(Family::Llama, "base"));
-    let args = ["surgery", "-p", "composite", "base", "-o", "out"];
-    house.run(&args).ok();
+/// Kills a command that writes the folder `out`: it is there with every byte that it should have, or it is not there.
+fn kill_what_writes_out(house: &House, args: &[&str], few: u32) {
+    house.run(args).ok();
     fs::rename(house.path("out"), house.path("whole")).unwrap();
     let out = house.path("out");
     kill(
-        "surgery",
-        moments(6),
-        || house.command(&args),
+        args[0],
+        moments(few),
+        || house.command(args),
         |_| {
             if out.exists() {
                 assert_same_files(&out, &house.path("whole"));
@@ -87,7 +84,14 @@ fn surgery_writes_a_complete_folder_or_none() {
             }
         },
     );
-    house.run(&args).ok();
+    house.run(args).ok();
+}
+
+#[test]
+fn surgery_writes_a_complete_folder_or_none() {
+    let house = House::new();
+    let base = Base::guard(house.tiny(Family::Llama, "base"));
+    kill_what_writes_out(&house, &["surgery", "-p", "composite", "base", "-o", "out"], 6);
     house.run(&["verify", "out"]).ok();
     assert_no_litter(&house, &["base", "home", "out", "whole"]);
     drop(base);
@@ -132,23 +136,8 @@ fn surgery_with_force_leaves_the_old_folder_or_the_new_one() {
 fn import_writes_a_complete_folder_or_none() {
     let house = House::without_plugins();
     let gguf = smollm2_gguf();
-    let args = ["import", gguf.to_str().unwrap(), "-o", "out"];
-    house.run(&args).ok();
-    fs::rename(house.path("out"), house.path("whole")).unwrap();
-    let out = house.path("out");
     // It writes 270 MB.
-    kill(
-        "import",
-        moments(2),
-        || house.command(&args),
-        |_| {
-            if out.exists() {
-                assert_same_files(&out, &house.path("whole"));
-                fs::remove_dir_all(&out).unwrap();
-            }
-        },
-    );
-    house.run(&args).ok();
+    kill_what_writes_out(&house, &["import", gguf.to_str().unwrap(), "-o", "out"], 2);
     assert_no_litter(&house, &["home", "out", "whole"]);
 }
 
@@ -189,22 +178,7 @@ fn merge_writes_a_complete_model_or_none() {
     house.run(&[TRAIN, &["run"]].concat()).ok();
     let base = Base::guard(house.path("model"));
     let adapter = Base::guard(house.path("run"));
-    let args = ["merge", "model", "run/adapter", "-o", "out"];
-    house.run(&args).ok();
-    fs::rename(house.path("out"), house.path("whole")).unwrap();
-    let out = house.path("out");
-    kill(
-        "merge",
-        moments(6),
-        || house.command(&args),
-        |_| {
-            if out.exists() {
-                assert_same_files(&out, &house.path("whole"));
-                fs::remove_dir_all(&out).unwrap();
-            }
-        },
-    );
-    house.run(&args).ok();
+    kill_what_writes_out(&house, &["merge", "model", "run/adapter", "-o", "out"], 6);
     assert_no_litter(&house, &["home", "model", "out", "run", "text.txt", "whole"]);
     drop((base, adapter));
 }

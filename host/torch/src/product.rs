@@ -117,9 +117,12 @@ mod tests {
     fn blocks_of_every_shape_and_layout_come_to_the_product() {
         let _guard = tch::no_grad_guard();
         for kind in [Kind::BFloat16, Kind::Half] {
-            for (rows, inner, columns) in [(1, 1, 1), (16, 1, 3), (513, 511, 2), (40, 1025, 513), (512, 512, 512), (3, 0, 5)] {
+            for (rows, inner, columns) in
+                [(1, 1, 1), (16, 1, 3), (513, 511, 2), (40, 1025, 513), (512, 512, 512), (3, 0, 5)]
+            {
                 let plain = (made(rows, inner, kind), made(inner, columns, kind));
-                let turned = (made(rows, inner, kind).tr().contiguous().tr(), made(inner, columns, kind).tr().contiguous().tr());
+                let turned =
+                    (made(rows, inner, kind).tr().contiguous().tr(), made(inner, columns, kind).tr().contiguous().tr());
                 let exact = plain.0.to_kind(Kind::Double).matmul(&plain.1.to_kind(Kind::Double));
                 for (a, b) in [(&plain.0, &plain.1), (&turned.0, &turned.1), (&plain.0, &turned.1)] {
                     for y_kind in [kind, Kind::Float] {

@@ -95,7 +95,7 @@ fn operate_on(
     let changes = diff(&operation.before, &operation.after);
     // Stdout is training's.
     let text = report(operation, &outcome.steps, &changes, false);
-    term::note_page(output, &format!("{text}\n{}", written(&outcome)));
+    term::note_page(output, &format!("{text}\n{}", written(out, &outcome)));
     Ok(())
 }
 

@@ -73,7 +73,11 @@ pub fn run(args: &Surgery, output: &Output) -> Result<Done, Box<dyn Error>> {
     if output.json {
         term::print(&format!("{:#}\n", summary(&operation, &outcome.steps, &changes, &verdicts, Some(&outcome))))?;
     } else if !output.quiet {
-        term::print(&format!("{}\n{}", report(&operation, &outcome.steps, &changes, args.diff), written(&outcome)))?;
+        term::print(&format!(
+            "{}\n{}",
+            report(&operation, &outcome.steps, &changes, args.diff),
+            written(&out, &outcome)
+        ))?;
     }
     Ok(Done::Ok)
 }
@@ -238,8 +242,8 @@ fn change(before: f64, after: f64) -> String {
     if before > 0.0 { format!("{:+.1} %", (after / before - 1.0) * 100.0) } else { String::new() }
 }
 
-/// `wrote ./OUT: 8 files, 258.9 MiB; weights copied`.
-pub fn written(outcome: &Outcome) -> String {
+/// `wrote OUT (8 files, 258.9 MiB; weight files: 1 copied)`, with the path as it was asked for.
+pub fn written(asked: &Path, outcome: &Outcome) -> String {
     let files = &outcome.record.files;
     let bytes: u64 = files.iter().map(|file| file.bytes).sum();
     let weights: Vec<_> = files.iter().filter(|file| file.name.ends_with(".safetensors")).collect();
@@ -257,7 +261,7 @@ pub fn written(outcome: &Outcome) -> String {
     let mut text = format!(
         "{} {} ({} files, {}; weight files: {})\n",
         paint(GOOD, "wrote"),
-        term::value(outcome.path.display()),
+        term::value(asked.display()),
         files.len() + 1,
         term::bytes(bytes),
         hows.join(", ")
