@@ -7,17 +7,17 @@ use super::Quantization;
 #[derive(Clone, Copy, Debug, Args)]
 #[command(next_help_heading = "Memory")]
 pub struct Compute {
-    /// The element type that is computed in; `auto` is the checkpoint's, but float32 for a float16 one.
+    /// The dtype to compute in; `auto` is that of the checkpoint, or float32 where that is float16.
     #[arg(long, value_enum, default_value_t = Precision::Auto)]
     pub dtype: Precision,
-    /// Where tensors are computed.
+    /// The device to compute on.
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     pub device: Device,
     #[command(flatten)]
     pub quantization: Quantization,
 }
 
-/// Where tensors are computed.
+/// The device to compute on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Device {
     Cpu,

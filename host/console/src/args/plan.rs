@@ -25,39 +25,39 @@ Exit status: 0 done; 2 could not be done, or nothing fits the budget.")]
 pub struct Plan {
     #[command(flatten)]
     pub model: Model,
-    /// Tokens of a row. [default: 1024, or the length of the model's table of positions where that is less]
+    /// Tokens per row. [default: 1024, or the length of the model's table of positions where that is less]
     #[arg(long, visible_alias = "block-size", aliases = SEQUENCE_LENGTH, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub seq: Option<u64>,
-    /// Rows of a batch.
+    /// Rows per batch.
     #[arg(long, visible_aliases = ["batch-size", "per-device-train-batch-size"], value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub batch: u64,
-    /// Batches of an optimizer step.
+    /// Batches per optimizer step.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub gradient_accumulation_steps: u64,
     #[command(flatten)]
     pub lora: Lora,
     #[arg(long, value_enum, default_value_t = Optim::AdamwTorch)]
     pub optim: Optim,
-    /// The element type that is computed in; `auto` is the checkpoint's, but float32 for a float16 one.
+    /// The dtype to compute in; `auto` is that of the checkpoint, or float32 where that is float16.
     #[arg(long, value_enum, default_value_t = Precision::Auto, help_heading = "Memory")]
     pub dtype: Precision,
-    /// Where tensors are to be computed: whose memory is looked at for the longest sequence.
+    /// The device to plan for: its memory bounds the longest sequence.
     #[arg(long, value_enum, default_value_t = Device::Cpu, help_heading = "Memory")]
     pub device: Device,
     #[command(flatten)]
     pub quantization: Quantization,
-    /// Choose what each layer keeps so that weights, gradients, activations and the optimizer (masters in f32 and moments) take no more
-    /// than this together, and the step is as fast as it can be then. What operations take within one call and libtorch's own 22 MiB
-    /// come on top.
+    /// Choose what each layer saves for the fastest step whose weights, gradients, activations and optimizer (f32
+    /// master weights and moments) fit in this size together. The workspace of single operations and libtorch's own 22
+    /// MiB come on top.
     #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with = "gradient_checkpointing", help_heading = "Memory")]
     pub memory_budget: Option<u64>,
-    /// Keep only what comes into each layer, and compute the rest again.
+    /// Save only the input of each layer and recompute the rest in the backward.
     #[arg(long, help_heading = "Memory")]
     pub gradient_checkpointing: bool,
-    /// Let layers write what they keep into a file in this folder until their backward is due. A plan writes nothing.
+    /// Let layers offload saved activations to a file in this folder until their backward. A plan writes nothing.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Memory")]
     pub offload_folder: Option<PathBuf>,
-    /// The most of a paged --optim's state that is in memory at once. [default: 256MiB]
+    /// How much of the state of a paged --optim is in memory at once. [default: 256MiB]
     #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Memory")]
     pub optim_memory_budget: Option<u64>,
 }

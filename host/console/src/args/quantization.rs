@@ -5,13 +5,13 @@ use clap::{Args, ValueEnum};
 #[derive(Clone, Copy, Debug, Args)]
 #[command(next_help_heading = "Memory")]
 pub struct Quantization {
-    /// Hold the weights of linear layers, but not the head's, in four bits: QLoRA. The model is then another one, by what the
-    /// weights lost, and adapters learn on that.
+    /// Hold the weights of linear layers, except the head, in 4 bits (QLoRA). Adapters are then trained on the
+    /// quantised weights, which differ from the checkpoint's by the rounding.
     #[arg(long)]
     pub load_in_4bit: bool,
     #[arg(long, value_enum, default_value_t = QuantType::Nf4, requires = "load_in_4bit")]
     pub bnb_4bit_quant_type: QuantType,
-    /// Hold the scales of the four-bit weights in eight bits: 0.516 bytes for each weight instead of 0.563.
+    /// Hold the scales of the 4-bit weights in 8 bits: 0.516 bytes per weight instead of 0.563.
     #[arg(long, requires = "load_in_4bit")]
     pub bnb_4bit_use_double_quant: bool,
 }

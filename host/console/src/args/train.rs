@@ -46,7 +46,7 @@ pub struct Train {
     pub validation: Validation,
     #[command(flatten)]
     pub lora: Lora,
-    /// Start a new run from the weights of an adapter in PEFT's format; its rank, scale and layers are the adapter's.
+    /// Start a new run from an adapter in PEFT's format, with its weights, rank, scale and target modules.
     #[arg(
         long,
         value_name = "DIR",
@@ -61,27 +61,28 @@ pub struct Train {
     pub optimizer: Optimizer,
     #[command(flatten)]
     pub saving: Saving,
-    /// Of the adapters' first weights, of the data's order and of dropout.
+    /// Seed of the adapters' initial weights, of the order of the data and of dropout.
     #[arg(long, aliases = ["random-state", "random-seed"], value_name = "N", default_value_t = 42)]
     pub seed: u64,
     #[command(flatten)]
     pub compute: Compute,
-    /// Keep only what comes into each layer, and compute the rest again: less memory, more time, the same result.
+    /// Save only the input of each layer and recompute the rest in the backward: less memory, more time, the same
+    /// result.
     #[arg(long, help_heading = "Memory")]
     pub gradient_checkpointing: bool,
-    /// Choose what each layer keeps so that weights, gradients, activations and the optimizer (masters in f32 and moments) take no more
-    /// than this together, and the step is as fast as it can be then. What operations take within one call and libtorch's own 22 MiB
-    /// come on top.
+    /// Choose what each layer saves for the fastest step whose weights, gradients, activations and optimizer (f32
+    /// master weights and moments) fit in this size together. The workspace of single operations and libtorch's own 22
+    /// MiB come on top.
     #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with = "gradient_checkpointing", help_heading = "Memory")]
     pub memory_budget: Option<u64>,
-    /// Let layers write what they keep into a file in this folder until their backward is due, where the budget asks for it. A
-    /// paged --optim has its file here too; without it, in the output folder.
+    /// Let layers offload saved activations to a file in this folder until their backward, where the budget requires
+    /// it. A paged --optim has its file here too; without this option, in the output folder.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Memory")]
     pub offload_folder: Option<PathBuf>,
-    /// The most of a paged --optim's state that is in memory at once. [default: 256MiB]
+    /// How much of the state of a paged --optim is in memory at once. [default: 256MiB]
     #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Memory")]
     pub optim_memory_budget: Option<u64>,
-    /// Open everything, say what would be done and what it takes, and train nothing.
+    /// Check everything, report what would be done and what it takes, and train nothing.
     #[arg(long)]
     pub dry_run: bool,
     /// Replace what an earlier run left in the output folder.
@@ -108,28 +109,28 @@ pub struct Data {
     /// Files or glob patterns: text (.txt); JSON lines or one JSON list (.jsonl, .json), CSV, TSV, each also as .gz; Parquet.
     #[arg(long, value_name = "FILE", required = true, num_args = 1.., value_hint = ValueHint::FilePath)]
     pub data: Vec<String>,
-    /// Render rows with the model's chat template, and learn the assistant's turns only. Rows are conversations, or prompts and
-    /// instructions, which become conversations of a user and an assistant.
+    /// Render rows with the model's chat template, and take the loss on the assistant's turns only. Rows are
+    /// conversations, or prompts and instructions, which become conversations of a user and an assistant.
     #[arg(long)]
     pub chat: bool,
     #[command(flatten)]
     pub columns: DataColumns,
-    /// Tokens of a row; of a conversation or a prompt with its completion, the most. [default: 1024, or the length of the
-    /// model's table of positions where that is less]
+    /// Tokens per row; the maximum for a conversation, or for a prompt with its completion. [default: 1024, or the
+    /// length of the model's table of positions where that is less]
     #[arg(long, aliases = SEQUENCE_LENGTH, value_name = "N")]
     pub block_size: Option<usize>,
-    /// Tokens that a row has in common with the one before it. Training learns them twice an epoch; `eval` and a validation
-    /// loss count each token once, with the most context that it has (the strided perplexity). [default: 0]
+    /// Tokens that a row shares with the row before it. Training uses them twice an epoch; `eval` and a validation loss
+    /// count each token once, with the longest context that it has (strided perplexity). [default: 0]
     #[arg(long, value_name = "N", conflicts_with_all = ["chat", "packing"])]
     pub overlap: Option<usize>,
-    /// Put several documents, conversations or completions into a row, each attended to on its own.
+    /// Pack several documents, conversations or completions into one row; each attends only to itself.
     #[arg(long, alias = "sample-packing")]
     pub packing: bool,
-    /// What becomes of a conversation, or of a prompt with its completion, that is longer than a row. [default: refuse]
+    /// What to do with a conversation, or a prompt with its completion, that is longer than a row. [default: refuse]
     #[arg(long, value_enum)]
     pub overlong: Option<TooLong>,
-    /// Train on rows whose tools or documents the chat template does not write. Without this each is an error: the model
-    /// would learn to call what it is not shown.
+    /// Train on rows whose tools or documents the chat template does not render. Without this, each such row is an
+    /// error: the model would learn to call tools that it is not shown.
     #[arg(long, requires = "chat")]
     pub ignore_unwritten_tools: bool,
 }
@@ -155,32 +156,32 @@ pub enum TooLong {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Data", group(ArgGroup::new("held_out").args(["validation_split", "eval_data"])))]
 pub struct Validation {
-    /// Read the rows in the files' own order.
+    /// Read the rows in file order.
     #[arg(long)]
     pub no_shuffle: bool,
-    /// Rows that are shuffled at a time, and held in memory for it.
+    /// Rows that are shuffled at a time; they are held in memory.
     #[arg(long, value_name = "ROWS", default_value_t = 1024)]
     pub shuffle_window: usize,
-    /// Keep this share of the data from training, and measure the loss on it.
+    /// Hold out this share of the data for the validation loss.
     #[arg(long, aliases = ["val-set-size", "val-size"], value_name = "SHARE", requires = "eval_steps", conflicts_with = "eval_data")]
     pub validation_split: Option<f64>,
-    /// Measure the loss on these files instead, which are read as those of --data are.
+    /// Measure the validation loss on these files, which are read as --data is.
     #[arg(long, aliases = ["validation-data", "validation-file", "eval-file", "eval-dataset"], value_name = "FILE", num_args = 1.., value_hint = ValueHint::FilePath)]
     pub eval_data: Vec<String>,
-    /// Measure the validation loss every N steps, and at the end; without it, at the end alone.
+    /// Measure the validation loss every N steps and at the end; without this option, at the end alone.
     #[arg(long, value_name = "N", requires = "held_out", value_parser = clap::value_parser!(u64).range(1..))]
     pub eval_steps: Option<u64>,
-    /// Publish the weights of the lowest validation loss instead of the last ones. Each new lowest is saved as a checkpoint, which
-    /// --save-total-limit does not remove.
+    /// Publish the weights with the lowest validation loss instead of the last ones. Each new best is saved as a
+    /// checkpoint, which --save-total-limit does not remove.
     #[arg(long, requires = "eval_steps")]
     pub load_best_model_at_end: bool,
-    /// By what the best weights are chosen: both names are the validation loss.
+    /// The metric that the best weights are chosen by; both names are the validation loss.
     #[arg(long, value_enum, requires = "eval_steps")]
     pub metric_for_best_model: Option<BestMetric>,
-    /// End the run when N measurements in a row did not lower the validation loss.
+    /// Stop after N evaluations in a row that did not improve the validation loss.
     #[arg(long, value_name = "N", requires = "eval_steps", value_parser = clap::value_parser!(u64).range(1..))]
     pub early_stopping_patience: Option<u64>,
-    /// By how much a measurement must be lower to count as lower, in nats per token. [default: 0]
+    /// How much lower the validation loss must be to count as improved, in nats per token. [default: 0]
     #[arg(long, value_name = "NATS", requires = "early_stopping_patience")]
     pub early_stopping_threshold: Option<f64>,
 }
@@ -196,36 +197,37 @@ pub enum BestMetric {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "LoRA")]
 pub struct Lora {
-    /// The rank.
+    /// The rank of the adapters.
     #[arg(long, aliases = ["lora-rank", "rank"], value_name = "R", default_value_t = 8)]
     pub lora_r: u64,
-    /// The adapters' output is multiplied by alpha / r.
+    /// Scale the output of the adapters by alpha / r.
     #[arg(long, value_name = "ALPHA", default_value_t = 8.0)]
     pub lora_alpha: f64,
-    /// Last parts of module paths (q_proj, lm_head), whole paths, or all-linear: every linear layer but the head. Each must match.
+    /// Module names (q_proj, lm_head), full module paths, or all-linear: every linear layer except the head. Each must
+    /// match a layer.
     #[arg(long, aliases = ["target-modules", "lora-target"], value_name = "NAME", num_args = 1.., value_delimiter = ',', default_value = "all-linear")]
     pub lora_target_modules: Vec<String>,
-    /// Multiply by alpha / sqrt(r) instead (rsLoRA).
+    /// Scale by alpha / sqrt(r) instead (rsLoRA).
     #[arg(long)]
     pub use_rslora: bool,
-    /// Drop this share of the adapters' inputs in training.
+    /// Dropout probability on the inputs of the adapters in training.
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     pub lora_dropout: f64,
-    /// Train the magnitude of each output's weights apart from their direction (DoRA).
+    /// Train the magnitude of the weights of each output separately from their direction (DoRA).
     #[arg(long)]
     pub use_dora: bool,
-    /// Give layers another rank: NAME=R, NAME being a regular expression for the end of a module's path; or a JSON object. The first
-    /// that matches counts.
+    /// Ranks that differ from --lora-r: NAME=R, where NAME is a regular expression for the end of a module path; or a
+    /// JSON object. The first match counts.
     #[arg(long, value_name = "NAME=R", num_args = 1.., value_parser = pattern::<u64>)]
     pub rank_pattern: Vec<Pattern<u64>>,
-    /// Likewise another alpha: NAME=ALPHA, or a JSON object.
+    /// Alphas that differ from --lora-alpha: NAME=ALPHA, as above, or a JSON object.
     #[arg(long, value_name = "NAME=ALPHA", num_args = 1.., value_parser = pattern::<f64>)]
     pub alpha_pattern: Vec<Pattern<f64>>,
-    /// Train these modules with all their weights, and save them with the adapter: embed_tokens, lm_head. A head that shares the
-    /// embedding's matrix is trained with it, once.
+    /// Train all weights of these modules (embed_tokens, lm_head), and save them with the adapter. A matrix that the
+    /// embedding and the head share is trained once.
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     pub modules_to_save: Vec<String>,
-    /// Train every weight instead of adapters. What comes out is a whole model.
+    /// Train every weight instead of adapters. The output is a complete model.
     #[arg(
         long,
         alias = "full-fine-tuning",
@@ -259,16 +261,16 @@ fn pattern<T: FromStr + DeserializeOwned>(text: &str) -> Result<Pattern<T>, Stri
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Length and batches")]
 pub struct Length {
-    /// Optimizer steps to take; without it, so many as --num-epochs says.
+    /// Number of optimizer steps; without this option, --num-epochs decides.
     #[arg(long, value_name = "N", conflicts_with = "num_epochs", value_parser = clap::value_parser!(u64).range(1..))]
     pub max_steps: Option<u64>,
-    /// Times to read the data, parts of one too.
+    /// Number of epochs; may be a fraction.
     #[arg(long, visible_alias = "num-train-epochs", alias = "epochs", value_name = "N", default_value_t = 3.0)]
     pub num_epochs: f64,
-    /// Rows of a batch.
+    /// Rows per batch.
     #[arg(long, visible_alias = "batch-size", aliases = ["micro-batch-size", "per-device-batch-size", "train-batch-size"], value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     pub per_device_train_batch_size: u64,
-    /// Batches of an optimizer step.
+    /// Batches per optimizer step.
     #[arg(long, aliases = ["grad-accum", "grad-accum-steps", "gradient-accumulation"], value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     pub gradient_accumulation_steps: u64,
 }
@@ -285,7 +287,7 @@ pub struct Optimizer {
     /// Steps in which the learning rate rises from 0.
     #[arg(long, value_name = "N", conflicts_with = "warmup_ratio")]
     pub warmup_steps: Option<u64>,
-    /// The same, as a share of all steps.
+    /// Warmup steps as a share of all steps.
     #[arg(long, value_name = "SHARE")]
     pub warmup_ratio: Option<f64>,
     #[arg(long, value_name = "RATE", default_value_t = 0.0)]
@@ -298,7 +300,7 @@ pub struct Optimizer {
     pub adam_beta2: Option<f64>,
     #[arg(long, value_name = "EPS", default_value_t = 1e-8)]
     pub adam_epsilon: f64,
-    /// The gradient's norm over all that is trained is brought down to this; 0 leaves it alone.
+    /// Clip the L2 norm of the gradient, over all trained parameters, to this; 0 turns clipping off.
     #[arg(long, alias = "gradient-clipping", value_name = "NORM", default_value_t = 1.0)]
     pub max_grad_norm: f64,
 }
@@ -306,24 +308,27 @@ pub struct Optimizer {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Checkpoints and logs")]
 pub struct Saving {
-    /// Write a checkpoint every N steps; 0 for none but on Ctrl-C.
+    /// Write a checkpoint every N steps; 0 writes one on Ctrl-C only.
     #[arg(long, value_name = "N", default_value_t = 500)]
     pub save_steps: u64,
-    /// Keep this many checkpoints, the newest; without it, all.
+    /// Keep only the newest N checkpoints; without this option, all.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub save_total_limit: Option<u64>,
-    /// Go on from a checkpoint: `auto` takes the newest whole one of the output folder, and starts anew where there is none.
+    /// Resume from a checkpoint: `auto` takes the newest complete one in the output folder, and starts a new run where
+    /// there is none.
     ///
-    /// A larger --max-steps or --num-epochs extends the run. Other settings must be the checkpoint's, or be allowed to differ by name.
+    /// A larger --max-steps or --num-epochs extends the run. Other settings must be those of the checkpoint, except
+    /// those that --allow-changed names.
     #[arg(long, alias = "resume", value_name = "auto|PATH", value_hint = ValueHint::DirPath)]
     pub resume_from_checkpoint: Option<PathBuf>,
-    /// Settings that may differ from the checkpoint's, such as learning_rate, or data: an epoch of other data is read from its start.
+    /// Settings that may differ from those of the checkpoint, such as learning_rate or data. An epoch of other data is
+    /// read from its start.
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',', requires = "resume_from_checkpoint", action = ArgAction::Set)]
     pub allow_changed: Vec<String>,
     /// Print a line every N steps where there is no terminal for a progress bar, with the mean loss of those steps.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     pub logging_steps: u64,
-    /// Where each step's figures go: metrics.jsonl, TensorBoard's event files in runs/, both, or nowhere.
+    /// Where the metrics of each step go: metrics.jsonl, TensorBoard event files in runs/, both, or nowhere.
     #[arg(long, value_enum, num_args = 1.., value_delimiter = ',', default_value = "jsonl", action = ArgAction::Set)]
     pub report_to: Vec<ReportTo>,
 }

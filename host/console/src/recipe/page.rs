@@ -67,7 +67,7 @@ fn row(page: &mut String, keys: &Keys, key: &Key) {
         if !meaning.is_empty() && !meaning.ends_with(['.', ']']) {
             meaning.push('.');
         }
-        write!(meaning, " Not beside {}.", excluded.join(", ")).expect("a String takes all");
+        write!(meaning, " Not together with {}.", excluded.join(", ")).expect("a String takes all");
     }
     let cells = [names.join(", "), value(key), default, meaning.trim().to_owned()];
     let cells: Vec<String> = cells.into_iter().map(|cell| cell.replace('\n', " ").replace('|', "\\|")).collect();
