@@ -43,9 +43,9 @@ Examples:
   unswag surgery --plugin delhi:mode=4bit,group=32 DIR -o OUT
   unswag verify OUT                                       check every hash, and that the graph rebuilds
   unswag undo OUT                                         take the last step back
-  unswag plan OUT --seq 8192 --memory-budget 2GiB         what training takes, and the fastest way that fits
+  unswag plan OUT --seq 8192 --memory-budget 2GiB         memory of a training step; the fastest policy that fits
   unswag train OUT --data plays/*.txt -o run              train LoRA adapters on it
-  unswag run RECIPE.yaml                                  surgery and training, as a file says
+  unswag run RECIPE.yaml                                  surgery and training from one file
   unswag plugin new my-protocol                           start a plugin of your own
 
 Exit status: 0 done; 1 compared or checked, and it differs; 2 could not be done.";
@@ -96,7 +96,7 @@ pub enum Command {
     Merge(Merge),
     Preprocess(Preprocess),
     Plugin(Plugin),
-    /// Say what this machine has, and what each of it means for which protocol.
+    /// Report what this machine has, and what that means for each protocol.
     Doctor,
     Completions(Completions),
     /// Print a manual page, or write all of them into a folder.
@@ -110,7 +110,7 @@ pub enum Command {
 
 /// Rewrite a checkpoint's graph with one or more plugins and write the result.
 ///
-/// The base is never changed. The output folder appears whole or not at all: an interrupted run leaves what was there.
+/// The base is never changed. The output folder appears complete or not at all: an interrupted run leaves what was there.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -130,7 +130,7 @@ pub struct Surgery {
     /// The folder to write [default: the model's name and the protocols' names, in the current folder].
     #[arg(long, short, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub output: Option<PathBuf>,
-    /// Do everything but write.
+    /// Do everything except writing.
     #[arg(long)]
     pub dry_run: bool,
     /// Show every node and parameter that changes.
@@ -184,7 +184,7 @@ pub struct Diff {
     pub a: PathBuf,
     #[arg(value_name = "B", value_hint = ValueHint::AnyPath)]
     pub b: PathBuf,
-    /// Compare every tensor's data, too: reads both checkpoints from end to end. Without it, equal graphs say nothing of the weights.
+    /// Compare the data of every tensor too, which reads both checkpoints in full. Without it, the weights are not compared.
     #[arg(long)]
     pub weights: bool,
 }
@@ -266,12 +266,12 @@ pub enum PluginCommand {
         #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
         dir: Option<PathBuf>,
     },
-    /// Consent to a plugin's exact bytes: probe it in a sandbox, show what it says of itself, and lock its hash.
+    /// Consent to a plugin's exact bytes: probe it in a sandbox, show what it declares, and lock its hash.
     #[command(after_help = "Example:\n  unswag plugin add ./target/release/libmy_protocol.so")]
     Add {
         #[arg(value_name = "PATH", value_hint = ValueHint::FilePath)]
         path: PathBuf,
-        /// Take the place of another plugin that has the same protocols.
+        /// Replace another plugin that has the same protocols.
         #[arg(long)]
         replace: bool,
         /// Write the lock file beside this executable instead of the user's: for builds and packages.
@@ -280,7 +280,7 @@ pub enum PluginCommand {
     },
     /// List the locked plugins and their protocols.
     List,
-    /// Show everything a plugin says of itself, its options with defaults, and what it was locked with.
+    /// Show what a plugin declares, its options with defaults, and what it was locked with.
     Info {
         /// A protocol's name, or a path to a library.
         #[arg(value_name = "NAME|PATH")]
@@ -296,7 +296,7 @@ pub enum PluginCommand {
     },
     /// Print every kind of the graph with its attributes and exact arithmetic, as Markdown: what `stands_for` is checked against.
     Kinds,
-    /// Take consent back: remove a plugin from the lock file. The library itself stays.
+    /// Withdraw consent: remove a plugin from the lock file. The library itself stays.
     Remove {
         /// A protocol's name, or the path that was added.
         #[arg(value_name = "NAME|PATH")]

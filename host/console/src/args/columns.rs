@@ -36,10 +36,10 @@ pub struct DataColumns {
 /// What rows are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum DataFormat {
-    /// What the names of the columns say.
+    /// Detected from the names of the columns.
     #[default]
     Auto,
-    /// A text each.
+    /// One text per row.
     Text,
     /// A prompt and its completion.
     Completion,

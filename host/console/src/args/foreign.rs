@@ -1,6 +1,6 @@
 //! Options of transformers, TRL, axolotl, Unsloth and LLaMA-Factory that are called otherwise here, or are not needed.
 //!
-//! What means the same is an alias of the option itself. Here is what must be said in another way.
+//! An option that means the same is an alias. Here are the options that have no direct counterpart.
 
 use std::env;
 
@@ -20,9 +20,9 @@ const FOREIGN: &[(&[&str], &str)] = &[
     ),
     (
         &["bf16", "fp16"],
-        "--dtype bfloat16 or --dtype float32 says what is computed in; without it, it is the checkpoint's type",
+        "--dtype bfloat16 or --dtype float32 sets the dtype to compute in; without it, the checkpoint's is used",
     ),
-    (&["load-in-8bit"], "--load-in-4bit holds the base in four bits; there is no 8-bit form of it"),
+    (&["load-in-8bit"], "--load-in-4bit holds the base in 4 bits; there is no 8-bit form"),
     (&["eval-strategy", "evaluation-strategy"], "--eval-steps N measures the validation loss every N steps"),
     (&["save-strategy"], "--save-steps N writes a checkpoint every N steps"),
     (&["logging-strategy"], "--logging-steps N prints a line every N steps"),
@@ -37,13 +37,16 @@ const FOREIGN: &[(&[&str], &str)] = &[
         "--force replaces what an earlier run left, and --resume-from-checkpoint auto continues it",
     ),
     (&["greater-is-better"], "the best validation loss is the lowest; leave it out"),
-    (&["use-lora", "peft", "use-peft", "finetuning-type"], "LoRA is what is trained without --full-finetuning"),
+    (
+        &["use-lora", "peft", "use-peft", "finetuning-type"],
+        "LoRA is trained unless --full-finetuning is given; leave it out",
+    ),
     (
         &["adapter-name-or-path", "lora-model-dir", "resume-adapter"],
         "--adapter DIR starts from the weights of an adapter",
     ),
-    (&["template", "chat-template"], "--chat takes the chat template that lies beside the model"),
-    (&["gpus", "num-processes", "nproc-per-node"], "training runs in one process; --device says where"),
+    (&["template", "chat-template"], "--chat uses the chat template in the model's folder"),
+    (&["gpus", "num-processes", "nproc-per-node"], "training runs in one process; --device names the device"),
 ];
 
 /// What to write here instead of another tool's option, by its name without dashes before it; `_` stands for `-`.

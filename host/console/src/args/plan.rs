@@ -6,11 +6,11 @@ use clap::{Args, ValueHint};
 
 use super::{Device, Lora, Model, Optim, Precision, Quantization, train::SEQUENCE_LENGTH};
 
-/// Work out what a training step takes, without running it: the peak and what makes it up, and the fastest way that fits.
+/// Compute the memory of a training step without running it: the peak, its parts, and the fastest policy that fits a budget.
 ///
-/// The step is gone through with tensors that have a size and no elements, so the bytes are those that training takes, not an
-/// estimate. What an operation takes within one call, and the program itself, come on top. Where MODEL is a recipe (`.yaml`), what
-/// it trains after its surgery is planned, and options given here take the place of the recipe's.
+/// The step runs on tensors that have a shape and no elements, so the bytes are those that training takes, not an estimate. The
+/// workspace of single operations, and the program itself, come on top. Where MODEL is a recipe (`.yaml`), the training after its
+/// surgery is planned, and options given here replace the recipe's.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -21,7 +21,7 @@ Examples:
   unswag plan ./SmolLM2-135M --seq 2048 --load-in-4bit
   unswag plan ./SmolLM2-135M --json | jq '.plan.parts'
 
-Exit status: 0 done; 2 could not be done, or nothing fits the budget.")]
+Exit status: 0 done; 2 could not be done, or no policy fits the budget.")]
 pub struct Plan {
     #[command(flatten)]
     pub model: Model,

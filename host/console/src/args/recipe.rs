@@ -9,9 +9,9 @@ use crate::recipe::Overrides;
 /// Do what a recipe says: surgery, then training.
 ///
 /// A recipe is a YAML file with `model`, `surgery` (a list of `plugin` and `options`), `train` (the options of `unswag train`, with
-/// underscores) and `output`. Options of `unswag train` that are given here take the place of the recipe's. Everything is checked
-/// before surgery writes: settings, plugins, data, memory and the output. What surgery writes is in OUTPUT/patched; where it stands there
-/// already, and nothing changed since, it is used as it is.
+/// underscores) and `output`. Options of `unswag train` that are given here replace the recipe's. Everything is checked before surgery
+/// writes: settings, plugins, data, memory and the output. Surgery writes OUTPUT/patched; a result of the same surgery that is there
+/// already is used as it is.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -26,13 +26,13 @@ Exit status: as `unswag train`.")]
 pub struct Run {
     #[arg(value_name = "RECIPE.yaml", value_hint = ValueHint::FilePath)]
     pub recipe: PathBuf,
-    /// Another model than the recipe's.
+    /// A model to use instead of the recipe's.
     #[arg(long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
     pub model: Option<PathBuf>,
-    /// Another folder to write than the recipe's.
+    /// A folder to write instead of the recipe's.
     #[arg(long, short, visible_alias = "output-dir", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub output: Option<PathBuf>,
-    /// Say what would be done and what it takes, and write nothing.
+    /// Check everything, report what would be done and what it takes, and write nothing.
     #[arg(long)]
     pub dry_run: bool,
     /// Replace what an earlier run left in OUTPUT, and OUTPUT/patched where other surgery wrote it.

@@ -22,7 +22,7 @@ pub struct Eval {
     /// A LoRA adapter in PEFT's format to measure the model with.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub adapter: Option<PathBuf>,
-    /// Rows that are computed at once.
+    /// Rows per batch.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     pub batch_size: u64,
     #[command(flatten)]
@@ -31,7 +31,7 @@ pub struct Eval {
     pub compute: Compute,
 }
 
-/// Go on with a text, token by token as they come.
+/// Generate a continuation of a prompt, printed token by token.
 ///
 /// On a terminal, control characters that the model writes are escaped (`\u001b`); a pipe or a file gets the text as it is.
 #[derive(Debug, Args)]
@@ -43,13 +43,13 @@ pub struct Generate {
     /// A .safetensors file, a folder with config.json and weights, or a hub cache snapshot.
     #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
     pub model: PathBuf,
-    /// What stands before.
+    /// The text to continue.
     #[arg(long, value_name = "TEXT")]
     pub prompt: String,
     /// Take the prompt as a user's turn, render it with the model's chat template, and stop where the template ends a turn.
     #[arg(long)]
     pub chat: bool,
-    /// What the system's turn says.
+    /// The system prompt.
     #[arg(long, value_name = "TEXT", requires = "chat")]
     pub system: Option<String>,
     /// A LoRA adapter in PEFT's format.
@@ -57,13 +57,13 @@ pub struct Generate {
     pub adapter: Option<PathBuf>,
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub max_new_tokens: usize,
-    /// Logits are divided by it; 0 takes the likeliest token always.
+    /// Divide the logits by this; 0 always takes the most likely token.
     #[arg(long, value_name = "T", default_value_t = 1.0)]
     pub temperature: f64,
-    /// Draw from so many of the likeliest tokens; 0 for all.
+    /// Sample from the K most likely tokens; 0 for all.
     #[arg(long, value_name = "K", default_value_t = 50)]
     pub top_k: usize,
-    /// Draw from the likeliest tokens that together reach this probability.
+    /// Sample from the most likely tokens whose probabilities add up to P.
     #[arg(long, value_name = "P", default_value_t = 1.0)]
     pub top_p: f64,
     #[arg(long, value_name = "N", default_value_t = 42)]
@@ -74,18 +74,20 @@ pub struct Generate {
 
 /// Merge a LoRA adapter into a checkpoint's weights.
 ///
-/// W + scale B A is computed in float64 and rounded once to the weight's own type; modules that the adapter has whole replace the
-/// base's. The base is not changed, and the output appears whole or not at all. A merge that would change no weight is refused. Of
-/// a folder that surgery wrote comes a plain model with the base's graph; where a patch changes what the model computes, the merge
-/// is refused. A head that shared the embedding's matrix and does no longer has its own in the output, whose config.json says so.
+/// W + scale * B A is computed in float64 and rounded once to the dtype of the weight; modules that the adapter saves in full
+/// (modules_to_save) replace those of the base. The base is not changed, and the output appears complete or not at all. A merge
+/// that would change no weight is refused. A merge into a folder that surgery wrote gives a plain model with the base's graph; where
+/// a patch changes what the model computes, it is refused. A head that no longer shares the embedding's matrix has its own in the
+/// output, and config.json says so.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   unswag merge ./SmolLM2-135M run/adapter -o ./SmolLM2-135M-shakespeare
-  unswag merge ./SmolLM2-135M run/adapter -o merged --dtype float32     nothing is lost to rounding; twice the size of bfloat16
+  unswag merge ./SmolLM2-135M run/adapter -o merged --dtype float32     no loss to bfloat16's rounding; twice the size
 
-Columns: |W| is the norm of the base's weight, |adds| of what the adapter adds, |W' - W| of what was added after rounding; arrived
-is the share of |adds| that W' - W has along it; changed is the share of elements that differ.")]
+Columns: |W| is the L2 norm of the base's weight, |adds| that of the adapter's change before rounding, |W' - W| that of the change
+after rounding; arrived is the projection of W' - W onto the adapter's change, as a share of |adds|; changed is the share of
+elements that differ.")]
 pub struct Merge {
     #[command(flatten)]
     pub model: Model,
@@ -95,20 +97,20 @@ pub struct Merge {
     /// The folder to write.
     #[arg(long, short, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub output: PathBuf,
-    /// The element type of the output's weights: the base's own, or float32.
+    /// The dtype of the output's weights: that of the base, or float32.
     #[arg(long, value_enum, default_value_t = MergeDtype::Auto)]
     pub dtype: MergeDtype,
-    /// How merged weights are rounded to their element type.
+    /// How merged weights are rounded to their dtype.
     #[arg(long, value_enum, default_value_t = MergeRounding::Nearest)]
     pub rounding: MergeRounding,
-    /// Of stochastic rounding.
+    /// Seed of stochastic rounding.
     #[arg(long, value_name = "N", default_value_t = 42)]
     pub seed: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum MergeDtype {
-    /// The base's own.
+    /// That of the base.
     Auto,
     Float32,
 }
@@ -117,11 +119,11 @@ pub enum MergeDtype {
 pub enum MergeRounding {
     /// To the nearest value.
     Nearest,
-    /// Up or down at random so that the mean is right: changes below the type's precision arrive on average.
+    /// Up or down at random, without bias: changes below the precision of the dtype arrive on average.
     Stochastic,
 }
 
-/// Read training data as training would, and say what is in it; rows with faults by line number.
+/// Read training data as training does, and report what is in it, with faulty rows by line number.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -11,11 +11,11 @@ use serde::de::DeserializeOwned;
 
 use super::{Compute, DataColumns, plan::size};
 
-/// Train a checkpoint: LoRA adapters on it, in PEFT's format, or all of it.
+/// Train LoRA adapters on a checkpoint, in PEFT's format, or all of its weights.
 ///
-/// Training can be stopped at any moment and goes on where it stopped with `--resume-from-checkpoint auto`: Ctrl-C writes a
-/// checkpoint first, and after a kill or a power cut the last whole checkpoint is taken. What comes out is the same, bit for
-/// bit, on the same build, machine and number of threads.
+/// Training can be stopped at any moment, and `--resume-from-checkpoint auto` resumes it: Ctrl-C writes a checkpoint first, and
+/// after a kill or a power cut the newest complete checkpoint is used. The result has the same bits as that of a run without a
+/// stop, on the same build, machine and number of threads.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -30,9 +30,10 @@ Examples:
   unswag train ./SmolLM2-135M --data more.txt --adapter run/adapter -o run2     a new run from an adapter's weights
 
 In the output folder: adapter/ (PEFT loads it) or, with --full-finetuning, model/; metrics.jsonl (one object per step);
-checkpoint-N/; and with --report-to jsonl,tensorboard what `tensorboard --logdir run` shows. docs/metrics.md defines each figure.
-Where the disk is full, training waits until there is space, and says so; Ctrl-C gives up.
-Exit status: 0 done; 2 could not be done; 130 stopped, with a checkpoint to go on from.")]
+checkpoint-N/; and with --report-to jsonl,tensorboard the events that `tensorboard --logdir run` shows. docs/metrics.md defines
+each figure.
+Where the disk is full, training waits for free space, and says so; Ctrl-C ends it.
+Exit status: 0 done; 2 could not be done; 130 stopped, with a checkpoint to resume from.")]
 pub struct Train {
     /// A .safetensors file, a folder with config.json and weights, or a hub cache snapshot.
     #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
@@ -142,14 +143,14 @@ impl Data {
     }
 }
 
-/// What becomes of a row's text that is longer than a row of tokens.
+/// What to do with a text that is longer than a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TooLong {
-    /// It is an error that names its line.
+    /// An error that names its line.
     Refuse,
-    /// Its end is cut off.
+    /// Cut its end off.
     Truncate,
-    /// It is left out, and counted.
+    /// Leave it out, and count it.
     Skip,
 }
 
@@ -348,7 +349,7 @@ pub enum Optim {
     /// Lion with 8-bit state.
     #[value(name = "lion_8bit")]
     Lion8bit,
-    /// adamw_torch; state beyond --optim-memory-budget lies in a file.
+    /// adamw_torch, with the state beyond --optim-memory-budget in a file.
     #[value(name = "paged_adamw_32bit", alias = "paged_adamw")]
     PagedAdamw32bit,
     /// adamw_8bit, likewise.
