@@ -127,7 +127,7 @@ fn a_target_that_no_layer_has_is_an_error_that_suggests_one_and_patterns_reach_t
     for (targets, expected) in [
         ("q_proj,qproj", "no linear layer of this model is named \"qproj\" (did you mean \"q_proj\"?)"),
         ("all-linear,c_attn", "it has down_proj, gate_proj"),
-        ("embed_tokens", "train it whole with --modules-to-save embed_tokens"),
+        ("embed_tokens", "train all its weights with --modules-to-save embed_tokens"),
     ] {
         let said = refused(targets);
         assert!(said.contains(expected), "{said}");

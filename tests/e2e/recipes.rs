@@ -149,7 +149,7 @@ fn an_interrupted_recipe_goes_on_to_the_same_bits() {
     fs::remove_dir_all(house.path("out/adapter")).unwrap();
     let again = house.run(&["run", "recipe.yaml", "--save-steps", "2", "--resume-from-checkpoint", "auto"]);
     again.ok();
-    assert!(again.stderr.contains("going on from out/checkpoint-2"), "{}", again.stderr);
+    assert!(again.stderr.contains("resuming from out/checkpoint-2"), "{}", again.stderr);
     let weights = |folder: &str| fs::read(house.path(folder).join("adapter/adapter_model.safetensors")).unwrap();
     assert!(weights("out") == weights("whole"), "the adapters differ");
 }

@@ -240,7 +240,7 @@ fn other_settings_are_refused_by_name_and_a_damaged_checkpoint_is_passed_over() 
     let outcome = house.run(&train("run", &args));
     outcome.ok();
     let said = outcome.stderr;
-    assert!(said.contains("going on from run/checkpoint-21") && said.contains("is not what was written"), "{said}");
+    assert!(said.contains("resuming from run/checkpoint-21") && said.contains("is not what was written"), "{said}");
     let args = [LONG, &["--resume-from-checkpoint", "run/checkpoint-22"]].concat();
     let said = house.run(&train("run", &args)).code(2).to_owned();
     assert!(said.contains("checkpoint-22"), "{said}");
@@ -256,7 +256,7 @@ fn what_a_finished_run_left_is_not_trained_over() {
     // It saved no checkpoint: nothing to go on from, and an adapter that would be lost.
     let again = train("run", &["--max-steps", "4", "--resume-from-checkpoint", "auto"]);
     let said = house.run(&again).code(2).to_owned();
-    assert!(said.contains("no whole checkpoint") && said.contains("adapter is there"), "{said}");
+    assert!(said.contains("no complete checkpoint") && said.contains("adapter is there"), "{said}");
     assert!(adapter(&house.path("run")) == before && metrics(&house.path("run")).len() == 2);
 }
 

@@ -199,8 +199,8 @@ impl AdapterSpec {
         });
         let how = recorded.or_else(|| self.named_quantization()).or_else(|| self.readme_quantization())?;
         Some(format!(
-            "the adapter was trained on a base whose weights were held {how}; on the plain weights it gives somewhat other outputs \
-             than in training, so measure the result"
+            "the adapter was trained on a base whose weights were held {how}; on the plain weights its outputs differ somewhat \
+             from those in training, so evaluate the result"
         ))
     }
 

@@ -17,7 +17,7 @@ pub enum AdapterError {
     Header { path: PathBuf, fault: unswag_checkpoint::HeaderError },
     #[error("{}: tensor {name}: expected {expected}, got {got}; the adapter is damaged, or no LoRA or DoRA adapter of this model", path.display())]
     Tensor { path: PathBuf, name: String, expected: String, got: String },
-    #[error("{}: module {module}: expected a base layer {expected}, got {got}; it was made for another model", path.display())]
+    #[error("{}: module {module}: expected a base layer {expected}, got {got}; the adapter belongs to another model", path.display())]
     Base { path: PathBuf, module: String, expected: String, got: String },
     #[error(
         "{setting}: no linear layer of this model is named {name:?}{}; it has {known}",
@@ -25,7 +25,7 @@ pub enum AdapterError {
     )]
     NoTarget { setting: &'static str, name: String, near: Option<String>, known: String },
     #[error(
-        "{setting}: {name:?} is an embedding, which LoRA is not computed for; train it whole with --modules-to-save {name}"
+        "{setting}: {name:?} is an embedding, which LoRA is not computed for; train all its weights with --modules-to-save {name}"
     )]
     Embedding { setting: &'static str, name: String },
     #[error("{setting}: {what}: expected {expected}, got {got}")]
@@ -35,7 +35,7 @@ pub enum AdapterError {
         path.display()
     )]
     NoChange { path: PathBuf, why: String },
-    #[error("{}: tensor {name}: element {index} is {value}; an adapter that diverged has nothing to give", path.display())]
+    #[error("{}: tensor {name}: element {index} is {value}; the adapter is damaged, or its training diverged", path.display())]
     NotFinite { path: PathBuf, name: String, index: usize, value: f64 },
     #[error(
         "{}: module {module}: merged, element {index} of its weight is {value:e}, which {dtype} cannot hold; nothing was written{}",

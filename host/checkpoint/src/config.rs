@@ -33,7 +33,7 @@ pub(crate) fn read(path: &Path) -> Result<Attrs, Error> {
     let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&text);
     serde_json::from_slice(text).map_err(|error| match error.classify() {
         serde_json::error::Category::Data => refuse(format!("not an object ({error})")),
-        _ => refuse(format!("not sound JSON: {error}")),
+        _ => refuse(format!("not valid JSON: {error}")),
     })
 }
 

@@ -336,12 +336,12 @@ fn configs_that_are_none_are_refused() {
     let config = scratch.path().join("config.json");
     let empty_objects = format!("[{}0]", "{},".repeat(60_000));
     for (text, says) in [
-        ("", "not sound JSON"),
+        ("", "not valid JSON"),
         ("[1, 2]", "not an object"),
         ("null", "not an object"),
-        ("{\"a\": 1", "not sound JSON"),
-        ("{\"a\": 1} x", "not sound JSON"),
-        (&format!("{{\"a\": {}", "[".repeat(1000)), "not sound JSON"),
+        ("{\"a\": 1", "not valid JSON"),
+        ("{\"a\": 1} x", "not valid JSON"),
+        (&format!("{{\"a\": {}", "[".repeat(1000)), "not valid JSON"),
         (&format!("{{\"a\": {}", "[".repeat(1_000_000)), "more than 50000 objects"),
         (&format!("{{\"a\": {empty_objects}}}"), "more than 50000 objects"),
     ] {

@@ -16,7 +16,7 @@ pub enum Error {
         "data {pattern:?}: no file matches; check the path, and quote the pattern so that the shell leaves it alone"
     )]
     NoMatch { pattern: String },
-    #[error("data {pattern:?}: not a sound pattern: {message}")]
+    #[error("data {pattern:?}: not a valid pattern: {message}")]
     Pattern { pattern: String, message: String },
     #[error("data: no file was given; name at least one")]
     NoFiles,
@@ -38,9 +38,9 @@ pub enum Error {
     Encode { place: Place, message: String },
     #[error("{place}: byte {byte} of the file is not UTF-8; convert the file, for example with iconv -t UTF-8")]
     Utf8 { place: Place, byte: u64 },
-    #[error("{place}: {what}: damaged or cut off: {message}; fetch or write the file once more")]
+    #[error("{place}: {what}: damaged or cut off: {message}; download or write the file again")]
     Damaged { place: Place, what: &'static str, message: String },
-    #[error("{}: {found} is not read; {next}", path.display())]
+    #[error("{}: {found} is not supported; {next}", path.display())]
     UnknownFormat { path: PathBuf, found: String, next: &'static str },
     #[error("{}: {why}; its columns are {}", path.display(), list(has))]
     Columns { path: PathBuf, why: String, has: Vec<String> },
@@ -53,7 +53,7 @@ pub enum Error {
     #[error("{name}: expected {expected}, got {got}")]
     Setting { name: &'static str, expected: String, got: String },
     #[error(
-        "position: {why}; start the epoch anew, or give the data, the tokenizer and the options that the position was saved with"
+        "position: {why}; start the epoch from its beginning, or give the data, the tokenizer and the options that the position was saved with"
     )]
     Position { why: String },
     #[error("{}: no chat template: expected chat_template.jinja, or \"chat_template\" in tokenizer_config.json; give a template, or train on plain text", folder.display())]
@@ -87,9 +87,9 @@ impl std::fmt::Display for Place {
 pub enum RowFault {
     #[error("the row is longer than {limit_bytes} bytes; a row is one document, split it")]
     TooLongRow { limit_bytes: usize },
-    #[error("not sound JSON: {message}; expected one object a line, or one list of objects")]
+    #[error("not valid JSON: {message}; expected one object a line, or one list of objects")]
     Json { message: String },
-    #[error("not sound CSV: {message}")]
+    #[error("not valid CSV: {message}")]
     Delimited { message: String },
     #[error("field {field:?}: not UTF-8; write the column as text")]
     NotUtf8 { field: String },
@@ -108,15 +108,15 @@ pub enum RowFault {
     #[error("the chat template refuses the conversation: {message}")]
     Template { message: String },
     #[error(
-        "the turn of message {index} cannot be found in what the chat template makes of it: {why}; mark the turns in the template with {{% generation %}} and {{% endgeneration %}}"
+        "the turn of message {index} cannot be found in the rendered conversation: {why}; mark the turns in the template with {{% generation %}} and {{% endgeneration %}}"
     )]
     LostTurn { index: usize, why: String },
     #[error(
-        "message {index}: the chat template leaves its tool calls out, so they would not be learned; give a template that writes them, or remove them from the row"
+        "message {index}: the chat template does not render its tool calls, so they would not be learned; give a template that renders them, or remove them from the row"
     )]
     UnwrittenCalls { index: usize },
     #[error(
-        "the chat template writes nothing of the row's {name:?}, so the model would be trained without them; give a template that writes them, or choose to ignore them (--ignore-unwritten-tools)"
+        "the chat template does not render the row's {name:?}, so the model would be trained without them; give a template that renders them, or choose to ignore them (--ignore-unwritten-tools)"
     )]
     Unwritten { name: &'static str },
     #[error("no supervised token: {why}")]

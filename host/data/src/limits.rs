@@ -50,7 +50,7 @@ impl ModelLimits {
     pub fn note(&self, tokens: u64) -> Option<String> {
         let stated = self.stated_positions.filter(|stated| self.position_rows.is_none() && tokens > *stated)?;
         Some(format!(
-            "{tokens} tokens are more than the {stated} of max_position_embeddings: rotary positions go on past it, and \
+            "{tokens} tokens are more than the {stated} of max_position_embeddings: rotary positions extend past it, but \
              models are seldom good there"
         ))
     }

@@ -295,7 +295,7 @@ fn rows_that_teach_nothing_or_are_broken_are_refused_by_line() {
     Data::lines(&format!("{good}\n\n{{\"messages\": [\n")).refused(
         None,
         &options,
-        &["chat.jsonl:3: ", "not sound JSON"],
+        &["chat.jsonl:3: ", "not valid JSON"],
     );
     Data::lines("\n").refused(None, &options, &["nothing to read"]);
 
@@ -308,7 +308,7 @@ fn rows_that_teach_nothing_or_are_broken_are_refused_by_line() {
     let good = [good];
     for (template, why) in [
         ("{% for m in messages %}{{ m.content + m.content }}{% endfor %}", "more than once"),
-        ("{% for m in messages %}{{ m.role }}{% endfor %}", "leaves its content out"),
+        ("{% for m in messages %}{{ m.role }}{% endfor %}", "does not render its content"),
         (
             "{% for m in messages %}{{ m.content }}{% endfor %}{{ messages[1].content | length }}",
             "depends on its content",

@@ -113,7 +113,7 @@ impl fmt::Display for Ending {
             Self::Silent(limit) => write!(f, "the plugin did not return within {} s", limit.as_secs_f64()),
             Self::CpuLimit => write!(f, "the plugin used more than {CPU_LIMIT_S} s of processor time"),
             Self::Forbidden => f.write_str("the plugin was stopped at a forbidden system call"),
-            Self::Garbage => f.write_str("the plugin wrote into the report of its own trial"),
+            Self::Garbage => f.write_str("the plugin wrote into the trial's report"),
         }
     }
 }

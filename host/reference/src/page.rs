@@ -55,7 +55,7 @@ fn section(page: &mut String, kind: &Kind) {
     line(page, format_args!("- inputs: {inputs}; outputs: {outputs}"));
     line(page, format_args!("- arithmetic: {}", exactly(name)));
     line(page, format_args!("- compared: {compared}"));
-    line(page, format_args!("- kept for the backward: {}", kind.saves_doc));
+    line(page, format_args!("- saved for the backward: {}", kind.saves_doc));
     if !kind.params.is_empty() {
         let role =
             |role: &Role| format!("`{}` {}{}", role.name, role.shape, if role.required { "" } else { ", optional" });

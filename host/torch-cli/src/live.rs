@@ -86,7 +86,7 @@ impl Observer for Live<'_> {
         }
         if metrics.skipped {
             let what = metrics.not_finite.as_deref().unwrap_or("the loss or a gradient");
-            let why = format!("{what} is not finite; nothing was learned from it");
+            let why = format!("{what} is not finite; no weight was updated");
             self.line(&format!("{} step {} skipped: {why}", paint(WARN, "warning:"), metrics.step));
         }
         if metrics.loss.is_finite() {
@@ -138,7 +138,7 @@ impl Observer for Live<'_> {
     fn tries_again(&mut self, error: &TrainError) -> bool {
         if !std::mem::replace(&mut self.says_disk_full, true) {
             let text = format!(
-                "{} {error}; training waits, and goes on when there is space (Ctrl-C gives up)",
+                "{} {error}; training waits until there is free space (Ctrl-C stops it)",
                 paint(WARN, "disk full:")
             );
             // An error, whatever was asked for: without it a quiet run would wait for ever and say nothing.

@@ -28,7 +28,7 @@ pub fn run(args: &Train, output: &Output) -> Result<Done, Box<dyn Error>> {
     let model = open_model(&args.model, args.compute, output)?;
     note_length(args.data.given_row_tokens(), limits(&model), output);
     if let Some(overlap @ 1..) = args.data.overlap {
-        let note = "tokens that a row shares with the row before it are learned twice an epoch; a validation loss counts each once";
+        let note = "tokens that a row shares with the row before it are used twice an epoch; a validation loss counts each once";
         term::note(output, &format!("--overlap {overlap}: the {overlap} {note}"));
     }
     if args.dry_run {
@@ -62,12 +62,12 @@ pub fn run(args: &Train, output: &Output) -> Result<Done, Box<dyn Error>> {
         let from = if from.as_os_str() == "auto" { Resume::Auto } else { Resume::From(from.clone()) };
         match trainer.resume_changed(&from, &allowed)? {
             Some(resumed) => {
-                term::note(output, &format!("going on from {}", resumed.path.display()));
+                term::note(output, &format!("resuming from {}", resumed.path.display()));
                 for change in &resumed.changes {
                     term::note(output, &format!("{} {change}", paint(WARN, "changed:")));
                 }
             }
-            None => term::note(output, "no checkpoint to go on from; starting anew"),
+            None => term::note(output, "no checkpoint to resume from; starting a new run"),
         }
     }
     if term::interrupted() {
@@ -147,7 +147,7 @@ fn warn_of_memory(trainer: &UnswagTrainer, output: &Output) {
         && more > left
     {
         let text = format!(
-            "a step is planned to take {} more, and {} of this machine's memory are left: the system may end the run; {LESS}",
+            "a step is planned to take {} more, and {} of this machine's memory are left: the system may kill the run; {LESS}",
             term::bytes(more),
             term::bytes(left)
         );
@@ -280,7 +280,7 @@ pub fn dry_run(args: &Train, model: &UnswagModel, output: &Output) -> Result<Don
     term::print(&format!(
         "would train {} parameters in {dtype}, {}\n\
          an epoch: {} rows, {} tokens, {} of them supervised; the longest row has {}\n\
-         a step of {} x {} tokens: at most {}, the optimizer's state, operations' workspace and libtorch's own among it\n{beyond}",
+         a step of {} x {} tokens: at most {}, including the optimizer's state, operations' workspace and libtorch's own\n{beyond}",
         term::count(trainable),
         term::counted(steps, "step"),
         term::thousands(size.rows),
@@ -307,7 +307,7 @@ fn print(report: &RunReport, output: &Output) -> Result<(), Box<dyn Error>> {
         page.push_str(&format!("{} {}\n", paint(GOOD, "trained"), term::value(finished.display())));
     } else if let Some(checkpoint) = &report.checkpoint {
         let checkpoint = term::value(checkpoint.display());
-        page.push_str(&format!("stopped; {checkpoint} goes on with --resume-from-checkpoint auto\n"));
+        page.push_str(&format!("stopped; --resume-from-checkpoint auto resumes from {checkpoint}\n"));
     } else {
         page.push_str("stopped before the first step; nothing was saved\n");
     }
@@ -315,7 +315,7 @@ fn print(report: &RunReport, output: &Output) -> Result<(), Box<dyn Error>> {
     if let (Some(grew), Some(planned)) = (report.resident_growth_bytes, report.planned_growth_bytes) {
         let [grew, planned] = [grew, planned].map(term::bytes);
         page.push_str(&format!(
-            "resident memory grew by {grew}, code aside; with operations' workspace and libtorch's own {planned} were planned\n"
+            "resident memory grew by {grew}, code excluded; {planned} were planned, with operations' workspace and libtorch's own\n"
         ));
     }
     if report.skipped_steps > 0 {
@@ -340,7 +340,7 @@ fn figures(report: &RunReport) -> String {
     let losses: Vec<String> = losses.into_iter().flatten().collect();
     let losses = if losses.is_empty() { "no loss".to_owned() } else { losses.join(", ") };
     let rate = report.tokens as f64 / report.train_seconds.max(1e-9);
-    let early = if report.stopped_early { ", then stopped early: the validation loss fell no more" } else { "" };
+    let early = if report.stopped_early { ", then stopped early: the validation loss no longer improved" } else { "" };
     let planned = report.planned_peak_bytes.map_or(String::new(), |bytes| format!(" ({} planned)", term::bytes(bytes)));
     format!(
         "{}{early}; {losses}; {rate:.0} tok/s; a step took at most {}{planned}, of it {} for the optimizer\n",

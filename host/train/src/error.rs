@@ -36,14 +36,14 @@ pub enum TrainError {
     #[error("{what}: expected {expected}, got {got}")]
     Argument { what: &'static str, expected: String, got: String },
     #[error(
-        "step {step}: {what} is not finite, {in_a_row} times in a row, and nothing was learned from those steps; {why}; or \
+        "step {step}: {what} is not finite, {in_a_row} times in a row, and those steps updated no weight; {why}; or \
          lower the learning rate (it is {learning_rate:e}), or look at the data that this step reads"
     )]
     NotFinite { step: u64, what: String, in_a_row: u64, learning_rate: f64, why: String },
     #[error("{what} is not finite; {why}")]
     ResultNotFinite { what: String, why: String },
     #[error(
-        "no step of {steps} learned anything: in each the loss or a gradient was not finite, in the last one {what}; {why}; \
+        "no step of {steps} updated a weight: in each the loss or a gradient was not finite, in the last one {what}; {why}; \
          nothing was published"
     )]
     NothingLearned { steps: u64, what: String, why: String },
@@ -64,8 +64,8 @@ pub enum TrainError {
     )]
     EarlierRun { path: PathBuf, found: String },
     #[error(
-        "{}: there is no whole checkpoint to go on from, and {found} is there: nothing was changed; give another folder (a new \
-         run can start from the weights of an adapter: --adapter), or move that away to start anew",
+        "{}: there is no complete checkpoint to resume from, and {found} is there: nothing was changed; give another folder (a \
+         new run can start from the weights of an adapter: --adapter), or move that away to start a new run",
         path.display()
     )]
     NothingToGoOnFrom { path: PathBuf, found: String },

@@ -75,7 +75,7 @@ pub(crate) fn require_weights(program: &Program, torch: &Torch) -> Result<(), Tr
     let params = || program.params().iter();
     let being_read = params().map(plain).max().unwrap_or(0);
     let all = params().enumerate().map(held).fold(0, u64::saturating_add);
-    let next = "hold them in four bits with --load-in-4bit, close other programs, or use a machine with more memory";
+    let next = "hold them in 4 bits with --load-in-4bit, close other programs, or use a machine with more memory";
     require("the weights", if torch.is_on_host() { all } else { being_read }, next)
 }
 

@@ -112,7 +112,7 @@ pub(crate) fn compare(
                 changes.iter().filter(|change| !is_free(change)).map(|change| change.setting.as_str()).collect();
             let others = allowed.0.iter().map(String::as_str);
             let names: BTreeSet<&str> = names.into_iter().chain(others).collect();
-            format!("to go on with the new values: --allow-changed {}", Vec::from_iter(names).join(","))
+            format!("to continue with the new values: --allow-changed {}", Vec::from_iter(names).join(","))
         }
         fixed => format!(
             "{} cannot change within a run: give it as it was, or start a new run (with --adapter, from the weights of an adapter)",

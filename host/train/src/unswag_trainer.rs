@@ -385,7 +385,7 @@ impl UnswagTrainer {
         }
         Err(TrainError::Argument {
             what: needs,
-            expected: "validation data and eval_steps: it goes by the validation loss".into(),
+            expected: "validation data and eval_steps: it uses the validation loss".into(),
             got: if self.validation.is_some() { "no eval_steps" } else { "no validation data" }.into(),
         })
     }

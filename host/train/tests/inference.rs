@@ -107,7 +107,7 @@ fn a_merge_that_changes_nothing_or_does_not_fit_is_refused() {
     let other = temp.path().join("other");
     Tiny::new(Family::Opt).write(&other);
     let error = refused(&other, &adapter).expect_err("another model");
-    assert!(error.to_string().contains("made for another model"), "{error}");
+    assert!(error.to_string().contains("belongs to another model"), "{error}");
     // What is not understood is never left out.
     let config = adapter.join("adapter_config.json");
     let text = fs::read_to_string(&config).expect("written");

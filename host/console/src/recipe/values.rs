@@ -38,7 +38,7 @@ impl<'de> DeserializeSeed<'de> for Bounded<'_> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         let Some(left) = self.left.get().checked_sub(1) else {
-            let limit = format!("more than {MAX_VALUES} values, aliases followed; no recipe has so many");
+            let limit = format!("more than {MAX_VALUES} values with aliases expanded; a recipe has far fewer");
             return Err(D::Error::custom(limit));
         };
         self.left.set(left);

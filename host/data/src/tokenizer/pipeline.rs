@@ -78,7 +78,7 @@ impl Growth {
             normalizer.normalize(&mut normalized).map_err(|error| error.to_string())?;
             made += normalized.get().len();
             if made > MEASURED_BYTES + CERTAIN as usize * text.len() {
-                return Err(format!("the normalizer makes more than {made} bytes of {}", text.len() - behind.len()));
+                return Err(format!("the normalizer writes more than {made} bytes for {}", text.len() - behind.len()));
             }
             rest = behind;
         }

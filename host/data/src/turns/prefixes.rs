@@ -40,7 +40,7 @@ pub(super) fn locate(
         let end = match body(index + 1)? {
             end if end <= text.len() => end,
             _ if is_last => text.len(),
-            _ => return Err(lost(index, "the template writes it in another way when the conversation goes on")),
+            _ => return Err(lost(index, "the template renders it differently when more messages follow")),
         };
         let start = header + header_bytes(scene, index, prompt, &text[header..end.max(header)])?;
         if start > end || turns.last().is_some_and(|last| header < last.end) {

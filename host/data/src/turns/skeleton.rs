@@ -152,7 +152,7 @@ fn slots(skeleton: &str, stem: &str, assistants: &[usize], kinds: &[Kind]) -> Re
     for (number, slot) in slots.into_iter().enumerate() {
         let index = assistants[number];
         let slot = slot.ok_or_else(|| match kinds[number] {
-            Kind::Content => Failure::Final(lost(index, "the template leaves its content out")),
+            Kind::Content => Failure::Final(lost(index, "the template does not render its content")),
             Kind::Calls => Failure::Final(RowFault::UnwrittenCalls { index }),
         })?;
         if found.last().is_some_and(|last: &Range<usize>| slot.start < last.end) {
@@ -241,7 +241,7 @@ impl Skeleton<'_> {
             return Ok(end - if ahead.ends_with(&self.prompt.lead) { self.prompt.lead.len() } else { 0 });
         }
         let index = self.assistants[number];
-        let lost = || lost(index, "what asks for it cannot be told from its tool calls");
+        let lost = || lost(index, "the generation prompt before it cannot be told apart from its tool calls");
         let question = index.checked_sub(1).map(|before| &self.scene.messages[before]).ok_or_else(lost)?;
         let closing = match questions.get(question.role()) {
             Some(closing) => closing,
@@ -291,7 +291,7 @@ impl Skeleton<'_> {
         let text = self.scene.text(&self.messages[..=index], true)?;
         let word = word(&self.stem, number);
         let (_, behind) =
-            text.rsplit_once(word.as_str()).ok_or_else(|| lost(index, "the template leaves its content out"))?;
+            text.rsplit_once(word.as_str()).ok_or_else(|| lost(index, "the template does not render its content"))?;
         let behind = behind.strip_suffix(self.prompt.text.as_str()).unwrap_or(behind);
         let near = &behind[..floor_char_boundary(behind, NEAR)];
         let mut ids: Vec<u32> = self.specials(index, near)?.iter().map(|special| special.id).collect();

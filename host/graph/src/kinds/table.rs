@@ -116,12 +116,12 @@ pub(super) static TABLE: &[Kind] = &[
     },
     Kind {
         name: "rope",
-        doc: "Each head of q and of k, its first dim elements turned by cos and sin: x*cos + rotate_half(x)*sin.",
+        doc: "Each head of q and of k, its first dim elements rotated by cos and sin: x*cos + rotate_half(x)*sin.",
         inputs: Exactly(&["q", "k", "cos", "sin"]),
         outputs: &["q", "k"],
         params: &[],
         attrs: &[
-            must("head_dim", Integer(2), "elements of a head; more than cos has leaves the rest unturned"),
+            must("head_dim", Integer(2), "elements of a head; more than cos has leaves the rest unrotated"),
             may("interleaved", Boolean, "pairs are neighbours, not halves; false where absent"),
         ],
         saves_doc: "nothing beyond cos and sin, which rotary_embedding counts",

@@ -236,7 +236,7 @@ impl PrefixTexts {
     /// Puts the next text into `text`.
     pub fn next(&mut self, page: &[u8], limit_bytes: usize) -> Result<(), Fault> {
         let prefix = usize::try_from(self.prefixes.next(page)?).ok().filter(|prefix| *prefix <= self.text.len());
-        self.text.truncate(prefix.ok_or_else(|| Fault::damaged("a text goes on with more than the one before has"))?);
+        self.text.truncate(prefix.ok_or_else(|| Fault::damaged("a prefix is longer than the text before"))?);
         let suffix = self.suffixes.next(page)?;
         if self.text.len() + suffix.len() > limit_bytes {
             return Err(Fault::TooLongRow { limit_bytes });
