@@ -231,7 +231,9 @@ impl<'d> Staging<'d> {
         for part in folders.split('/').filter(|part| !part.is_empty()) {
             folder.push(part);
             if self.folders.insert(folder.clone()) {
-                self.disk.create_dir(&folder).map_err(|source| WriteError::io(&folder, "make this folder", source))?;
+                self.disk
+                    .create_dir(&folder)
+                    .map_err(|source| WriteError::io(&folder, "create this folder", source))?;
             }
         }
         Ok(self.temp.join(name))

@@ -306,15 +306,15 @@ impl ChatReport {
         };
         let (why, next) = match open_end {
             OpenEnd::Outside(id) => (
-                format!("the chat template writes {} behind the turn, but outside of {{% generation %}}", piece(id)),
-                "move {% endgeneration %} behind it".to_owned(),
+                format!("the chat template writes {} after the turn, but outside of {{% generation %}}", piece(id)),
+                "move {% endgeneration %} after it".to_owned(),
             ),
             OpenEnd::Cut => (
                 format!("every row is cut at {} tokens, before a turn ends", chat.options.block_size),
                 "raise the block size".to_owned(),
             ),
             OpenEnd::Missing => (
-                "the chat template writes no special token behind a turn that belongs to it".to_owned(),
+                "the chat template writes no special token after a turn that belongs to it".to_owned(),
                 "give a template that ends each turn with one, or marks turns with {% generation %}".to_owned(),
             ),
         };

@@ -146,10 +146,9 @@ impl Columns {
             Shape::Conversation { messages } if !is_chat => Err(format!(
                 "column {messages:?} holds conversations; add --chat to render them with the model's chat template"
             )),
-            Shape::Completion { .. } if self.system.is_some() && !is_chat => Err(
-                "a prompt has no system prompt ahead of it but with --chat; add --chat, or leave out --system-column"
-                    .to_owned(),
-            ),
+            Shape::Completion { .. } if self.system.is_some() && !is_chat => {
+                Err("a system prompt needs --chat; add --chat, or leave out --system-column".to_owned())
+            }
             Shape::Completion { .. } if self.input.is_some() || self.history.is_some() => {
                 Err("--input-column and --history-column belong to --data-format alpaca".to_owned())
             }

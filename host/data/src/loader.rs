@@ -254,7 +254,7 @@ impl<R: Rows> DataLoader for Windowed<R> {
             fresh.read_window()?;
             let taken = usize::try_from(position.taken).ok().filter(|taken| *taken <= fresh.rows.len());
             fresh.taken = taken.ok_or_else(|| Error::Position {
-                why: format!("it is behind row {} of a window of {}", position.taken, fresh.rows.len()),
+                why: format!("it is after row {} of a window of {}", position.taken, fresh.rows.len()),
             })?;
         }
         *self = fresh;

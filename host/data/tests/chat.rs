@@ -362,7 +362,7 @@ fn data_that_never_shows_the_end_of_a_turn_is_refused() {
         &["chat.jsonl:1", "<|im_end|>", "outside of {% generation %}", "endgeneration"],
     );
     let bare = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}";
-    Data::of(&rows).refused(Some(bare), &options, &["no special token behind a turn"]);
+    Data::of(&rows).refused(Some(bare), &options, &["no special token after a turn"]);
 }
 
 #[test]

@@ -315,8 +315,8 @@ fn unsound_files_are_refused_by_line() {
         ("utf16.csv", b"\xff\xfep\0r\0".to_vec(), &["utf16.csv:1", "UTF-8"]),
         ("cut.json", format!("[{good},\n{good}").into_bytes(), &["cut.json:2", "cut"]),
         ("comma.json", format!("[{good},\n{good} {good}]").into_bytes(), &["comma.json:2", "\",\" or \"]\""]),
-        ("trailing.json", format!("[{good},\n]").into_bytes(), &["trailing.json:2", "behind a comma"]),
-        ("more.json", format!("[{good}]\n{good}").into_bytes(), &["more.json:2", "behind the list"]),
+        ("trailing.json", format!("[{good},\n]").into_bytes(), &["trailing.json:2", "after a comma"]),
+        ("more.json", format!("[{good}]\n{good}").into_bytes(), &["more.json:2", "after the list"]),
         (
             "element.json",
             format!("[{good}, 5]").into_bytes(),

@@ -337,7 +337,7 @@ fn nothing_of_the_next_header_is_learned_where_turns_have_no_ending() {
     let open = r"{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}";
     let rows = [json!({"messages": talk()})];
     let said = chain(&load(&rows, open, &tokenizer).expect_err("no end of a turn is learned"));
-    assert!(said.contains("never learn to stop") && said.contains("no special token behind a turn"), "{said}");
+    assert!(said.contains("never learn to stop") && said.contains("no special token after a turn"), "{said}");
     // The end of the text ends the last turn, and nothing ends the others.
     let closed = open.replace("{% endif %}", "{% else %}{{ '\\n' + eos_token }}{% endif %}");
     let rows = load(&rows, &closed, &tokenizer).unwrap();

@@ -80,7 +80,7 @@ pub enum LockError {
     #[error("lock file {}: written in version {found} of the format, this unswag reads version {LOCK_VERSION}; use the unswag that wrote it", path.display())]
     UnknownVersion { path: PathBuf, found: String },
 
-    #[error("lock file {}: {fault}, so it vouches for nothing; {remedy}", path.display())]
+    #[error("lock file {}: {fault}, so its entries are not trusted; {remedy}", path.display())]
     Untrusted { path: PathBuf, fault: String, remedy: String },
 
     #[error("no place for {LOCK_FILE_NAME}: {problem}; set UNSWAG_HOME to the full path of a folder")]

@@ -188,7 +188,7 @@ pub(crate) fn verify(
             continue;
         }
         let Some(_) = library else {
-            verdicts.push(unverified("the op's library is not at hand".to_owned()));
+            verdicts.push(unverified("the op's library is not available".to_owned()));
             continue;
         };
         let roles = claim.roles.iter().map(String::as_str);

@@ -286,7 +286,7 @@ impl UnswagTrainer {
         // Before anything is created: already an empty folder would change the base.
         self.trainer.model().check_output(&self.folder)?;
         self.check_best()?;
-        fs::create_dir_all(&self.folder).map_err(io(&self.folder, "make this folder"))?;
+        fs::create_dir_all(&self.folder).map_err(io(&self.folder, "create this folder"))?;
         self.take_lock()?;
         let finished = self.finished();
         if !self.goes_on && !self.replaces {
@@ -347,7 +347,8 @@ impl UnswagTrainer {
     fn make_folder_of_state(&self) -> Result<(), TrainError> {
         match &self.trainer.states {
             States::Paged(paged) if paged.folder() == self.folder => {
-                let failed = |source| TrainError::Io { path: self.folder.clone(), action: "make this folder", source };
+                let failed =
+                    |source| TrainError::Io { path: self.folder.clone(), action: "create this folder", source };
                 fs::create_dir_all(&self.folder).map_err(failed)
             }
             _ => Ok(()),

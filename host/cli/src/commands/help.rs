@@ -35,7 +35,7 @@ pub fn man(dir: Option<&Path>) -> Result<Done, Box<dyn Error>> {
         term::print(&String::from_utf8_lossy(&page(&root)?))?;
         return Ok(Done::Ok);
     };
-    std::fs::create_dir_all(dir).map_err(|error| format!("{}: cannot make this folder: {error}", dir.display()))?;
+    std::fs::create_dir_all(dir).map_err(|error| format!("{}: cannot create this folder: {error}", dir.display()))?;
     let mut todo = vec![root];
     while let Some(command) = todo.pop() {
         let name = command.get_display_name().unwrap_or_else(|| command.get_name()).replace(' ', "-");

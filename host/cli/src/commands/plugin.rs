@@ -138,7 +138,7 @@ fn state_line(state: LibraryState, library: &Path) -> String {
         LibraryState::Changed => {
             format!("since it was locked, so it is not run; `unswag plugin add {library}` consents to the new bytes")
         }
-        LibraryState::Missing => format!("no plugin lies there; `unswag plugin remove {library}` forgets it"),
+        LibraryState::Missing => format!("there is no file; `unswag plugin remove {library}` forgets it"),
     };
     format!("{} {what_to_do}", state_word(state))
 }

@@ -80,7 +80,7 @@ fn operate_on(
         let bases: Vec<&Path> = std::iter::once(model.path.as_path()).chain(earlier).collect();
         check_outside(parent, &bases)?;
         fs::create_dir_all(parent)
-            .map_err(|error| format!("{}: cannot make this folder: {error}", parent.display()))?;
+            .map_err(|error| format!("{}: cannot create this folder: {error}", parent.display()))?;
     }
     let bar = term::byte_bar(output, operation.weight_bytes(model));
     bar.set_message("writing weights");

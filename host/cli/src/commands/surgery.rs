@@ -165,7 +165,7 @@ fn plain(value: &serde_json::Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// `30 nodes rewritten (swiglu -> delhi.swiglu), 60 parameters made, …`
+/// `30 nodes rewritten (swiglu -> delhi.swiglu), 60 parameters added, …`
 fn counts(changes: &GraphDiff) -> String {
     let mut kinds: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for change in &changes.nodes_changed {
@@ -188,7 +188,7 @@ fn counts(changes: &GraphDiff) -> String {
     };
     tell(changes.nodes_added.len(), "node added", "nodes added");
     tell(changes.nodes_removed.len(), "node removed", "nodes removed");
-    tell(changes.params_added.len(), "parameter made", "parameters made");
+    tell(changes.params_added.len(), "parameter added", "parameters added");
     tell(changes.params_changed.len(), "parameter changed", "parameters changed");
     tell(changes.params_removed.len(), "parameter dropped", "parameters dropped");
     tell(changes.cache_added.len(), "cache slot added", "cache slots added");

@@ -49,12 +49,12 @@ impl JsonList {
             Some(byte) if byte == separator => self.input.pass(1),
             Some(b']') if !is_first => return self.end_list(),
             Some(_) if is_first => return Err(self.unsound("expected \"[\" at the start of the list")),
-            Some(_) => return Err(self.unsound("expected \",\" or \"]\" behind an element of the list")),
+            Some(_) => return Err(self.unsound("expected \",\" or \"]\" after an element of the list")),
             None => return Err(self.cut_off()),
         }
         match self.next_byte()? {
             Some(b']') if is_first => self.end_list(),
-            Some(b']' | b',') => Err(self.unsound("expected an element behind a comma")),
+            Some(b']' | b',') => Err(self.unsound("expected an element after a comma")),
             Some(_) => Ok(true),
             None => Err(self.cut_off()),
         }
@@ -64,7 +64,7 @@ impl JsonList {
         self.input.pass(1);
         match self.next_byte()? {
             None => Ok(false),
-            Some(_) => Err(self.unsound("expected nothing behind the list's \"]\"")),
+            Some(_) => Err(self.unsound("expected nothing after the list's \"]\"")),
         }
     }
 

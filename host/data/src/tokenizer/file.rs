@@ -51,7 +51,7 @@ impl<'a> Fields<'a> {
         } else {
             loop {
                 let (name, behind) = value::<String>(rest)?;
-                let start = token(behind, ':').ok_or("expected a colon behind a name")?;
+                let start = token(behind, ':').ok_or("expected a colon after a name")?;
                 let (IgnoredAny, behind) = value(start)?;
                 fields.push((name, start[..start.len() - behind.len()].trim()));
                 if let Some(end) = token(behind, '}') {
@@ -63,7 +63,7 @@ impl<'a> Fields<'a> {
         }
         match rest.trim().is_empty() {
             true => Ok(Fields(fields)),
-            false => Err("something stands behind the object".to_owned()),
+            false => Err("something follows the object".to_owned()),
         }
     }
 

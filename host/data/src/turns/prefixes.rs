@@ -34,7 +34,7 @@ pub(super) fn locate(
         };
         let header = body(index)?;
         if header > text.len() {
-            return Err(lost(index, "the text ahead of it depends on its content"));
+            return Err(lost(index, "the text before it depends on its content"));
         }
         let is_last = index + 1 == messages.len();
         let end = match body(index + 1)? {
@@ -44,7 +44,7 @@ pub(super) fn locate(
         };
         let start = header + header_bytes(scene, index, prompt, &text[header..end.max(header)])?;
         if start > end || turns.last().is_some_and(|last| header < last.end) {
-            return Err(lost(index, "it begins before the turn ahead of it ends"));
+            return Err(lost(index, "it begins before the previous turn ends"));
         }
         turns.push(start..end_of(scene, index, text, start..end, is_last)?);
     }

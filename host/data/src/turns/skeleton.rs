@@ -156,7 +156,7 @@ fn slots(skeleton: &str, stem: &str, assistants: &[usize], kinds: &[Kind]) -> Re
             Kind::Calls => Failure::Final(RowFault::UnwrittenCalls { index }),
         })?;
         if found.last().is_some_and(|last: &Range<usize>| slot.start < last.end) {
-            return Err(Failure::Final(lost(index, "it stands ahead of the turn before it")));
+            return Err(Failure::Final(lost(index, "it comes before the turn that precedes it")));
         }
         found.push(slot);
     }
@@ -316,11 +316,11 @@ impl Skeleton<'_> {
             let fixed = &self.text[from..spot.header];
             let index = self.assistants[number];
             let found = match number {
-                0 => text.starts_with(fixed).then_some(0).ok_or_else(|| depends(index, "ahead of"))?,
+                0 => text.starts_with(fixed).then_some(0).ok_or_else(|| depends(index, "before"))?,
                 _ if fixed.is_empty() => {
                     return Err(lost(index, "nothing is written between it and the turn before it"));
                 }
-                _ => text[at..].find(fixed).map(|found| at + found).ok_or_else(|| depends(index, "ahead of"))?,
+                _ => text[at..].find(fixed).map(|found| at + found).ok_or_else(|| depends(index, "before"))?,
             };
             if let Some(last) = turns.last_mut() {
                 last.end = found + spots[number - 1].end.len();
@@ -334,7 +334,7 @@ impl Skeleton<'_> {
         let fixed = &self.text[from..];
         let (last, spot) = (turns.last_mut().expect("there is a turn"), spots.last().expect("a spot for each turn"));
         let end = text.len().checked_sub(fixed.len()).filter(|end| *end >= at && text.ends_with(fixed));
-        last.end = end.ok_or_else(|| depends(self.assistants[spots.len() - 1], "behind"))? + spot.end.len();
+        last.end = end.ok_or_else(|| depends(self.assistants[spots.len() - 1], "after"))? + spot.end.len();
         Ok(turns)
     }
 
