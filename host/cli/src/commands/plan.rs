@@ -131,7 +131,7 @@ pub fn show(args: &args::Plan, subject: &Subject, output: &Output) -> Result<Don
         term::count(trainable),
     );
     page.push_str(&format!(
-        "a step of {} x {} tokens takes at most {} of tensors, in the {} of {}\n\n",
+        "a step of {} x {} tokens takes at most {}, the optimizer's state included, in the {} of {}\n\n",
         term::thousands(plan.batch),
         term::thousands(plan.seq),
         paint(BOLD, term::bytes(plan.peak_bytes)),
