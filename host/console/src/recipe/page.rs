@@ -9,9 +9,10 @@ use super::keys::{Key, Keys, Kind};
 const HEAD: &str = "\
 # Recipes: every key
 
-A recipe is a YAML file for `unswag run RECIPE.yaml`: surgery and training in one file. `unswag plan RECIPE.yaml` plans the same run, and
-options of `unswag train` on the command line replace the recipe's. Paths are taken from the working directory. An unknown key, a key that is written
-twice, or a value of the wrong type is an error that names its line. `unswag schema` prints the JSON Schema, for editors.
+A recipe is a YAML file for `unswag run RECIPE.yaml`: surgery and training in one file. `unswag plan RECIPE.yaml` plans
+the same run, and options of `unswag train` on the command line replace the recipe's. Paths are relative to the working
+directory. An unknown key, a duplicate key, or a value of the wrong type is an error that names its line.
+`unswag schema` prints the JSON Schema, for editors.
 
 This page is printed by `unswag schema --markdown`.
 
