@@ -312,7 +312,7 @@ fn no_code_of_a_plugin_runs_before_consent() {
     assert!(!house.path("mark").exists(), "its constructor wrote a file from inside the sandbox");
     house.run(&["plugin", "check", library]).code(2);
     assert!(!house.path("mark").exists(), "checking it ran it outside the sandbox");
-    // The mark would be seen: loaded outside the sandbox, it is made.
+    // The mark would be seen: loaded outside the sandbox, the plugin writes it.
     Command::new("true").env("LD_PRELOAD", library).outcome().ok();
     assert!(house.path("mark").exists(), "this test could not have failed");
     drop(base);

@@ -434,7 +434,7 @@ fn a_step_that_cannot_be_opened_is_told_with_its_line() {
     assert!(outcome.code(2).contains("expected a file, found a named pipe"), "{}", outcome.stderr);
 }
 
-/// `UNSWAG_WRITE_PAGES=1` writes it anew.
+/// `UNSWAG_WRITE_PAGES=1` rewrites it.
 #[test]
 fn the_page_of_recipe_keys_is_what_the_program_prints() {
     let house = House::without_plugins();

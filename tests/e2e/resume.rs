@@ -1,4 +1,4 @@
-//! Runs that go on otherwise than they began, and runs that end by their validation loss.
+//! Runs that resume with other settings, and runs that end by their validation loss.
 
 use std::{fs, path::Path};
 

@@ -1,4 +1,4 @@
-//! What files hold does not reach a terminal raw: no control sequence, no line of its own, no reversed text.
+//! What files hold does not reach a terminal raw: no control sequence, no forged line, no reversed text.
 
 use std::{ffi::OsString, fs, os::unix::ffi::OsStringExt, process::Command};
 

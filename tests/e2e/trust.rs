@@ -35,7 +35,7 @@ fn a_plugin_that_ends_the_program_is_not_taken_for_success() {
             assert_eq!(house.names(), before, "{place} {how}");
         }
     }
-    // Its kernels run in a child process, whose end is told as what it was.
+    // Its kernels run in a child process, whose end is reported as what it was.
     for (how, said) in [("exit", "exit(0)"), ("_exit", "exit(0)"), ("abort", "SIGABRT"), ("segv", "SIGSEGV")] {
         let outcome = operate(&house, &format!("forward:{how}"), "out");
         assert!(outcome.code(2).contains(said), "{how}: {}", outcome.stderr);

@@ -19,7 +19,7 @@ def on_a_terminal(command):
     while True:
         try:
             chunk = os.read(ours, 1 << 16)
-        except OSError:  # Linux's end of a terminal that nobody has open
+        except OSError:  # Linux's end of a terminal that no process has open
             break
         if not chunk:
             break

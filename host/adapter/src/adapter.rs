@@ -109,7 +109,7 @@ impl AdapterSpec {
     }
 
     /// The graph that the adapter runs on: the model's own, but for a tied head that the adapter gives another weight than the
-    /// embedding. That has a parameter of its own, which [`AdapterSpec::source`] finds.
+    /// embedding. That has a separate parameter, which [`AdapterSpec::source`] finds.
     pub fn graph(&self, graph: &Graph) -> Graph {
         self.tie.cut(graph)
     }
@@ -141,7 +141,7 @@ impl AdapterSpec {
         layer.has_magnitude.then(|| self.read(&name)).transpose()
     }
 
-    /// A replaced parameter's elements, row by row and little-endian, of its own type.
+    /// A replaced parameter's elements, row by row and little-endian, in its dtype.
     ///
     /// # Errors
     /// As [`AdapterSpec::matrices`].

@@ -179,7 +179,7 @@ impl Config {
         if self.modules_to_save.iter().any(|name| stands_within(path, name)) || !targets.contains(path, is_head)? {
             return Ok(Some(false));
         }
-        // A whole path is meant, whatever its layer.
+        // A full path, whatever its layer.
         let is_named = matches!(targets, ModuleNames::List(names) if names.iter().any(|name| name == path));
         if is_named || self.layers_to_transform.is_empty() {
             return Ok(Some(true));
@@ -206,7 +206,7 @@ impl Config {
     }
 }
 
-/// Whether a module is one that is saved whole, or stands in one: what `(^|.*\.)NAME($|\..*)` matches.
+/// Whether a module is in `modules_to_save`, or inside of one that is: what `(^|.*\.)NAME($|\..*)` matches.
 fn stands_within(path: &str, name: &str) -> bool {
     let mut from = 0;
     while let Some(at) = path[from..].find(name) {

@@ -1,5 +1,5 @@
 //! Merging: W' = W + scale B A, with DoRA each output's weights brought to its magnitude, in f64, rounded once to the weight's
-//! element type. Modules that were trained whole replace the base's.
+//! element type. Fully trained modules replace the base's.
 //!
 //! The weights are written one after the other, one changed tensor in memory at a time; what no adapter changes is copied.
 //! The result appears whole or not at all, and not at all where it would not differ from the base: a merge that changed

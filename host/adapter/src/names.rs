@@ -1,6 +1,6 @@
 //! Which modules a setting names, matched as PEFT matches them.
 //!
-//! `target_modules`, `exclude_modules`: a list of paths or of their last parts, or one regular expression for whole paths.
+//! `target_modules`, `exclude_modules`: a list of paths or of their last parts, or one regular expression for full paths.
 //! `rank_pattern`, `alpha_pattern`: regular expressions for the end of a path, each with a value; the first that matches counts.
 
 use fancy_regex::{Regex, RegexBuilder};
@@ -20,7 +20,7 @@ pub(crate) enum ModuleNames {
     AllLinear,
     /// Whole paths, or the parts behind a dot.
     List(Vec<String>),
-    /// A whole path matches.
+    /// The full path matches.
     Pattern(PathPattern),
 }
 
@@ -49,7 +49,7 @@ pub(crate) enum PathPattern {
 }
 
 impl PathPattern {
-    /// Matches a whole path, as Python's `re.fullmatch`.
+    /// Matches a full path, as Python's `re.fullmatch`.
     ///
     /// # Errors
     /// It is no regular expression, or too long.

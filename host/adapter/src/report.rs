@@ -64,7 +64,7 @@ impl MergeReport {
     }
 }
 
-/// The sums that a [`Change`] is made of. They add up over rows and modules.
+/// The sums that a [`Change`] is computed from. They add up over rows and modules.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sums {
     pub weight: f64,

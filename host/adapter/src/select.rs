@@ -1,4 +1,4 @@
-//! Which layers get a LoRA in training, with which rank and scale, and which modules are trained whole.
+//! Which layers get a LoRA in training, with which rank and scale, and which modules are fully trained.
 //!
 //! Modules are matched as PEFT matches them, so that PEFT selects the same layers by what is written. Unlike in PEFT each name must
 //! match: one that was misspelt would go untrained without a word.
@@ -16,7 +16,7 @@ use crate::{
 /// LoRA's settings, under PEFT's names.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraTargets<'a> {
-    /// Last parts of module paths, whole paths, or `all-linear`.
+    /// Last parts of module paths, full paths, or `all-linear`.
     pub target_modules: &'a [String],
     pub r: u64,
     pub lora_alpha: f64,
@@ -24,7 +24,7 @@ pub struct LoraTargets<'a> {
     /// Other ranks and alphas, by regular expressions for the ends of paths; the first that matches counts.
     pub rank_pattern: &'a [(String, u64)],
     pub alpha_pattern: &'a [(String, f64)],
-    /// Ends of the paths of modules that are trained whole.
+    /// Ends of the paths of modules that are fully trained.
     pub modules_to_save: &'a [String],
 }
 
@@ -64,7 +64,7 @@ impl LoraTargets<'_> {
         Ok(selected.collect())
     }
 
-    /// The parameters of the modules that are trained whole, by the graph's names, each once.
+    /// The parameters of the modules that are fully trained, by the graph's names, each once.
     ///
     /// # Errors
     /// A name that no module with parameters has.

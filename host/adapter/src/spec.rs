@@ -201,7 +201,7 @@ impl<'a> Resolver<'a> {
         Ok(())
     }
 
-    /// The tensors that are no LoRA: parameters of modules that were trained whole.
+    /// The tensors that belong to no LoRA: parameters of fully trained modules.
     fn replaced(&self, whole: &[(&str, &str)]) -> Result<Vec<ReplacedParam>, AdapterError> {
         let mut by_name = HashMap::new();
         for node in &self.graph.nodes {

@@ -1,7 +1,7 @@
 //! A head that shares the embedding's matrix, and adapters that give the two different values.
 //!
 //! In a graph such a head's node uses the embedding's parameter. An adapter that replaces one of the two (PEFT trains a copy of each
-//! module of `modules_to_save`), or a merge of a LoRA on the head, cuts the tie: the head has a parameter of its own then, and
+//! module of `modules_to_save`), or a merge of a LoRA on the head, unties them: the head has a separate parameter then, and
 //! `config.json` says `tie_word_embeddings: false`.
 
 use unswag_abi::doc::Graph;
@@ -15,7 +15,7 @@ pub(crate) enum HeadTie {
     None,
     /// Head and embedding stay one matrix. `head` is the head's path, for a merge that must cut it.
     Shared { head: String, embedding: String },
-    /// The head has this parameter of its own; its values are the embedding's of the base unless the adapter has them.
+    /// The head has this separate parameter; its values are the embedding's of the base unless the adapter has them.
     Cut { head: String, embedding: String, param: String },
 }
 

@@ -92,7 +92,7 @@ pub fn fitted(data: &Data, limits: ModelLimits) -> Data {
     Data { block_size: Some(row_tokens(data, limits) as usize), ..data.clone() }
 }
 
-/// What to say of the length of rows: that the default was shortened, or that the model was not made for it.
+/// A note on the length of rows: that the default was shortened, or that the model was not trained for it.
 pub fn length_note(given: Option<u64>, limits: ModelLimits) -> Option<String> {
     let tokens = given.unwrap_or_else(|| limits.fitting(DEFAULT_BLOCK_SIZE));
     if given.is_none() && tokens < DEFAULT_BLOCK_SIZE {
@@ -104,7 +104,7 @@ pub fn length_note(given: Option<u64>, limits: ModelLimits) -> Option<String> {
 /// What the files of these arguments are, by their names, their headers and their first rows.
 ///
 /// # Errors
-/// A file that cannot be read, or whose columns cannot be told apart.
+/// A file that cannot be read, or whose columns are ambiguous.
 pub fn look(data: &Data) -> Result<DataSet, Error> {
     DataSet::open(&data.data, &columns(data), data.chat)
 }

@@ -1,4 +1,4 @@
-//! How things look, and the one way out: everything that a command says passes through here, where what is not the program's own styling is
+//! Terminal output: everything that a command prints passes through here, where what is not the program's own styling is
 //! escaped ([`text`]). Colour on a terminal only, sizes in units people read, aligned tables, progress bars on stderr.
 //!
 //! A command builds its answer first and it is written once, so that a closed pipe (`| head`) ends quietly.
@@ -90,7 +90,7 @@ fn to_stderr(page: &str) {
     let _ = writeln!(anstream::stderr(), "{}", text::render(page));
 }
 
-/// A line that `--quiet` does not silence: the command cannot go on before the user does something.
+/// A line that `--quiet` does not silence: the command cannot continue before the user does something.
 pub fn problem(text: &str) {
     to_stderr(&value(text));
 }

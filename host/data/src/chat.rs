@@ -239,7 +239,7 @@ impl ChatDataLoader {
             let (place, built) = match source.next_built() {
                 Ok(Some(next)) => next,
                 Ok(None) => return Ok(report),
-                // Behind such a fault, rows cannot be told apart.
+                // After such a fault, the boundaries of rows are unknown.
                 Err(error) if error.place().is_some() => {
                     report.fault_count += 1;
                     report.faults.push(error);

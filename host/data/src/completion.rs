@@ -154,7 +154,7 @@ impl CompletionDataLoader {
             let (place, taken) = match source.next_taken() {
                 Ok(Some(next)) => next,
                 Ok(None) => return Ok(report),
-                // Behind such a fault, rows cannot be told apart.
+                // After such a fault, the boundaries of rows are unknown.
                 Err(error) if error.place().is_some() => {
                     report.fault_count += 1;
                     report.faults.push(error);

@@ -66,7 +66,7 @@ impl DataSet {
     /// Looks at files, given as paths or glob patterns. `is_chat` is whether their rows are rendered as conversations.
     ///
     /// # Errors
-    /// A file that cannot be read, or whose columns cannot be told apart.
+    /// A file that cannot be read, or whose columns are ambiguous.
     pub fn open(patterns: &[String], columns: &Columns, is_chat: bool) -> Result<Self, Error> {
         let files = files::resolve(patterns)?;
         let reads = files.iter().map(|file| look(file, columns, is_chat)).collect::<Result<_, _>>()?;
@@ -143,7 +143,7 @@ impl DataSet {
         self.reads[file].as_ref().and_then(RowRead::needed)
     }
 
-    /// Stands for how its files are read where loaders are told apart.
+    /// Stands for how its files are read where loaders are compared.
     pub(crate) fn shapes(&self) -> Vec<String> {
         self.reads.iter().map(|read| format!("{:?}", read.as_ref().map(|read| &read.shape))).collect()
     }

@@ -41,12 +41,12 @@ impl ModelLimits {
         }
     }
 
-    /// `tokens`, or as many of them as the table of positions has rows for: for a length that nobody chose.
+    /// `tokens`, or as many of them as the table of positions has rows for: for a default length.
     pub fn fitting(&self, tokens: u64) -> u64 {
         self.position_rows.map_or(tokens, |rows| rows.min(tokens))
     }
 
-    /// What to say of a length that the model computes and was not made for: positions without a table go on.
+    /// A note on a length that the model computes and was not trained for: positions without a table have no end.
     pub fn note(&self, tokens: u64) -> Option<String> {
         let stated = self.stated_positions.filter(|stated| self.position_rows.is_none() && tokens > *stated)?;
         Some(format!(

@@ -1,6 +1,6 @@
 //! The tokenizer of a Hugging Face folder: `tokenizer.json`, the tokens that the files beside it add, and which ids
 //! begin, end and pad a text. Nothing is guessed from names of tokens, and nothing is believed of a file unseen: sizes
-//! are bounded before they are built ([`file`]), and the library runs where a panic or a loop of its own is an error
+//! are bounded before they are built ([`file`]), and the library runs where a panic or an endless loop is an error
 //! ([`worker`]).
 
 mod beside;

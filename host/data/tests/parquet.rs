@@ -1,6 +1,6 @@
 //! Parquet files of several writers, against the rows that were written; and files that are cut or damaged.
 //!
-//! `parquet/make.py` made the files.
+//! `parquet/make.py` writes the files.
 
 use std::{fs, path::PathBuf};
 

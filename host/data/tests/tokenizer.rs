@@ -173,7 +173,7 @@ fn text_streams_as_it_comes_and_characters_wait_for_their_last_byte() {
     let pieces = [262, 3 + 0xE2, 3 + 0x82, 3 + 0xAC, 259, 260].map(|id| stream.push(id).unwrap());
     assert_eq!(pieces, ["the", "", "", "", "€ ", "a"]);
     assert_eq!(stream.finish().unwrap(), "");
-    // One byte too few, and the model goes on: the bytes are replaced, nothing ends.
+    // One byte is missing and the model continues: the bytes are replaced, nothing ends.
     let mut stream = tokenizer.text_stream();
     let pieces = [262, 3 + 0xE2, 3 + 0x82, 260, 3 + 0xFF].map(|id| stream.push(id).unwrap());
     assert_eq!(pieces, ["the", "", "", "\u{FFFD}\u{FFFD}a", ""]);

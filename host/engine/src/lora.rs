@@ -142,7 +142,7 @@ impl Program {
         Ok(adapters)
     }
 
-    /// Trains these parameters of the graph beside the adapters: modules that are saved whole.
+    /// Trains these parameters of the graph beside the adapters: `modules_to_save`.
     ///
     /// # Errors
     /// One is quantised, and has no gradient.

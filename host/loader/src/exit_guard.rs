@@ -6,7 +6,7 @@
 //! calls the C library's, since this program's own definition stands before it. Not caught is the system call `exit_group` without
 //! the C library: then the status is the plugin's, and the missing result is all that tells.
 //!
-//! A crash needs no guard: a signal is no success. Nor does a child process of ours ([`crate::trial()`]), whose end is told by its
+//! A crash needs no guard: a signal is no success. Nor does a child process of ours ([`crate::trial()`]), whose end is reported by its
 //! messages.
 
 use std::{

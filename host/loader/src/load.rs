@@ -34,7 +34,7 @@ use crate::{
 pub enum Consent<'a> {
     /// An entry of a lock file: its hash must be the library's.
     Locked(&'a LockEntry),
-    /// Whoever calls vouches for the library: a test or a bench with its own.
+    /// The caller vouches for the library: a test or a bench with its own.
     Unlocked,
 }
 

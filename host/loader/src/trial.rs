@@ -47,7 +47,7 @@ pub const TRIAL_COMMAND: &str = "__trial";
 /// How long a trial's child may be silent: longer than any check of a sound plugin takes.
 pub const SILENCE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Processor time of the whole trial.
+/// Processor time of a trial.
 pub(crate) const CPU_LIMIT_S: u64 = 600;
 
 /// Address space of the child.
@@ -56,7 +56,7 @@ pub(crate) const ADDRESS_SPACE_BYTES: u64 = 4 << 30;
 /// Messages of one trial, together.
 const MAX_MESSAGE_BYTES: usize = 512 << 20;
 
-/// What a plugin prints is kept up to here.
+/// Most bytes that are stored of what a plugin prints.
 const MAX_OUTPUT_BYTES: usize = 16 << 10;
 
 /// How a trial is run.
@@ -127,7 +127,7 @@ pub enum TrialError {
     Io(#[from] io::Error),
 }
 
-/// The library that a trial is made with.
+/// The library of a trial.
 #[derive(Clone, Copy, Debug)]
 pub enum Library<'a> {
     File(&'a PluginFile),

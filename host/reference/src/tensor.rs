@@ -11,7 +11,7 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// The elements in f32: exact for the float types; whole numbers must be below 2^24.
+    /// The elements in f32: exact for the float types; integers must be below 2^24.
     pub(crate) fn to_f32(&self) -> Result<Vec<f32>, String> {
         fn each<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
             bytes.as_chunks::<N>().0.iter().map(|bytes| value(*bytes)).collect()

@@ -64,7 +64,7 @@ pub(crate) struct Claim {
     inputs: Vec<(Dtype, Vec<Dim>)>,
 }
 
-/// Every claim of a patch that turned `before` into `after`, each once.
+/// Every claim of the patch from `before` to `after`, each once.
 pub(crate) fn claims(before: &Graph, after: &Graph, patch: &Patch) -> Vec<Claim> {
     let by_path = |graph| -> HashMap<&str, &Node> {
         let graph: &Graph = graph;
@@ -172,7 +172,7 @@ impl Sample {
     }
 }
 
-/// Verifies the claims of one step with the library that made them; without one, none is verified.
+/// Verifies the claims of one step with the library that states them; without one, none is verified.
 pub(crate) fn verify(
     claims: &[Claim],
     library: Option<&Plugin>,

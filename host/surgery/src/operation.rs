@@ -29,7 +29,7 @@ pub trait Protocol {
     fn library(&self) -> Option<&Plugin> {
         None
     }
-    /// The step as a record has it, where this is an earlier step operated anew: what was verified then holds.
+    /// The step as a record has it, where this repeats an earlier step: what was verified then holds.
     fn recorded(&self) -> Option<&Step> {
         None
     }

@@ -111,7 +111,7 @@ fn meta_bytes(param: &Param) -> Option<u64> {
 /// Writes the output and its record.
 ///
 /// # Errors
-/// The output cannot be made there, the base cannot be read, a parameter cannot be made, an op is not what it stands for, the disk
+/// The output cannot be created there, the base cannot be read, a parameter cannot be computed, an op is not what it stands for, the disk
 /// refuses. Nothing is published then.
 pub fn write(
     model: &Model,
@@ -121,7 +121,7 @@ pub fn write(
 ) -> Result<Outcome, SurgeryError> {
     let existing = existing(model, operation, out, options.replace)?;
     let mut staging = Staging::begin(out, &model.bases(), existing, options.disk)?;
-    // A process of its own, beside the writing: its verdict is needed for `config.json` and the record, which come last.
+    // A separate process, beside the writing: its verdict is needed for `config.json` and the record, which come last.
     let (steps, claims) = (operation.steps.clone(), operation.claims.clone());
     let verification = thread::spawn(move || operation::verify(&steps, &claims));
     let plan = FilePlan::new(model, operation);

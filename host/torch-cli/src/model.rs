@@ -41,7 +41,7 @@ pub fn limits(model: &UnswagModel) -> ModelLimits {
     ModelLimits { token_rows: tables.token_rows, position_rows: tables.position_rows, stated_positions }
 }
 
-/// Says on stderr where rows are longer than the model was made for, or shorter than the default.
+/// Says on stderr where rows are longer than the model was trained for, or shorter than the default.
 pub fn note_length(given: Option<u64>, limits: ModelLimits, output: &Output) {
     if let Some(note) = data::length_note(given, limits) {
         term::note(output, &format!("{} {note}", term::paint(term::WARN, "note:")));

@@ -6,7 +6,7 @@
 
 use tch::{Device, Kind, TchError, Tensor};
 
-/// Rows and columns of y that are made at once, and how much of the inner dimension: 3 MiB of f32 in all, which stay in
+/// Rows and columns of y that are computed at once, and how much of the inner dimension: 3 MiB of f32 in all, which stay in
 /// the cache, and large enough that widening costs a tenth of multiplying.
 const ROWS: i64 = 512;
 const COLUMNS: i64 = 512;

@@ -23,7 +23,7 @@ pub struct LoraConfig {
     pub use_rslora: bool,
     /// Trains each output's magnitude apart from its direction (DoRA).
     pub use_dora: bool,
-    /// Last parts of module paths, whole paths, or `all-linear`. Each must match a linear layer.
+    /// Last parts of module paths, full paths, or `all-linear`. Each must match a linear layer.
     pub target_modules: Vec<String>,
     /// Ranks of layers that have another than `r`, by regular expressions for the ends of their paths; the first that matches counts.
     pub rank_pattern: Vec<(String, u64)>,
@@ -90,7 +90,7 @@ impl LoraConfig {
         Ok(selected.into_iter().map(layer).collect())
     }
 
-    /// Positions of the graph's parameters that are trained whole.
+    /// Positions of the graph's parameters that are fully trained.
     ///
     /// # Errors
     /// A name that no module with parameters has.

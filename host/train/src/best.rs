@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The lowest validation loss so far. A checkpoint holds it, so that a run that goes on knows what it has seen.
+/// The lowest validation loss so far. A checkpoint holds it, so that a resumed run knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Best {

@@ -1,4 +1,4 @@
-//! A run's checkpoint: `checkpoint-N`, a folder from which the run goes on as if it had never stopped.
+//! A run's checkpoint: `checkpoint-N`, a folder from which the run resumes as if it had never stopped.
 //!
 //! ```text
 //! adapter_model.safetensors, adapter_config.json   the adapters in f32: PEFT loads the folder as it is
@@ -7,7 +7,7 @@
 //! trainer_state.json                               step, position in the data, settings, and the hash of every other file
 //! ```
 //!
-//! The folder appears whole or not at all, and its hashes tell if it was damaged since. One that is not whole is never gone on
+//! The folder appears complete or not at all, and its hashes show later damage. An incomplete one is never resumed
 //! from, and settings that a run depends on must be those it was started with.
 
 use std::{
@@ -267,7 +267,7 @@ pub(crate) fn open(path: &Path) -> Result<TrainerState, TrainError> {
     Ok(state)
 }
 
-/// What differs between a checkpoint and the run that is to go on from it: settings, and the data's fingerprint.
+/// What differs between a checkpoint and the run that is to resume from it: settings, and the data's fingerprint.
 ///
 /// # Errors
 /// Something differs that was not allowed, or that cannot.

@@ -135,7 +135,7 @@ impl UnswagModel {
     }
 
     /// Reads the weights to train an adapter further that PEFT or this crate wrote: its layers, ranks and scales, and the modules that
-    /// it has whole. The optimizer's state begins anew. The seed is of the run's, for what is random in it.
+    /// it has whole. The optimizer's state starts at zero. The seed is the run's.
     ///
     /// # Errors
     /// The adapter is unsound or does not fit, a dropout that drops all, a file cannot be read, or no memory.
@@ -394,7 +394,7 @@ fn saved_values(spec: &AdapterSpec, adapters: &[Adapter]) -> Result<BTreeMap<usi
     Ok(values)
 }
 
-/// In the order of the files: each adapter's tensors after the other's, then the modules that are trained whole.
+/// In the order of the files: each adapter's tensors after the other's, then the fully trained modules.
 fn adapter_masters(
     graph: &Graph,
     program: &Program,
@@ -416,7 +416,7 @@ fn adapter_masters(
     masters
 }
 
-/// A parameter that is trained whole. A tied matrix is trained once and saved for each of its modules, because PEFT trains and loads
+/// A fully trained parameter. A tied matrix is trained once and saved for each of its modules, because PEFT trains and loads
 /// them apart.
 fn saved_master(graph: &Graph, param: usize, values: Vec<f32>) -> Option<Master> {
     let (name, info) = graph.params.get_index(param)?;
@@ -606,7 +606,7 @@ impl TrainingModel {
         Ok(())
     }
 
-    /// What PEFT is to match the trained modules by: last parts of paths where every module of that name has an adapter, else whole
+    /// What PEFT is to match the trained modules by: last parts of paths where every module of that name has an adapter, else full
     /// paths.
     pub(crate) fn target_modules(&self) -> Vec<String> {
         let last = |path: &str| path.rsplit('.').next().unwrap_or(path).to_owned();
@@ -624,7 +624,7 @@ impl TrainingModel {
         }
     }
 
-    /// What PEFT is to take as modules that are saved whole: what was asked for, and what shares a matrix with it.
+    /// PEFT's `modules_to_save`: what was asked for, and what shares a matrix with it.
     pub(crate) fn modules_to_save(&self) -> Vec<String> {
         let asked = self.lora().map(|config| config.modules_to_save.clone()).unwrap_or_default();
         let shared = self.masters.iter().filter(|master| !master.other_names.is_empty());

@@ -1,4 +1,4 @@
-//! The settings that a run's numbers depend on: as a checkpoint holds them, and which of them may differ when the run goes on.
+//! The settings that a run's numbers depend on: as a checkpoint holds them, and which of them may differ when the run resumes.
 //!
 //! Three kinds: those that a run may change at will, as with transformers, and which are only reported (its length); those that change
 //! its numbers and must be allowed by name; and those that decide which tensors there are, which never change within a run.
@@ -38,7 +38,7 @@ const CHANGEABLE: [&str; 17] = [
 /// The data's name among the settings.
 pub(crate) const DATA: &str = "data";
 
-/// A setting that differs between a checkpoint and the run that goes on from it.
+/// A setting that differs between a checkpoint and the run that resumes from it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Change {
     pub setting: String,
@@ -80,7 +80,7 @@ impl Allowed {
     }
 }
 
-/// What differs between a checkpoint and the run that is to go on from it.
+/// What differs between a checkpoint and the run that is to resume from it.
 ///
 /// # Errors
 /// Something differs that was not allowed, or that cannot.

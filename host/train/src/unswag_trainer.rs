@@ -63,7 +63,7 @@ pub struct UnswagTrainer {
     rows_per_epoch: Option<u64>,
     writes_metrics: bool,
     writes_events: bool,
-    /// Whether what lies in the folder is of the run that goes on.
+    /// Whether the files in the folder belong to the resumed run.
     goes_on: bool,
     /// Whether what an earlier run left in the folder is removed.
     replaces: bool,
@@ -414,7 +414,7 @@ impl UnswagTrainer {
                 let measured = match evaluate(self.trainer.model(), validation.as_mut(), rows, observer) {
                     Ok(Some(measured)) => measured,
                     Ok(None) => {
-                        // Its line is written when it is measured, by the run that goes on.
+                        // Its line is written when it is measured, by the resumed run.
                         self.unmeasured = Some(metrics);
                         return self.stop(report, observer);
                     }

@@ -82,7 +82,7 @@ fn stopped_at_any_batch_a_run_comes_to_the_same_bits() {
     }
 }
 
-/// Asked between the rows of a measurement, too: what was measured in part is measured when the run goes on.
+/// Asked between the rows of an evaluation, too: an evaluation that was cut short is repeated when the run resumes.
 #[test]
 fn stopped_while_it_measures_a_run_has_every_measurement_in_the_end() {
     let house = House::new();

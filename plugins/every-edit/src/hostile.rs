@@ -1,5 +1,5 @@
 //! Misbehaves on request. `bad=NAME` answers `rewrite` with a patch that is wrong in one way; `panic=WHERE` panics there;
-//! `hang=WHERE` never returns; `mischief=WHERE:HOW` ends the program there, or computes something wrong. With none of them it swaps SwiGLU for an op of its own that does the same.
+//! `hang=WHERE` never returns; `mischief=WHERE:HOW` ends the program there, or computes something wrong. With none of them it swaps SwiGLU for its own op, which computes the same.
 
 mod mischief;
 mod op;

@@ -73,7 +73,7 @@ pub use unswag_abi::doc::{
 };
 pub use unswag_abi::frame::{Extension, Module};
 
-/// The guide's examples run as tests. A copy of this crate elsewhere has no guide beside it, and no tests of its own.
+/// The guide's examples run as tests. A copy of this crate elsewhere has neither the guide nor tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/authoring-a-plugin.md")]
 struct Guide;

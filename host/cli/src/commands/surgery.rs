@@ -148,7 +148,7 @@ fn claimed(claim: &Claim) -> String {
     }
 }
 
-/// What other tools will make of the output, where they cannot open it as the model that it was made from.
+/// How other tools will treat the output, where they cannot open it as the base.
 fn forward_note(steps: &[Step]) -> Option<&'static str> {
     let is_unverified = |step: &&Step| step.claims.iter().any(|claim| claim.verified == Verified::Unverified);
     let mut changing = steps.iter().filter(|step| !step.keeps_forward);

@@ -38,7 +38,7 @@ pub fn serve() -> ! {
 
 fn check(job: &TrialJob, voice: &mut Voice) -> Result<(), String> {
     let voice = RefCell::new(voice);
-    // Where the parent is gone there is nobody to say it to: the kernel ends this process with it.
+    // Without a parent there is no reader: the operating system ends this process with it.
     let say = |said: &Said| {
         if let Ok(text) = serde_json::to_string(said) {
             let _ = voice.borrow_mut().say(&text);

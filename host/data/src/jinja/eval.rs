@@ -420,7 +420,7 @@ impl Run {
         result
     }
 
-    /// The next item of a loop that its test lets pass, read anew.
+    /// The next item of a loop that its test accepts.
     fn fetch(&mut self, number: usize) -> Result<Option<Value>, Error> {
         loop {
             self.budget.steps(1)?;

@@ -69,7 +69,7 @@ impl<'a> Lexer<'a> {
         Err(Error::new(message).at(self.line))
     }
 
-    /// Goes on behind so many bytes.
+    /// Skips this number of bytes.
     fn advance(&mut self, bytes: usize) -> &'a str {
         let (read, rest) = self.rest.split_at(bytes);
         self.line += read.bytes().filter(|byte| *byte == b'\n').count() as u32;

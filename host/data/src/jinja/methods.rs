@@ -486,7 +486,7 @@ fn window(text: &str, start: Option<Value>, end: Option<Value>) -> Result<Option
     Ok(Some((&text[at(start)..at(end)], start as usize)))
 }
 
-/// Words between runs of white space, at most so many splits.
+/// Words between runs of white space, with a maximum number of splits.
 fn words(text: &str, most: usize, from_end: bool) -> Vec<&str> {
     let mut words = Vec::new();
     let mut rest = if from_end { text.trim_end_matches(is_space) } else { text.trim_start_matches(is_space) };

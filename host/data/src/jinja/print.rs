@@ -92,7 +92,7 @@ fn object(budget: &mut Budget, out: &mut String, object: &Object) -> Result<(), 
             quote(budget, out, &function.name)?;
             push(budget, out, ">")
         }
-        // Python writes an address in memory, or a name of its own for it.
+        // Python writes an address in memory, or an internal name.
         other => {
             let name = type_name(&Value::Object(other.clone()));
             let hint = if matches!(other, Object::Generator(_)) { "; add | list or | join" } else { "" };

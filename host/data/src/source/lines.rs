@@ -14,7 +14,7 @@ impl Lines {
         Lines { input, buffer: Vec::new(), limit_bytes }
     }
 
-    /// Reads a line into the buffer: its bytes, of which only so many as a row may have are stored.
+    /// Reads a line into the buffer: its bytes, of which at most the limit of a row is stored.
     fn read_line(&mut self) -> Result<u64, Error> {
         self.buffer.clear();
         let mut bytes = 0;

@@ -23,7 +23,7 @@ const MOST_REGEX_BYTES: usize = 16 << 10;
 const MOST_COMPILED_BYTES: usize = 4 << 20;
 /// Regular expressions; real files have at most some ten.
 const MOST_REGEXES: usize = 32;
-/// Bytes made at a time where the growth of a text is measured.
+/// Bytes written at a time where the growth of a text is measured.
 const MEASURED_BYTES: usize = 1 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

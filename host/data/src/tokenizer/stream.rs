@@ -59,7 +59,7 @@ impl<'a> TextStream<'a> {
         self.tokenizer.decode(&self.ids, true)
     }
 
-    /// Leaves out all ids but the last few, where those have a text of their own to go on from.
+    /// Leaves out all ids but the last few, where those decode to a text that decoding can continue from.
     fn forget(&mut self) -> Result<(), Error> {
         let context = self.ids[self.ids.len() - CONTEXT_IDS..].to_vec();
         let text = self.tokenizer.decode(&context, true)?;

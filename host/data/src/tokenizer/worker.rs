@@ -1,7 +1,7 @@
 //! A thread that runs the tokenizers library, so that a damaged file ends in an error: a panic there is caught and says
 //! nothing on stderr, and work that does not end in time is given up.
 //!
-//! A thread cannot be stopped from outside. One that is given up goes on until the process ends, and its worker takes no
+//! A thread cannot be stopped from outside. An abandoned one runs until the process ends, and its worker takes no
 //! further work. What memory the library takes is bounded before, by what [`super::file`] accepts.
 
 use std::{
@@ -81,7 +81,7 @@ impl Worker {
         let (reply, result) = mpsc::sync_channel(1);
         let contained = move || {
             let done = panic::catch_unwind(AssertUnwindSafe(task)).map_err(|panic| Fault::Panicked(said(&*panic)));
-            // Nobody listens where the limit has passed.
+            // No receiver is left once the limit has passed.
             let _ = reply.send(done);
         };
         // Held until the task is done: callers of one worker wait for each other, each with its own limit.

@@ -1,7 +1,7 @@
 //! Turns by rendering the conversation up to each of them, with the generation prompt, and up to its end.
 //!
-//! This needs no words of its own, and a template that writes earlier messages the same whatever follows. It renders the
-//! conversation twice a turn, so it is bounded.
+//! This inserts no probe texts, but needs a template that writes earlier messages the same whatever follows. It renders the
+//! conversation twice per turn, so it is bounded.
 
 use std::ops::Range;
 

@@ -80,7 +80,7 @@ fn replaced(message: &Message, word: &str) -> Option<(Doc, Kind)> {
     let mut fields = Fields::new();
     for (name, value) in &message.fields {
         let value = match (name.as_str(), value) {
-            // A thought may be written as a message of its own kind, with a header like a turn's.
+            // A thought may be written as a separate message, with a header like a turn's.
             (name, _) if THOUGHTS.contains(&name) => continue,
             ("content", Doc::List(_)) if has_calls => Doc::List(Vec::new()),
             ("content", _) if has_calls => "".into(),

@@ -1,7 +1,7 @@
 //! Who could have written a lock file: only what no other user could have put there is believed.
 //!
-//! The file must be the user's own or root's, and not writable by everyone. The same holds for each folder above it, since whoever
-//! may write to a folder can put another file in its place. A folder that everyone may write to is fine where it is sticky (`/tmp`): only
+//! The file must be the user's own or root's, and not writable by everyone. The same holds for each folder above it, since a user
+//! who may write to a folder can put another file in its place. A folder that everyone may write to is fine where it is sticky (`/tmp`): only
 //! the owner of a file can replace that file there.
 
 use std::{

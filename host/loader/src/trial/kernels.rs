@@ -188,7 +188,7 @@ fn buffers<'a>(metas: &'a [Meta], memory: &'a mut [Banded]) -> Vec<BufferMut<'a>
     metas.iter().zip(memory).map(|(meta, memory)| BufferMut { meta, bytes: Some(memory.bytes_mut()) }).collect()
 }
 
-/// Memory between two bands that nobody may write to. Its content is not zero: what a kernel leaves unwritten should not look like an
+/// Memory between two guard bands. Its content is not zero: what a kernel leaves unwritten should not look like an
 /// answer.
 struct Banded {
     memory: Vec<u8>,

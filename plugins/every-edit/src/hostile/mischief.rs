@@ -1,4 +1,4 @@
-//! What no guard of the SDK can contain: an end of the whole program, by every way that there is.
+//! What no guard of the SDK can contain: every way to end the program.
 
 unsafe extern "C" {
     fn _exit(status: i32) -> !;

@@ -1,7 +1,7 @@
 //! Rows from columns: levels say where lists begin and what is null (Melnik et al. 2010, "Dremel").
 //!
 //! A value's definition level is how many of the optional and repeated nodes above it are there; its repetition level is the
-//! innermost list that it goes on with, 0 where it begins a row.
+//! innermost list that it continues, 0 where it begins a row.
 
 use super::{
     Fault,
