@@ -28,8 +28,8 @@ pub enum OpenError {
     #[error(transparent)]
     Options(Box<OptionError>),
     #[error(
-        "plugin {}: no lock file names it, so none of it was run; run `unswag plugin add {}` to look at it in a sandbox and \
-         consent to its bytes; `unswag plugin check` runs it in a sandbox without consent",
+        "plugin {}: no lock file names it, so none of it was run; `unswag plugin add {}` probes it in a sandbox and locks its bytes, \
+         `unswag plugin check` runs it in a sandbox without consent",
         path.display(), path.display()
     )]
     NotLocked { path: PathBuf },

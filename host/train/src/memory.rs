@@ -27,7 +27,7 @@ impl Memory {
             if arguments.memory_budget.is_some() {
                 return Err(TrainError::Argument {
                     what: "max_row_tokens",
-                    expected: "the most tokens of a row, which a memory budget is kept for".into(),
+                    expected: "the maximum tokens of a row, which a memory budget is planned for".into(),
                     got: "none".into(),
                 });
             }

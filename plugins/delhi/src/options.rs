@@ -55,7 +55,7 @@ pub fn declare(info: Info) -> Info {
     info.option(
         "mode",
         opt::string(
-            "What is saved. Gated MLPs: exact (gate and up as they are; value and product made again), 8bit, 4bit, 2bit \
+            "What is saved. Gated MLPs: exact (gate and up as they are; value and product recomputed), 8bit, 4bit, 2bit \
              (both grouped and rounded). Un-gated: 1bit to 4bit (a code of the derivative).",
         )
         .default("exact")

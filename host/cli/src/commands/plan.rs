@@ -160,7 +160,7 @@ pub fn show(args: &args::Plan, subject: &Subject, output: &Output) -> Result<Don
         paint(BOLD, longest),
     ));
     let workspace = format!(
-        "tensors alone, to the byte; operations take up to {} beside them within a call, and the program itself comes on top",
+        "tensors and the optimizer's state, to the byte; the workspace of an operation, at most {}, and the program itself come on top",
         term::bytes(plan.workspace_bytes)
     );
     page.push_str(&paint(DIM, workspace));
@@ -392,7 +392,7 @@ impl Alike {
 
 fn alternatives(alike: &[Alike]) -> String {
     let fastest = alike.iter().map(|alike| alike.seconds).fold(f64::INFINITY, f64::min);
-    let mut table = Table::new(&["every block", ">peak", ">kept by blocks", ">estimated time"]);
+    let mut table = Table::new(&["every block", ">peak", ">saved by blocks", ">estimated time"]);
     for alike in alike {
         table.row([
             paint(NAME, alike.policy.name()),

@@ -60,7 +60,7 @@ fn head(files: &[DataDescription], is_chat: bool, shown: &[PreviewRow]) -> Strin
 
 fn count(size: &EpochSize) -> String {
     format!(
-        "{} rows, {} tokens, {} of them learned; the longest row has {}",
+        "{} rows, {} tokens, {} of them supervised; the longest row has {}",
         term::thousands(size.rows),
         term::thousands(size.tokens),
         term::thousands(size.supervised_tokens),
@@ -97,7 +97,7 @@ fn completions(
     } else {
         let mut page = head(files, false, &shown);
         page.push_str(&format!(
-            "{}; {} left out, {} cut off, {} without a completion\n",
+            "{}; {} skipped, {} truncated, {} without a completion\n",
             count(&report.size),
             term::thousands(report.skipped_rows),
             term::thousands(report.truncated_rows),
@@ -168,7 +168,7 @@ fn chat(
     } else {
         let mut page = head(described, true, &shown);
         page.push_str(&format!(
-            "{}; {} left out, {} cut off\n",
+            "{}; {} skipped, {} truncated\n",
             count(&size),
             term::thousands(report.skipped_rows),
             term::thousands(report.truncated_rows)

@@ -195,7 +195,7 @@ fn same_bits(kernel: &KernelTest, seed: u64) -> Result<(), Error> {
 fn rematerialized(op: &OpTest, used: &Use) -> Result<Verdict, Error> {
     let plan = op.plan(&used.call(2, 5))?;
     if plan.rematerializes.is_empty() {
-        return Ok(Verdict::Skip("its plan says it makes nothing again".to_owned()));
+        return Ok(Verdict::Skip("its plan rematerializes nothing".to_owned()));
     }
     let exact = plan.rematerializes_exactly;
     let outcome = each(op, used, |kernel, seed| {
@@ -204,7 +204,7 @@ fn rematerialized(op: &OpTest, used: &Use) -> Result<Verdict, Error> {
         let again = kernel.rematerialize(&Settings::default(), &kernel.saved(&inputs, &forward)?)?;
         let first = Vec::from_iter(kernel.plan.rematerializes.iter().map(|&index| forward.outputs[index].clone()));
         if exact {
-            return same_tensors("outputs made again", &first, &again);
+            return same_tensors("rematerialized outputs", &first, &again);
         }
         for (first, again) in first.iter().zip(&again) {
             let close = closeness(&again.to_f64()?, &first.to_f64()?);
