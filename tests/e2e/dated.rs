@@ -50,7 +50,7 @@ fn a_run_whose_template_writes_the_time_is_resumed_at_the_time_of_its_start() {
         (fs::read(house.path(run).join("adapter/adapter_model.safetensors")).unwrap(), losses.last().cloned())
     };
     let expected = result("run");
-    // As if it had been killed behind its second step.
+    // As if it had been killed after its second step.
     for name in ["run/adapter", "run/checkpoint-4"] {
         fs::remove_dir_all(house.path(name)).unwrap();
     }

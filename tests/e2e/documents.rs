@@ -1,6 +1,6 @@
 //! The README and the guides run as they are printed: every command, top to bottom, in one folder per page.
 //!
-//! A page's blocks are executed in order: `sh` by bash, `python` by the tests' Python environment; of a `console` block the lines behind
+//! A page's blocks are executed in order: `sh` by bash, `python` by the tests' Python environment; of a `console` block the commands after
 //! `$ `, and what they print must be what the page shows. Nothing is skipped but calls of `make`, which need the network. What a
 //! page takes as given (a model, some plays) is put into the folder first: a tiny model here; the real SmolLM2-135M with
 //! `UNSWAG_DOCUMENTS=real cargo test -p unswag-tests --test e2e -- documents::`.

@@ -1,5 +1,5 @@
 //! Promise 1 in depth: whatever a model file holds, every command that reads it answers with an error that names it, in
-//! four seconds of processor time in an unoptimised build and 256 MiB, and leaves nothing behind.
+//! four seconds of processor time in an unoptimised build and 256 MiB, and leaves no files.
 //!
 //! The files are the corpora of the checkpoint crate, cuts through sound files, headers of just under the largest size
 //! allowed, folders whose parts contradict each other, and names that are no files.

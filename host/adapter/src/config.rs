@@ -221,7 +221,7 @@ fn stands_within(path: &str, name: &str) -> bool {
     false
 }
 
-/// The number behind a list's name (`layers.3`): the first in the path, of any list or of those that are named.
+/// The number after a list's name (`layers.3`): the first in the path, of any list or of those that are named.
 fn layer_index(path: &str, lists: &[PathPattern]) -> Result<Option<u64>, String> {
     let parts: Vec<&str> = path.split('.').collect();
     for at in 1..parts.len().saturating_sub(1) {

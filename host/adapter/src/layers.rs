@@ -1,7 +1,7 @@
 //! The linear layers of a graph, under the names that PEFT has for them.
 //!
 //! PEFT names a layer by its module's path in the class that transformers instantiates for the config. A graph's node has that
-//! path, also where the file spells its tensors without the root (`h.0.…` of a saved `GPT2Model`) or behind another one
+//! path, also where the file spells its tensors without the root (`h.0.…` of a saved `GPT2Model`) or under another one
 //! (`language_model.…`). A tensor's name is the file's own and names no module.
 
 use std::collections::{HashMap, HashSet};

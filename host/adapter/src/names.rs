@@ -18,7 +18,7 @@ pub const ALL_LINEAR: &str = "all-linear";
 #[derive(Clone, Debug)]
 pub(crate) enum ModuleNames {
     AllLinear,
-    /// Whole paths, or the parts behind a dot.
+    /// Whole paths, or the parts after a dot.
     List(Vec<String>),
     /// The full path matches.
     Pattern(PathPattern),

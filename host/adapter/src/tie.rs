@@ -47,7 +47,7 @@ impl HeadTie {
     pub fn cut_always(self) -> Self {
         match self {
             HeadTie::Shared { head, embedding } => {
-                // A multimodal file has its head behind the decoder's own prefix.
+                // A multimodal file has its head under the decoder's own prefix.
                 let root = if embedding.starts_with("language_model.model.") { "language_model." } else { "" };
                 let param = format!("{root}{head}.weight");
                 HeadTie::Cut { head, embedding, param }

@@ -89,7 +89,7 @@ impl Corpus {
     }
 }
 
-/// The tokens that stand before and behind each text.
+/// The tokens that stand before and after each text.
 ///
 /// # Errors
 /// The end of a text is asked for, and the tokenizer has none.

@@ -28,7 +28,7 @@ pub enum DataKind {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct DataDescription {
     pub path: std::path::PathBuf,
-    /// `text`, `json_lines`, `json_list`, `csv`, `tsv` or `parquet`; with `_gzip` behind it where it is compressed.
+    /// `text`, `json_lines`, `json_list`, `csv`, `tsv` or `parquet`; with `_gzip` after it where it is compressed.
     pub format: String,
     /// What the rows are, in a word or two; `None` where the file has no rows.
     pub rows_are: Option<String>,

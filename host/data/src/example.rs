@@ -1,4 +1,4 @@
-//! A row as what is trained on: a prompt and what is to be written behind it, or a conversation.
+//! A row as what is trained on: a prompt and what is to be written after it, or a conversation.
 
 use crate::{
     columns::{BESIDE_MESSAGES, Shape},
@@ -7,7 +7,7 @@ use crate::{
     record,
 };
 
-/// A text, of which the part behind the prompt is learned.
+/// A text, of which the part after the prompt is learned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pair {
     pub prompt: String,
@@ -71,7 +71,7 @@ impl Shape {
                 messages.push(message("assistant", &record::text_or_integer(&row, output, "the output")?));
             }
             Shape::Text { text: name } | Shape::Conversation { messages: name } => {
-                // What is no list is judged where conversations are read.
+                // What is no list is checked where conversations are read.
                 let text = row.get(name).filter(|value| value.as_text().is_some());
                 if let Some(list) = text.and_then(|text| unpacked(text, name).ok()) {
                     row.insert(name.clone(), list);
@@ -91,7 +91,7 @@ impl Shape {
     }
 }
 
-/// Stanford Alpaca's prompt (Taori et al. 2023), with the line end that its published data has ahead of the response. A system
+/// Stanford Alpaca's prompt (Taori et al. 2023), with the line end that its published data has before the response. A system
 /// prompt takes the place of the first sentence.
 fn alpaca_prompt(system: Option<&str>, instruction: &str, input: Option<&str>) -> String {
     const ALONE: &str =

@@ -43,7 +43,7 @@ fn find(row: &str, template: &ChatMl) -> Result<(String, Vec<Range<usize>>), Row
     Ok((rendered.text, turns))
 }
 
-/// ChatML with the calls of a message behind its content.
+/// ChatML with the calls of a message after its content.
 #[derive(Default)]
 struct ChatMl {
     rendered_messages: Cell<usize>,

@@ -113,7 +113,7 @@ impl ChatTemplate {
         Ok(ChatTemplate { templates, source, now, now_text: now.to_string(), roles })
     }
 
-    /// The template as it was read; of several, one behind the other.
+    /// The template as it was read; of several, one after the other.
     pub fn source(&self) -> &str {
         &self.source
     }

@@ -2,7 +2,7 @@
 //!
 //! A template that marks its generated parts with `{% generation %}` is believed. Else a turn is what the model writes
 //! when it is asked: it begins where the generation prompt ends, and it ends with the special token that the template
-//! writes behind the assistant's words, before it begins the next message or closes the conversation.
+//! writes after the assistant's words, before it begins the next message or closes the conversation.
 //!
 //! * The **generation prompt** is what `add_generation_prompt` appends to a conversation.
 //! * The **ending** is what the template writes between the assistant's words and a generation prompt that follows them.
@@ -132,14 +132,14 @@ fn lost(index: usize, why: impl Into<String>) -> RowFault {
 /// What a model is given to begin a turn with.
 #[derive(Debug, Default)]
 struct Prompt {
-    /// What `add_generation_prompt` appends; where the template has none, the header that it writes ahead of an assistant's
+    /// What `add_generation_prompt` appends; where the template has none, the header that it writes before an assistant's
     /// words. Empty where the user's message ends with it.
     text: String,
-    /// White space that a template without header writes ahead of the words: the model's to write.
+    /// White space that a template without header writes before the words: the model's to write.
     lead: String,
 }
 
-/// The generation prompt, measured ahead of the first turn, where nothing of the assistant's is written yet.
+/// The generation prompt, measured before the first turn, where nothing of the assistant's is written yet.
 fn generation_prompt(scene: &Scene<'_>, assistants: &[usize]) -> Prompt {
     let messages = docs(scene.messages);
     let up_to = |end: usize| -> Option<(String, String)> {

@@ -352,7 +352,7 @@ fn unsound_files_are_refused_by_line() {
     refused(open(&text(&fixture("pyarrow.parquet")), &bare), &["instruction", "--prompt-column", "\"prompt\""]);
 }
 
-/// One long row is an error; what is read of it is bounded, and the row behind it is read.
+/// One long row is an error; what is read of it is bounded, and the row after it is read.
 #[test]
 fn a_row_beyond_the_limit_is_refused_and_the_next_one_read() {
     let long = "a".repeat((1 << 20) + 7);

@@ -87,7 +87,7 @@ impl Output {
 
 impl Primitive {
     /// The primitive `kind` with those of `attrs` that it has; a plugin's node may carry others. `roles` are those of the parameters,
-    /// which stand behind the activations in a call, in this order.
+    /// which stand after the activations in a call, in this order.
     ///
     /// # Errors
     /// [`NoReference::Kind`].

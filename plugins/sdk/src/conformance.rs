@@ -46,7 +46,7 @@ pub struct Claim<'c> {
     pub kind: &'c str,
     /// Those of the node that was replaced, where the patch replaces one node by one; else the new node's own.
     pub attrs: &'c Attrs,
-    /// Roles of the parameters, which stand behind the activations among the inputs.
+    /// Roles of the parameters, which stand after the activations among the inputs.
     pub roles: &'c [String],
     pub inputs: &'c [Meta],
 }

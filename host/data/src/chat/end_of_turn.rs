@@ -10,8 +10,8 @@ const CONVERSATION: &str = r#"{"messages": [{"role": "user", "content": "a"}, {"
     {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
 
 impl ChatDataLoader {
-    /// The ids behind an assistant's turn as this template writes it: those that [`ChatReport::end_of_turn_ids`](super::ChatReport::end_of_turn_ids) has for data, found in a
-    /// short conversation. Empty where the template rejects that conversation, or writes no special token behind a turn.
+    /// The ids after an assistant's turn as this template writes it: those that [`ChatReport::end_of_turn_ids`](super::ChatReport::end_of_turn_ids) has for data, found in a
+    /// short conversation. Empty where the template rejects that conversation, or writes no special token after a turn.
     pub fn end_of_turn_ids(tokenizer: &Arc<Tokenizer>, template: &Arc<ChatTemplate>) -> BTreeSet<u32> {
         let chat = Chat {
             data: DataSet::default(),

@@ -27,7 +27,7 @@ impl From<super::value::TooDeep> for Error {
     }
 }
 
-/// Most that one rendering may take. Both are counted, not measured, so that the same template always ends alike.
+/// Most that one rendering may take. Both are counted, not measured, so that the same template always has the same result.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Operations: an expression, a compared item, or [`BYTES_PER_STEP`] bytes that are read or written.

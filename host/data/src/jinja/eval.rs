@@ -454,7 +454,7 @@ impl Run {
         Ok(item)
     }
 
-    /// The item behind the current one.
+    /// The item after the current one.
     pub(super) fn peek(&mut self, number: usize) -> Result<Option<Value>, Error> {
         if self.loops[number].pending.is_empty()
             && let Some(item) = self.fetch(number)?
@@ -693,7 +693,7 @@ impl Run {
             if function.reads_varargs {
                 run.set_special(2, Value::tuple(positional.into())?);
             }
-            // A default sees the parameters that were given, and those ahead of it.
+            // A default sees the parameters that were given, and those before it.
             for (parameter, value) in function.parameters.iter().zip(&given) {
                 if let Some(value) = value {
                     run.set(parameter.name, value.clone());

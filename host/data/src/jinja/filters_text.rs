@@ -139,7 +139,7 @@ fn plain(run: &mut Run, value: &Value) -> Result<std::sync::Arc<str>, Error> {
     }
 }
 
-/// Words begin behind white space and behind `-`, `(`, `{`, `[` and `<`.
+/// Words begin after white space and after `-`, `(`, `{`, `[` and `<`.
 fn title(text: &str) -> String {
     let is_border = |c: char| unicode::is_space(c) || matches!(c, '-' | '(' | '{' | '[' | '<');
     let mut out = String::with_capacity(text.len());

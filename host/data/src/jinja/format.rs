@@ -478,7 +478,7 @@ fn number_by_spec(spec: &Spec, value: &Value) -> Option<Result<String, Error>> {
         ' ' => match spec.precision {
             None if number.is_finite() => Ok(print::float(number.abs())),
             None => float_digits('g', number.abs(), 6, false),
-            // As `g`, with one digit behind the point at least.
+            // As `g`, with one digit after the point at least.
             Some(precision) if number.is_finite() => {
                 let precision = precision.clamp(1, 10_000);
                 let digits = general(number.abs(), precision, precision - 1, false);

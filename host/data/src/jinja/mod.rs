@@ -3,7 +3,7 @@
 //! A template comes with a downloaded model, and is rendered within this process. So that it can neither crash it nor take
 //! its time or memory, everything is bounded before it is done: the source in bytes and nesting ([`MAX_SOURCE_BYTES`],
 //! [`ast::MAX_NESTING`]), values in depth ([`value::MAX_DEPTH`]), a rendering in steps, bytes and calls
-//! ([`budget::Limits`]). The bounds are counted and not measured: a template ends alike on every machine. What is beyond
+//! ([`budget::Limits`]). The bounds are counted and not measured: a template ends the same on every machine. What is beyond
 //! them is an error with the template's line.
 //!
 //! What a template prints becomes tokens, so that an answer is Python's or an error, never another text. Refused, where

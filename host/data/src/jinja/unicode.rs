@@ -124,7 +124,7 @@ fn to_title(character: char, out: &mut String) {
         'Ǳ'..='ǳ' => out.push('ǲ'),
         // Georgian has upper case, but its title case is the letter itself.
         '\u{10d0}'..='\u{10ff}' => out.push(character),
-        // Greek with an iota below: the small letters come eight ahead of those with a capital.
+        // Greek with an iota below: the small letters come eight before those with a capital.
         '\u{1f80}'..='\u{1faf}' => {
             out.push(char::from_u32(character as u32 | 8).expect("the block has no gap"));
         }

@@ -20,7 +20,7 @@ pub(crate) fn find_delimiter(start: &[u8], usual: u8) -> u8 {
     [usual, b';', b'\t'].into_iter().find(|delimiter| header.contains(delimiter)).unwrap_or(usual)
 }
 
-/// A record as `csv-core` leaves it: the fields' bytes behind each other, and where each ends.
+/// A record as `csv-core` leaves it: the fields' bytes one after another, and where each ends.
 struct Records {
     input: Input,
     machine: Reader,

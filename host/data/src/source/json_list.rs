@@ -8,14 +8,14 @@ use crate::error::{Error, RowFault};
 
 pub(crate) struct JsonList {
     input: Input,
-    /// Behind the last element, before what separates it from the next.
+    /// After the last element, before what separates it from the next.
     mark: RowMark,
     is_over: bool,
     limit_bytes: usize,
 }
 
 impl JsonList {
-    /// Starts at a mark: the beginning of the file, or behind an element.
+    /// Starts at a mark: the beginning of the file, or after an element.
     pub fn new(input: Input, mark: RowMark, limit_bytes: usize) -> Self {
         JsonList { input, mark, is_over: false, limit_bytes }
     }

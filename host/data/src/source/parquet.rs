@@ -2,7 +2,7 @@
 //!
 //! A column is read page by page, so what is in memory is a page of each needed column, and its dictionary. Every size in the
 //! file is compared with what is there before memory is taken for it. The crate `parquet` was left out for this: it takes
-//! what a page's header says, and panics or runs out of memory where that is a lie. It also adds 110 s of CPU to a build.
+//! what a page's header says, and panics or runs out of memory where that is wrong. It also adds 105 s of CPU to a build.
 //!
 //! Read are the types that hold text, integers, floats and booleans, in the encodings of pyarrow, polars, DuckDB and Spark,
 //! uncompressed or compressed with Snappy, zstd or gzip. Anything else is an error that says so.
@@ -137,7 +137,7 @@ impl ParquetRows {
         Ok(rows)
     }
 
-    /// Groups ahead of the row are not opened; the rows ahead of it in its group are read and dropped.
+    /// Groups before the row are not opened; the rows before it in its group are read and dropped.
     fn go_to(&mut self, row: u64) -> Result<(), Fault> {
         while let Some(group) = self.groups.as_slice().first() {
             if self.row.saturating_add(group.rows) > row {
@@ -190,7 +190,7 @@ impl ReadRows for ParquetRows {
         let mark = self.mark();
         let place = Place { path: self.path.clone(), line: self.row + 1 };
         let next = self.next_row();
-        // What comes behind a fault has no place in a row.
+        // What comes after a fault has no place in a row.
         self.is_over = !matches!(next, Ok(Some(_)));
         let text = next.map_err(|fault| fault.at(&self.path, mark.offset))?;
         Ok(text.map(|text| RawRow { mark, place, text: Ok(text) }))

@@ -113,7 +113,7 @@ pub(super) fn read(content: &[u8]) -> Result<Read, String> {
     Ok(Read { tokenizer, growth })
 }
 
-/// One part of the pipeline: judged, then built by the library.
+/// One part of the pipeline: checked, then built by the library.
 fn part<T: DeserializeOwned>(part: Part, section: Option<&str>, growth: &mut Growth) -> Result<Option<T>, String> {
     let Some(section) = section else { return Ok(None) };
     let named = |error: String| format!("{}: {error}", part.name());

@@ -1,7 +1,7 @@
 //! What the normalizer, the pre-tokenizer, the post-processor and the decoder of a file may do to a text.
 //!
 //! The library runs whatever they say: three replacements of each character by a thousand bytes make a billion bytes of
-//! one. Steps are judged by their fields, whatever their type: a field that inserts text has a bound, and the product of
+//! one. Steps are checked by their fields, whatever their type: a field that inserts text has a bound, and the product of
 //! all insertions too. Real ones insert a few bytes, and up to a factor of twelve (Llama 2: a prefix and a mark for each
 //! space). Unicode's own decompositions reach eleven.
 
@@ -179,7 +179,7 @@ fn least_match(pattern: &Value, growth: &mut Growth) -> Result<u64, String> {
     let unsound = |error: fancy_regex::Error| format!("pattern {:?}: {error}", crate::error::cut(regex));
     let compiled = fancy_regex::RegexBuilder::new(regex).delegate_size_limit(MOST_COMPILED_BYTES).build();
     let matches_nothing = compiled.map_err(unsound)?.is_match("").unwrap_or(true);
-    // Only in its place does a condition match: at a border, before or behind something.
+    // Only in its place does a condition match: at a border, before or after something.
     let has_condition =
         ["(?", "^", "$", "\\b", "\\B", "\\A", "\\z", "\\Z", "\\G", "\\K"].iter().any(|c| regex.contains(c));
     Ok(u64::from(!matches_nothing && !has_condition))

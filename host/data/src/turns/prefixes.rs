@@ -52,7 +52,7 @@ pub(super) fn locate(
 }
 
 /// How much of the generation prompt a turn's text begins with. Where a template has no generation prompt, what stands
-/// ahead of the content is a header, unless it is white space.
+/// before the content is a header, unless it is white space.
 fn header_bytes(scene: &Scene<'_>, index: usize, prompt: &str, turn: &str) -> Result<usize, RowFault> {
     if prompt.is_empty() {
         let content = scene.messages[index].text("content").unwrap_or_default().trim();
@@ -67,7 +67,7 @@ fn header_bytes(scene: &Scene<'_>, index: usize, prompt: &str, turn: &str) -> Re
     Ok(specials.iter().map(|special| special.range.end).filter(|end| *end <= shared).max().unwrap_or(0))
 }
 
-/// Behind the special token that ends a turn; at the turn's last byte where there is none.
+/// After the special token that ends a turn; at the turn's last byte where there is none.
 fn end_of(scene: &Scene<'_>, index: usize, text: &str, turn: Range<usize>, is_last: bool) -> Result<usize, RowFault> {
     let specials = |text: &str| scene.specials.find(text).map_err(|error| lost(index, error.to_string()));
     let is_blank = |range: Range<usize>| text[range].trim().is_empty();

@@ -14,7 +14,7 @@ use crate::{
     message::{Message, THOUGHTS},
 };
 
-/// Bytes behind the assistant's words in which the turn's end is looked for: the brackets that close a call, its id.
+/// Bytes after the assistant's words in which the turn's end is looked for: the brackets that close a call, its id.
 const NEAR: usize = 1024;
 /// Renderings up to a turn whose end is unlike those seen before; each may take the time of the conversation.
 const MOST_PROBES: usize = 8;
@@ -181,7 +181,7 @@ struct Ending {
     kind: Kind,
     /// The special tokens of it; the last one ends the turn.
     ids: Vec<u32>,
-    /// What the template writes behind the words where it has no such token.
+    /// What the template writes after the words where it has no such token.
     text: String,
 }
 
@@ -211,7 +211,7 @@ impl Skeleton<'_> {
         Ok(spots)
     }
 
-    /// The generation prompt ahead of a word, or the part of it that the template writes there: one that begins the model's
+    /// The generation prompt before a word, or the part of it that the template writes there: one that begins the model's
     /// thought for it does not begin earlier turns that way.
     fn header(&self, prompt: &str, within: Range<usize>) -> Result<(usize, usize), RowFault> {
         let (start, end, ahead) = (within.start, within.end, &self.text[within]);
@@ -229,7 +229,7 @@ impl Skeleton<'_> {
         Ok(full.into_iter().chain(part).max().unwrap_or((end, 0)))
     }
 
-    /// Where a turn begins that has no header, for the message ahead of it ends with what asks for it.
+    /// Where a turn begins that has no header, because the message before it ends with the generation prompt.
     fn start_without_header(
         &self,
         number: usize,
@@ -247,7 +247,7 @@ impl Skeleton<'_> {
             Some(closing) => closing,
             None => {
                 let asked = self.scene.text(&self.messages[..index], true)?;
-                // What the template writes behind the question; a question that it escapes ends at a special token.
+                // What the template writes after the question; a question that it escapes ends at a special token.
                 let content = question.text("content").unwrap_or_default().trim();
                 let behind = asked.rfind(content).filter(|_| !content.is_empty()).map(|at| at + content.len());
                 let near = floor_char_boundary(&asked, asked.len().saturating_sub(NEAR));
@@ -259,7 +259,7 @@ impl Skeleton<'_> {
         ahead.rfind(closing.as_str()).map(|at| start + at + closing.len()).ok_or_else(lost)
     }
 
-    /// Where a turn ends: behind the special tokens that follow its word.
+    /// Where a turn ends: after the special tokens that follow its word.
     fn end(&self, number: usize, endings: &mut Vec<Ending>) -> Result<Range<usize>, RowFault> {
         let (index, kind) = (self.assistants[number], self.kinds[number]);
         let from = self.slots[number].end;
@@ -285,7 +285,7 @@ impl Skeleton<'_> {
         Ok(from + range.start..from + range.end)
     }
 
-    /// What the template writes between the word and a generation prompt behind it.
+    /// What the template writes between the word and a generation prompt after it.
     fn ending(&self, number: usize) -> Result<Ending, RowFault> {
         let (index, kind) = (self.assistants[number], self.kinds[number]);
         let text = self.scene.text(&self.messages[..=index], true)?;
@@ -356,7 +356,7 @@ impl Ending {
     }
 }
 
-/// Bytes of a message's content where the text begins with it: what is looked for comes behind.
+/// Bytes of a message's content where the text begins with it: what is looked for comes after.
 fn content_bytes(message: &Message, text: &str) -> usize {
     let content = message.text("content").unwrap_or_default().trim();
     let indent = text.len() - text.trim_start().len();

@@ -304,7 +304,7 @@ impl Column {
         Ok(())
     }
 
-    /// A page of version 1: levels, each ahead of its length, and values, all compressed together.
+    /// A page of version 1: levels, each preceded by its length, and values, all compressed together.
     fn open_v1(&mut self, header: &PageHeader, compressed: Vec<u8>) -> Result<usize, Fault> {
         self.page = self.decompress(compressed, header.uncompressed_bytes as usize)?;
         let mut at = 0;
@@ -428,7 +428,7 @@ impl PageHeader {
     }
 }
 
-/// A value as it is, lowest byte first; texts behind their length, booleans as bits.
+/// A value as it is, lowest byte first; texts after their length, booleans as bits.
 fn plain<'a>(
     page: &'a [u8],
     at: &mut usize,

@@ -8,7 +8,7 @@ use super::{
     thrift::{varint, zigzag},
 };
 
-/// Bits of numbers stored one behind the other, the lowest bit first.
+/// Bits of numbers stored one after the other, the lowest bit first.
 fn bits(bytes: &[u8], first_bit: u64, width: u32) -> Result<u64, Fault> {
     let mut number = 0u64;
     let mut taken = 0;
@@ -90,7 +90,7 @@ impl Hybrid {
             return Ok(Run::Equal { left: count, value });
         }
         let start = self.at;
-        // The last group may be cut short behind its last number.
+        // The last group may be cut short after its last number.
         let bytes = count.saturating_mul(self.width.into()).min((data.len() - start.min(data.len())) as u64);
         self.at += bytes as usize;
         if bytes == 0 {
@@ -185,7 +185,7 @@ impl Deltas {
         Ok((self.per_miniblock * u64::from(self.width(page)?) / 8) as usize)
     }
 
-    /// Where the data behind these integers begins, once all were read.
+    /// Where the data after these integers begins, once all were read.
     pub fn end(mut self, page: &[u8]) -> Result<usize, Fault> {
         while self.left > 0 {
             self.next(page)?;
@@ -197,7 +197,7 @@ impl Deltas {
     }
 }
 
-/// Texts, their lengths ahead of them all ("DELTA_LENGTH_BYTE_ARRAY").
+/// Texts, their lengths before them all ("DELTA_LENGTH_BYTE_ARRAY").
 #[derive(Debug)]
 pub(super) struct LengthTexts {
     lengths: Deltas,
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn runs_and_packed_groups_are_read_as_the_specification_has_them() {
-        // Its own example: 0 to 7 in three bits, behind a run of four 5s.
+        // Its own example: 0 to 7 in three bits, after a run of four 5s.
         let page = [0x08, 5, 0x03, 0b1000_1000, 0b1100_0110, 0b1111_1010];
         let mut numbers = Hybrid::new(0, page.len(), 3).unwrap();
         let found: Vec<u64> = (0..12).map(|_| numbers.next(&page).unwrap()).collect();

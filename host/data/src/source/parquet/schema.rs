@@ -63,7 +63,7 @@ pub(super) struct Schema {
 }
 
 impl Schema {
-    /// The tree of the footer's elements, which come depth first, the root ahead of all.
+    /// The tree of the footer's elements, which come depth first, the root before all.
     pub fn new(elements: &[Element]) -> Result<Self, Fault> {
         let (root, rest) = elements.split_first().ok_or_else(|| Fault::damaged("it has no columns"))?;
         let mut schema = Schema { columns: Vec::new(), leaves: Vec::new() };
