@@ -1,7 +1,7 @@
 //! Which layers get a LoRA in training, with which rank and scale, and which modules are fully trained.
 //!
 //! Modules are matched as PEFT matches them, so that PEFT selects the same layers by what is written. Unlike in PEFT each name must
-//! match: one that was misspelt would go untrained without a word.
+//! match: a misspelt one would silently stay untrained.
 
 use unswag_abi::doc::Graph;
 

@@ -1,6 +1,6 @@
 //! An adapter's files checked against the model's graph: the one place that says what an adapter does to a model.
 //!
-//! Training from an adapter, evaluation, generation and merging all read this. Nothing in the files is believed: each name, shape
+//! Training from an adapter, evaluation, generation and merging all read this. Nothing in the files is trusted: each name, shape
 //! and setting is checked, and what PEFT would leave out or compute otherwise is refused.
 
 use std::{

@@ -160,7 +160,7 @@ impl Error {
         Error::Io { path, action, source }
     }
 
-    /// The place a row-level error stands at, for callers that go on with the next row.
+    /// The place a row-level error stands at, for callers that continue with the next row.
     pub fn place(&self) -> Option<&Place> {
         match self {
             Error::Encode { place, .. }

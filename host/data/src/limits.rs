@@ -1,5 +1,5 @@
-//! What a model's tables can look up, compared with what its data holds before the first step: an index past a table is
-//! found by the arithmetic otherwise, hours in, without a name.
+//! What a model's tables can look up, compared with what its data holds before the first step: otherwise the
+//! arithmetic finds an index past a table, after hours, without a name.
 
 use crate::{error::Error, tokenizer::Tokenizer};
 

@@ -1,4 +1,4 @@
-//! One message: its fields as transformers (5.24) hands them to a template, and whether its author is to be learned from.
+//! One message: its fields as transformers (5.24) hands them to a template, and whether the loss is taken on it.
 //!
 //! Fields that are null are left out, and a thought has the same text under each name that templates read it by. Other
 //! fields are passed as they are.

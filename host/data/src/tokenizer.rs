@@ -1,5 +1,5 @@
 //! The tokenizer of a Hugging Face folder: `tokenizer.json`, the tokens that the files beside it add, and which ids
-//! begin, end and pad a text. Nothing is guessed from names of tokens, and nothing is believed of a file unseen: sizes
+//! begin, end and pad a text. Nothing is guessed from names of tokens, and nothing in a file is trusted: sizes
 //! are bounded before they are built ([`file`]), and the library runs where a panic or an endless loop is an error
 //! ([`worker`]).
 

@@ -1,6 +1,6 @@
 //! Where in a rendered conversation the assistant speaks.
 //!
-//! A template that marks its generated parts with `{% generation %}` is believed. Else a turn is what the model writes
+//! A template that marks its generated parts with `{% generation %}` is trusted. Else a turn is what the model writes
 //! when it is asked: it begins where the generation prompt ends, and it ends with the special token that the template
 //! writes after the assistant's words, before it begins the next message or closes the conversation.
 //!

@@ -1,4 +1,4 @@
-//! Whether a template writes the tools and documents that a row brings. One that does not loses them without a word, and a
+//! Whether a template writes the tools and documents of a row. One that does not drops them silently, and a
 //! model would be trained to call what it was never shown.
 
 use crate::{

@@ -1,12 +1,12 @@
 //! A plugin's code must not end this program in a way that looks like success.
 //!
 //! A loaded library may call `exit(0)` at any moment: the caller would see status 0, and no result. From the first library that
-//! opens in this process until [`end_of_program`], an exit with status 0 or 1 (both are answers of this program) becomes status 2 with a
+//! opens in this process until [`end_of_program`], an exit with status 0 or 1 (both are results of this program) becomes status 2 with a
 //! sentence on standard error. A program asks for this with [`guard_exit`]; other users of this crate end as they like. Caught are `exit`, by a handler that runs with it, `quick_exit`, and `_exit` and `_Exit` where the library
 //! calls the C library's, since this program's own definition stands before it. Not caught is the system call `exit_group` without
-//! the C library: then the status is the plugin's, and the missing result is all that tells.
+//! the C library: then the status is the plugin's, and only the missing result shows it.
 //!
-//! A crash needs no guard: a signal is no success. Nor does a child process of ours ([`crate::trial()`]), whose end is reported by its
+//! A crash needs no guard: a signal is no success. Nor does a child process of this program ([`crate::trial()`]), whose end is reported by its
 //! messages.
 
 use std::{

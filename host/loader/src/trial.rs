@@ -1,11 +1,11 @@
-//! A plugin's code at work in a child process: kernels and the conformance suite, where a crash, a loop or an exit is a finding.
+//! A plugin's code in a child process: kernels and the conformance suite, where a crash, a loop or an exit is a finding.
 //!
 //! The child is this program itself, started with [`TRIAL_COMMAND`], in the sandbox of the probe with more memory and time. It runs
 //! one job on one library and sends messages. Consent is not asked for: nothing that the plugin does here reaches the user's
 //! files, the network or another process.
 //!
-//! Input: messages of a process that runs the plugin's code. They are the plugin's word: the caller must be able to live with any
-//! text, and with an end at any moment. What counts as done is said by the end alone ([`Ending::Finished`]).
+//! Input: messages of a process that runs the plugin's code. They are untrusted: the caller must accept any
+//! text, and an end at any moment. Only the end of the process says that the job is done ([`Ending::Finished`]).
 
 mod child;
 mod kernels;

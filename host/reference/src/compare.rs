@@ -1,4 +1,4 @@
-//! How close what was found comes to what the engine computes.
+//! How close a plugin's outputs come to what the engine computes.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Kinds that work on one element at a time.
+//! Element-wise kinds.
 
 use unswag_abi::doc::Dtype;
 use unswag_kernels::math;

@@ -1,4 +1,4 @@
-//! Kinds that know heads and positions.
+//! Kinds that work on heads and positions.
 
 use unswag_abi::doc::Dtype;
 use unswag_kernels::{

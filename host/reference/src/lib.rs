@@ -1,11 +1,11 @@
 //! The host's primitives as plain loops: what a plugin's op that `stands_for` one of them is compared with.
 //!
 //! A [`Primitive`] gives the outputs for given inputs, [`Primitive::sample`] gives inputs on which formulas break, and
-//! [`compare`] says how close a plugin's outputs come. There is no libtorch here and no plugin: who runs the op is the caller's
-//! business. `docs/kinds.md` states the same arithmetic for plugin authors.
+//! [`compare`] says how close a plugin's outputs come. There is no libtorch here and no plugin: the caller runs the op.
+//! `docs/kinds.md` states the same arithmetic for plugin authors.
 //!
 //! Precision: inputs are read exactly, arithmetic is f32 (f64 for sums that the engine leaves to libtorch), and results are rounded
-//! where the engine rounds them. [`Arithmetic::Exact`] kinds have one right answer, bit for bit. The others go through an
+//! where the engine rounds them. [`Arithmetic::Exact`] kinds have one correct result, bit for bit. The others go through an
 //! exponential, a root or a sum, whose last bit depends on the order of operations: there a stated number of units in the last
 //! place is allowed, and what was found is reported.
 

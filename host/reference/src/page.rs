@@ -1,6 +1,6 @@
 //! `docs/kinds.md`: every kind of the graph's table with its exact arithmetic, for plugin authors.
 //!
-//! What a kind takes and gives stands in the graph's table; how it is rounded stands here, beside the code that does it.
+//! The inputs and outputs of a kind are in the graph's table; its rounding is described here, beside the code that does it.
 
 use std::fmt::Write as _;
 

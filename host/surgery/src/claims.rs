@@ -1,4 +1,4 @@
-//! What a patch's nodes stand for, and whether they do.
+//! The claims of a patch's nodes to equal host primitives, and their verification.
 //!
 //! A node that says `stands_for` claims the forward of a host primitive. The claim decides whether other tools may open the output,
 //! so it is verified: the plugin's kernel runs on sample inputs in a sandboxed child process, and each output is compared here with a plain

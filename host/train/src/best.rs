@@ -1,4 +1,4 @@
-//! The best validation loss of a run, and when to stop waiting for a better one: as transformers' `EarlyStoppingCallback`.
+//! The best validation loss of a run, and early stopping as in transformers' `EarlyStoppingCallback`.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! Where a result that is not finite comes from. It is looked for only after one was seen, so that no step pays for it.
+//! Where a result that is not finite comes from. It is searched for only after one was seen, so that no step pays for it.
 
 use crate::TrainingModel;
 

@@ -1,4 +1,4 @@
-//! Where a run's figures go, and how a full disk is waited for.
+//! Where a run's metrics go, and how a run waits for a full disk.
 
 use crate::{
     Observer, TrainError,

@@ -1,4 +1,4 @@
-//! How a run keeps its activations: chosen by a plan before the first step, and followed by every step.
+//! What a run saves of its activations: chosen by a plan before the first step, and followed by every step.
 
 use unswag_abi::doc::Dtype;
 use unswag_checkpoint::human_bytes;

@@ -1,6 +1,6 @@
 //! `metrics.jsonl`: one JSON object for each step, each written whole by one call.
 //!
-//! A line is appended when its step is done. After a kill the file may be ahead of the checkpoint that is gone on from, or end
+//! A line is appended when its step is done. After a kill the file may be ahead of the checkpoint that is resumed from, or end
 //! in half a line: what is behind the checkpoint is cut off, so that no step stands twice.
 
 use std::{
@@ -32,7 +32,7 @@ pub struct StepMetrics {
     /// Before clipping.
     #[serde(deserialize_with = "or_nan")]
     pub grad_norm: f64,
-    /// Tokens read, filling left out, by the time from the last step's end to this one's.
+    /// Tokens read, without padding, divided by the time from the last step's end to this one's.
     pub tokens_per_s: f64,
     /// The most bytes that tensors took during the step, and the optimizer beside them.
     pub peak_bytes: u64,
@@ -40,7 +40,7 @@ pub struct StepMetrics {
     /// How often the data was read when the step was done, the part of the running epoch included: as transformers counts it. Where
     /// the rows of an epoch were not counted (`max_steps`), epochs that are through alone.
     pub epoch: f64,
-    /// Whether loss or gradient was not finite, so that nothing was learned.
+    /// Whether loss or gradient was not finite, so that no weight was updated.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
     /// Which of them was not: the loss, or the gradient of a tensor.
@@ -56,7 +56,7 @@ fn or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
-/// The loss over the steps of this call that learned something.
+/// The loss over the steps of this call that were not skipped.
 #[derive(Default)]
 pub(crate) struct Learned {
     sum: f64,
@@ -108,7 +108,7 @@ impl MetricsFile {
         let failed = |source| TrainError::Io { path: self.path.clone(), action: "write to it", source };
         let before = self.file.metadata().map_err(failed)?.len();
         self.file.write_all(&line).map_err(|source| {
-            // Best effort: a line in part is cut off when the run is gone on with.
+            // Best effort: a partial line is cut off when the run resumes.
             let _ = self.file.set_len(before);
             failed(source)
         })

@@ -59,7 +59,7 @@ pub struct RunReport {
     /// The newest checkpoint that this run wrote.
     pub checkpoint: Option<PathBuf>,
     pub stopped: bool,
-    /// Whether the validation loss fell no more, so that the run ended before its last step.
+    /// Whether the validation loss no longer improved, so that the run ended before its last step.
     pub stopped_early: bool,
     /// The checkpoint that the run went on from, and what differed.
     pub resumed: Option<Resumed>,

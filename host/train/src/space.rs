@@ -1,4 +1,4 @@
-//! Whether there is room on the disk for all that a run will write: asked before its first step, not met after hours.
+//! Whether there is room on the disk for all that a run will write: checked before its first step.
 
 use std::path::Path;
 

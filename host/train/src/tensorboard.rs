@@ -1,7 +1,7 @@
 //! TensorBoard's event files: each step's figures under the names and in the folder that transformers gives them.
 //!
 //! A file is a row of records in TFRecord's framing, each an `Event` of TensorFlow's `event.proto`. A step is one write, so a
-//! run that is killed leaves whole records. Files are never changed afterwards: a run that is gone on with adds a file to the
+//! run that is killed leaves complete records. Files are never changed afterwards: a resumed run adds a file to the
 //! same folder, which begins by saying from which step on everything before it is void.
 
 use std::{

@@ -26,7 +26,7 @@ pub struct StepReport {
     pub loss: f64,
     /// Before clipping.
     pub grad_norm: f64,
-    /// Whether loss or gradient was not finite, so that nothing was learned.
+    /// Whether loss or gradient was not finite, so that no weight was updated.
     pub skipped: bool,
     /// Which of them was not: the loss, or the gradient of a tensor.
     pub not_finite: Option<String>,
@@ -42,7 +42,7 @@ pub struct Progress {
     /// Steps that the optimizer took: a skipped one does not count for Adam's bias correction.
     pub updates: u64,
     pub skipped_in_a_row: u64,
-    /// Steps from which nothing was learned.
+    /// Steps that updated no weight.
     pub skipped_steps: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Options of transformers, TRL, axolotl, Unsloth and LLaMA-Factory that are called otherwise here, or are not needed.
+//! Options of transformers, TRL, axolotl, Unsloth and LLaMA-Factory that have other names here, or are not needed.
 //!
 //! An option that means the same is an alias. Here are the options that have no direct counterpart.
 

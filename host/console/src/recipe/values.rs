@@ -1,7 +1,7 @@
 //! From text to a YAML document of bounded size.
 //!
 //! An alias repeats what its anchor names, and nine lines of aliases are 10^9 values. So values are counted as they are built, aliases
-//! followed, and reading stops at a limit that no recipe comes near.
+//! expanded, and reading stops at a limit far above real recipes.
 
 use std::{cell::Cell, fmt};
 
@@ -14,7 +14,7 @@ use serde_yaml::{
 };
 use unswag_loader::yaml::{self, YamlError};
 
-/// Most values and keys of a recipe, aliases followed.
+/// Most values and keys of a recipe, aliases expanded.
 const MAX_VALUES: usize = 100_000;
 
 /// Reads one document.

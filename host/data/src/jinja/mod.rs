@@ -6,8 +6,8 @@
 //! ([`budget::Limits`]). The bounds are counted and not measured: a template ends the same on every machine. What is beyond
 //! them is an error with the template's line.
 //!
-//! What a template prints becomes tokens, so that an answer is Python's or an error, never another text. Refused, where
-//! Python has an answer:
+//! What a template prints becomes tokens, so that a result is Python's or an error, never another text. Rejected, where
+//! Python has a result:
 //!
 //! * integers of more than 128 bits, complex numbers, surrogates, `\N{...}`;
 //! * text of what has an address or no order in Python: functions, methods, generators, namespaces, loops;

@@ -1,4 +1,4 @@
-//! Who could have written a lock file: only what no other user could have put there is believed.
+//! Who could have written a lock file: only what no other user could have put there is trusted.
 //!
 //! The file must be the user's own or root's, and not writable by everyone. The same holds for each folder above it, since a user
 //! who may write to a folder can put another file in its place. A folder that everyone may write to is fine where it is sticky (`/tmp`): only

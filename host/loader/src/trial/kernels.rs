@@ -1,4 +1,4 @@
-//! The job of running a plugin's forward on given inputs: the child computes, the parent judges.
+//! The job of running a plugin's forward on given inputs: the child computes, the parent compares.
 
 use serde::{Deserialize, Serialize};
 use unswag_abi::{

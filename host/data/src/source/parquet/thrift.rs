@@ -1,4 +1,4 @@
-//! Thrift's compact protocol, as much of it as Parquet's metadata needs. No length in it is believed: what is read must be there.
+//! Thrift's compact protocol, as much of it as Parquet's metadata needs. No length in it is trusted: what is read must be there.
 //!
 //! Specification: <https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md>.
 
