@@ -12,19 +12,20 @@ const HEAD: &str = "\
 # The kinds of a graph
 
 This page is printed by `unswag plugin kinds`. Every node of a graph is of one of these kinds, or a plugin's op, whose
-name contains a dot. `unswag plugin check` and `unswag surgery` compare an op that `stands_for` a kind with the arithmetic
-that is stated here.
+name contains a dot. `unswag plugin check` and `unswag surgery` compare an op that `stands_for` a kind with the
+arithmetic that is stated here.
 
 **Element types.** Inputs are F32, BF16 or F16. \"In f32\" means: read exactly, computed in IEEE f32 in the order of the
-formula, and rounded once, to nearest, ties to even, when the result is stored. A step that is rounded to the element type
-of the output says so. `exp`, `tanh`, `silu`, `gelu` and `gelu_tanh` are the functions of `kernels/math`: within 0.9, 2,
-2.3 and 7.1 units in the last place of the true value, `gelu_tanh` within 3 + 2.5 |z|, z the argument of its exponential.
+formula, and rounded once, to nearest, ties to even, when the result is stored. A step that is rounded to the element
+type of the output says so. `exp`, `tanh`, `silu`, `gelu` and `gelu_tanh` are the functions of `kernels/math`: within
+0.9, 2, 2.3 and 7.1 units in the last place of the true value, `gelu_tanh` within 3 + 2.5 |z|, z the argument of its
+exponential.
 
 **What is compared.** *Exact* kinds must have the same bits; zeros of either sign are equal, and so are all NaNs.
 *Rounding* kinds may differ by 2 units in the last place of the output's element type, and by 4 units of f32 of the
-largest intermediate term: their last bit depends on the order of a sum or on how an exponential is computed. The result,
-bit for bit or up to rounding, is printed and recorded. The other kinds have no reference: a claim to be one of them is
-recorded as unverified, and the output is marked as computing something else.
+largest intermediate term: their last bit depends on the order of a sum or on how an exponential is computed. The
+result, bit for bit or up to rounding, is printed and recorded. The other kinds have no reference: a claim to be one of
+them is recorded as unverified, and the output is marked as computing something else.
 ";
 
 /// The page.

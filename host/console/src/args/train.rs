@@ -318,8 +318,8 @@ pub struct Saving {
     /// Resume from a checkpoint: `auto` takes the newest complete one in the output folder, and starts a new run where
     /// there is none.
     ///
-    /// A larger --max-steps or --num-epochs extends the run. Other settings must be those of the checkpoint, except
-    /// those that --allow-changed names.
+    /// A larger --max-steps or --num-epochs extends the run. Other settings that change its numbers must be those of the checkpoint,
+    /// except those that --allow-changed names.
     #[arg(long, alias = "resume", value_name = "auto|PATH", value_hint = ValueHint::DirPath)]
     pub resume_from_checkpoint: Option<PathBuf>,
     /// Settings that may differ from those of the checkpoint, such as learning_rate or data. An epoch of other data is
