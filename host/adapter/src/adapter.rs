@@ -1,13 +1,12 @@
 //! An adapter's folder, opened for a model: `adapter_config.json` and `adapter_model.safetensors`, as PEFT writes them.
 
 use std::{
-    fs::File,
     io::Read,
     path::{Path, PathBuf},
 };
 
 use unswag_abi::doc::{Dtype, Graph};
-use unswag_checkpoint::{Checkpoint, parse_header};
+use unswag_checkpoint::{Checkpoint, parse_header, regular_file};
 
 use crate::{
     AdapterError,
@@ -216,7 +215,8 @@ impl AdapterSpec {
     /// From the README that earlier PEFT releases wrote: bitsandbytes' settings, as they were in training.
     fn readme_quantization(&self) -> Option<String> {
         let mut text = String::new();
-        File::open(self.path.join("README.md")).ok()?.take(MOST_README_BYTES).read_to_string(&mut text).ok()?;
+        let (file, _) = regular_file(&self.path.join("README.md")).ok()?;
+        file.take(MOST_README_BYTES).read_to_string(&mut text).ok()?;
         let says = |mark: &str| text.contains(mark);
         match (says("load_in_4bit: True"), says("load_in_8bit: True")) {
             (true, _) => Some("in 4 bits (by its README)".into()),
