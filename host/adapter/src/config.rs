@@ -12,13 +12,17 @@ use unswag_checkpoint::regular_file;
 
 use crate::{
     AdapterError,
-    names::{ALL_LINEAR, MOST_NAMES, ModuleNames, PathPattern, PatternMap},
+    names::{ALL_LINEAR, MAX_NAMES, ModuleNames, PatternMap},
+    pattern::{Extent, PathPattern, PatternBudget, PatternError},
 };
 
 const MAX_BYTES: u64 = 16 << 20;
 
+/// Names in `modules_to_save`. Every module of a model is compared with each of them.
+const MAX_SAVED_NAMES: usize = 256;
+
 /// Characters of a setting's value in a message.
-const SHOWN_CHARS: usize = 200;
+pub(crate) const SHOWN_CHARS: usize = 200;
 
 /// The largest rank that is computed. A LoRA of a higher one has more elements than the layers that it adapts.
 pub const MAX_RANK: u64 = 1 << 16;
@@ -137,6 +141,7 @@ impl Config {
                 return Err(fields.wrong(name, expected, Some(value)));
             }
         }
+        let budget = fields.pattern_budget(&written)?;
         let config = Config {
             r: fields.get("r").map(|value| fields.rank("r", value)).transpose()?,
             lora_alpha: match fields.get("lora_alpha") {
@@ -145,15 +150,15 @@ impl Config {
             },
             use_rslora: fields.flag("use_rslora")?,
             use_dora: fields.flag("use_dora")?,
-            rank_pattern: fields.pattern("rank_pattern", written.rank_pattern, Fields::rank)?,
-            alpha_pattern: fields.pattern("alpha_pattern", written.alpha_pattern, Fields::alpha)?,
-            target_modules: fields.modules("target_modules", true)?,
-            exclude_modules: fields.modules("exclude_modules", false)?,
+            rank_pattern: fields.pattern("rank_pattern", written.rank_pattern.as_ref(), &budget, Fields::rank)?,
+            alpha_pattern: fields.pattern("alpha_pattern", written.alpha_pattern.as_ref(), &budget, Fields::alpha)?,
+            target_modules: fields.modules("target_modules", true, &budget)?,
+            exclude_modules: fields.modules("exclude_modules", false, &budget)?,
             layers_to_transform: fields.layers_to_transform()?,
-            layers_pattern: fields.layers_pattern()?,
+            layers_pattern: fields.layers_pattern(&budget)?,
             modules_to_save: match fields.get("modules_to_save") {
                 None => Vec::new(),
-                Some(value) => fields.names("modules_to_save", value)?,
+                Some(value) => fields.names("modules_to_save", value, MAX_SAVED_NAMES)?,
             },
             base_model: fields.get("base_model_name_or_path").and_then(Json::as_str).map(str::to_owned),
         };
@@ -165,33 +170,37 @@ impl Config {
         Ok(config)
     }
 
-    /// Whether an adapter with these settings has a LoRA on a linear layer; `None` where the tensors alone say it.
+    /// Whether an adapter with these settings has a LoRA on a linear layer; `None` where the tensors alone say it, because no
+    /// `target_modules` are given and nothing rules the layer out.
     ///
     /// # Errors
-    /// Matching takes too many steps.
+    /// Matching takes too long.
     pub fn picks(&self, path: &str, is_head: bool) -> Result<Option<bool>, String> {
-        let Some(targets) = &self.target_modules else { return Ok(None) };
         if let Some(excluded) = &self.exclude_modules
             && excluded.contains(path, is_head)?
         {
             return Ok(Some(false));
         }
-        if self.modules_to_save.iter().any(|name| stands_within(path, name)) || !targets.contains(path, is_head)? {
+        let targets = self.target_modules.as_ref();
+        let is_target = targets.map(|targets| targets.contains(path, is_head)).transpose()?;
+        if self.modules_to_save.iter().any(|name| stands_within(path, name)) || is_target == Some(false) {
             return Ok(Some(false));
         }
         // A full path, whatever its layer.
-        let is_named = matches!(targets, ModuleNames::List(names) if names.iter().any(|name| name == path));
+        let is_named = matches!(targets, Some(ModuleNames::List(names)) if names.contains(path));
         if is_named || self.layers_to_transform.is_empty() {
-            return Ok(Some(true));
+            return Ok(is_target);
         }
-        let layer = layer_index(path, &self.layers_pattern)?;
-        Ok(Some(layer.is_some_and(|layer| self.layers_to_transform.contains(&layer))))
+        match layer_index(path, &self.layers_pattern)? {
+            Some(layer) if self.layers_to_transform.contains(&layer) => Ok(is_target),
+            _ => Ok(Some(false)),
+        }
     }
 
     /// A module's rank, where the settings say it.
     ///
     /// # Errors
-    /// Matching takes too many steps.
+    /// Matching takes too long.
     pub fn rank(&self, path: &str) -> Result<Option<u64>, String> {
         Ok(self.rank_pattern.get(path)?.or(self.r))
     }
@@ -199,7 +208,7 @@ impl Config {
     /// What a module's B A is multiplied by.
     ///
     /// # Errors
-    /// Matching takes too many steps.
+    /// Matching takes too long.
     pub fn scale(&self, path: &str, r: u64) -> Result<f64, String> {
         let alpha = self.alpha_pattern.get(path)?.unwrap_or(self.lora_alpha);
         Ok(alpha / if self.use_rslora { (r as f64).sqrt() } else { r as f64 })
@@ -301,43 +310,76 @@ impl Fields<'_> {
         alpha.ok_or_else(|| self.wrong(name, "a number above 0", Some(value)))
     }
 
+    /// Measures every expression of the file.
+    fn pattern_budget(&self, written: &Written) -> Result<PatternBudget, AdapterError> {
+        let mut budget = PatternBudget::default();
+        let maps = [("rank_pattern", &written.rank_pattern), ("alpha_pattern", &written.alpha_pattern)];
+        let keys = maps.into_iter().flat_map(|(name, pattern)| {
+            let map = match pattern {
+                Some(Pattern::Map(map)) => Some(map),
+                _ => None,
+            };
+            map.into_iter().flat_map(move |map| map.keys().take(MAX_NAMES).map(move |text| (name, text.as_str())))
+        });
+        let modules = |name| self.get(name).and_then(Json::as_str).map(|text| (name, text));
+        let lists = self.get("layers_pattern").into_iter().flat_map(|value| match value {
+            Json::Array(list) => list.iter().filter_map(Json::as_str).take(MAX_NAMES).collect(),
+            other => other.as_str().into_iter().collect::<Vec<_>>(),
+        });
+        let modules = ["target_modules", "exclude_modules"].into_iter().filter_map(modules);
+        for (name, text) in keys.chain(modules).chain(lists.map(|text| ("layers_pattern", text))) {
+            budget.add(text).map_err(|error| self.bad_pattern(name, text, error))?;
+        }
+        Ok(budget)
+    }
+
     fn pattern<T>(
         &self,
         name: &str,
-        pattern: Option<Pattern>,
+        pattern: Option<&Pattern>,
+        budget: &PatternBudget,
         read: fn(&Self, &str, &Json) -> Result<T, AdapterError>,
     ) -> Result<PatternMap<T>, AdapterError> {
         let map = match pattern {
             None => return Ok(PatternMap(Vec::new())),
-            Some(Pattern::Map(map)) if map.len() <= MOST_NAMES => map,
+            Some(Pattern::Map(map)) if map.len() <= MAX_NAMES => map,
             Some(Pattern::Map(map)) => {
                 return Err(refused(self.path, name, "at most 16384 patterns", map.len().to_string()));
             }
             Some(Pattern::Other(other)) => {
-                return Err(self.wrong(name, "an object of module names and values", Some(&other)));
+                return Err(self.wrong(name, "an object of module names and values", Some(other)));
             }
         };
         let entry = |(text, value): (&String, &Json)| {
             let value = read(self, &format!("{name}: {}", clipped(text)), value)?;
-            let pattern = PathPattern::end(text).map_err(|error| self.bad_pattern(name, text, &error))?;
+            let pattern = budget.compile(text, Extent::End).map_err(|error| self.bad_pattern(name, text, error))?;
             Ok((pattern, value))
         };
         map.iter().map(entry).collect::<Result<_, _>>().map(PatternMap)
     }
 
-    fn bad_pattern(&self, name: &str, text: &str, error: &str) -> AdapterError {
-        refused(self.path, name, "a regular expression", format!("{}: {error}", clipped(text)))
+    fn bad_pattern(&self, name: &str, text: &str, error: PatternError) -> AdapterError {
+        let PatternError { expected, got } = error;
+        refused(self.path, name, &expected, format!("{got} ({})", clipped(text)))
     }
 
-    fn names(&self, name: &str, value: &Json) -> Result<Vec<String>, AdapterError> {
-        let list = value.as_array().filter(|list| list.len() <= MOST_NAMES);
+    fn names(&self, name: &str, value: &Json, at_most: usize) -> Result<Vec<String>, AdapterError> {
+        if let Some(list) = value.as_array().filter(|list| list.len() > at_most) {
+            return Err(refused(self.path, name, &format!("at most {at_most} names"), list.len().to_string()));
+        }
+        let list = value.as_array();
         let texts = list.and_then(|list| {
             list.iter().map(|item| item.as_str().filter(|text| !text.is_empty()).map(str::to_owned)).collect()
         });
         texts.ok_or_else(|| self.wrong(name, "a list of module names", Some(value)))
     }
 
-    fn modules(&self, name: &str, takes_all: bool) -> Result<Option<ModuleNames>, AdapterError> {
+    fn modules(
+        &self,
+        name: &str,
+        takes_all: bool,
+        budget: &PatternBudget,
+    ) -> Result<Option<ModuleNames>, AdapterError> {
         Ok(match self.get(name) {
             None => None,
             Some(Json::String(text)) if takes_all && text.eq_ignore_ascii_case(ALL_LINEAR) => {
@@ -345,11 +387,12 @@ impl Fields<'_> {
             }
             Some(Json::String(text)) if text.is_empty() => None,
             Some(Json::String(text)) => {
-                let pattern = PathPattern::whole(text).map_err(|error| self.bad_pattern(name, text, &error))?;
+                let pattern =
+                    budget.compile(text, Extent::Path).map_err(|error| self.bad_pattern(name, text, error))?;
                 Some(ModuleNames::Pattern(pattern))
             }
             Some(value @ Json::Array(list)) if !list.is_empty() || takes_all => {
-                Some(ModuleNames::List(self.names(name, value)?))
+                Some(ModuleNames::List(self.names(name, value, MAX_NAMES)?.into_iter().collect()))
             }
             Some(Json::Array(_)) => None,
             other => return Err(self.wrong(name, "a list of module names, or a regular expression", other)),
@@ -360,22 +403,24 @@ impl Fields<'_> {
         let wrong = |value| self.wrong("layers_to_transform", "a layer's number, or a list of them", Some(value));
         match self.get("layers_to_transform") {
             None => Ok(Vec::new()),
-            Some(value @ Json::Array(list)) if list.len() <= MOST_NAMES => {
+            Some(value @ Json::Array(list)) if list.len() <= MAX_NAMES => {
                 list.iter().map(Json::as_u64).collect::<Option<_>>().ok_or_else(|| wrong(value))
             }
             Some(value) => value.as_u64().map(|layer| vec![layer]).ok_or_else(|| wrong(value)),
         }
     }
 
-    fn layers_pattern(&self) -> Result<Vec<PathPattern>, AdapterError> {
+    fn layers_pattern(&self, budget: &PatternBudget) -> Result<Vec<PathPattern>, AdapterError> {
         let names = match self.get("layers_pattern") {
             None => return Ok(Vec::new()),
             Some(Json::String(text)) if text.is_empty() => return Ok(Vec::new()),
             Some(Json::String(text)) => vec![text.clone()],
-            Some(value) => self.names("layers_pattern", value)?,
+            Some(value) => self.names("layers_pattern", value, MAX_NAMES)?,
         };
-        let pattern =
-            |text: &String| PathPattern::end(text).map_err(|error| self.bad_pattern("layers_pattern", text, &error));
+        let pattern = |text: &String| {
+            let compiled = budget.compile(text, Extent::End);
+            compiled.map_err(|error| self.bad_pattern("layers_pattern", text, error))
+        };
         names.iter().map(pattern).collect()
     }
 }

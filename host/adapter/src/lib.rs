@@ -12,6 +12,7 @@ mod float;
 mod layers;
 mod merge;
 mod names;
+mod pattern;
 mod report;
 mod rounding;
 mod select;

@@ -3,13 +3,12 @@
 //! `target_modules`, `exclude_modules`: a list of paths or of their last parts, or one regular expression for full paths.
 //! `rank_pattern`, `alpha_pattern`: regular expressions for the end of a path, each with a value; the first that matches counts.
 
-use fancy_regex::{Regex, RegexBuilder};
+use std::collections::HashSet;
 
-/// Longest expression that is read, and steps back that matching one path may take: an adapter is somebody else's file.
-const MOST_PATTERN_BYTES: usize = 1 << 16;
-const MOST_BACKTRACKS: usize = 50_000;
+use crate::pattern::PathPattern;
+
 /// Entries of a list or a pattern map.
-pub(crate) const MOST_NAMES: usize = 1 << 14;
+pub(crate) const MAX_NAMES: usize = 1 << 14;
 
 /// PEFT's word for every linear layer but the head.
 pub const ALL_LINEAR: &str = "all-linear";
@@ -18,19 +17,22 @@ pub const ALL_LINEAR: &str = "all-linear";
 #[derive(Clone, Debug)]
 pub(crate) enum ModuleNames {
     AllLinear,
-    /// Whole paths, or the parts after a dot.
-    List(Vec<String>),
+    /// Full paths, or the parts after a dot.
+    List(HashSet<String>),
     /// The full path matches.
     Pattern(PathPattern),
 }
 
 impl ModuleNames {
     /// # Errors
-    /// Matching takes too many steps.
+    /// Matching takes too long.
     pub fn contains(&self, path: &str, is_head: bool) -> Result<bool, String> {
         match self {
             ModuleNames::AllLinear => Ok(!is_head),
-            ModuleNames::List(names) => Ok(names.iter().any(|name| ends_with_name(path, name))),
+            ModuleNames::List(names) => {
+                let mut ends = path.match_indices('.').map(|(dot, _)| &path[dot + 1..]);
+                Ok(names.contains(path) || ends.any(|end| names.contains(end)))
+            }
             ModuleNames::Pattern(pattern) => pattern.is_match(path),
         }
     }
@@ -41,50 +43,6 @@ pub(crate) fn ends_with_name(path: &str, name: &str) -> bool {
     path.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
-/// A compiled expression, or a plain name that needs none.
-#[derive(Clone, Debug)]
-pub(crate) enum PathPattern {
-    Name(String),
-    Regex(Box<Regex>),
-}
-
-impl PathPattern {
-    /// Matches a full path, as Python's `re.fullmatch`.
-    ///
-    /// # Errors
-    /// It is no regular expression, or too long.
-    pub fn whole(text: &str) -> Result<Self, String> {
-        Ok(PathPattern::Regex(Box::new(compile(text, &format!("^(?:{text})$"))?)))
-    }
-
-    /// Matches a path, or its end after a dot.
-    ///
-    /// # Errors
-    /// As [`PathPattern::whole`].
-    pub fn end(text: &str) -> Result<Self, String> {
-        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
-            return Ok(PathPattern::Name(text.to_owned()));
-        }
-        Ok(PathPattern::Regex(Box::new(compile(text, &format!("^(?:.*\\.)?(?:{text})$"))?)))
-    }
-
-    pub fn is_match(&self, path: &str) -> Result<bool, String> {
-        match self {
-            PathPattern::Name(name) => Ok(ends_with_name(path, name)),
-            PathPattern::Regex(regex) => regex.is_match(path).map_err(|error| error.to_string()),
-        }
-    }
-}
-
-fn compile(text: &str, anchored: &str) -> Result<Regex, String> {
-    if text.len() > MOST_PATTERN_BYTES {
-        return Err(format!("an expression of {} bytes", text.len()));
-    }
-    let mut builder = RegexBuilder::new(anchored);
-    builder.backtrack_limit(MOST_BACKTRACKS).delegate_size_limit(1 << 20).delegate_dfa_size_limit(1 << 20);
-    builder.build().map_err(|error| error.to_string())
-}
-
 /// Values by the ends of paths.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PatternMap<T>(pub Vec<(PathPattern, T)>);
@@ -93,7 +51,7 @@ impl<T: Copy> PatternMap<T> {
     /// The value of the first pattern that matches.
     ///
     /// # Errors
-    /// Matching takes too many steps.
+    /// Matching takes too long.
     pub fn get(&self, path: &str) -> Result<Option<T>, String> {
         for (pattern, value) in &self.0 {
             if pattern.is_match(path)? {

@@ -7,9 +7,10 @@ use unswag_abi::doc::Graph;
 
 use crate::{
     AdapterError,
-    config::MAX_RANK,
+    config::{MAX_RANK, SHOWN_CHARS},
     layers::{LinearLayer, last_name, last_names, linear_layers},
-    names::{ALL_LINEAR, PathPattern, ends_with_name},
+    names::{ALL_LINEAR, ends_with_name},
+    pattern::{Extent, PatternBudget, PatternError},
     spec::is_within,
 };
 
@@ -123,17 +124,21 @@ fn patterns<T: Copy>(
     chosen: &[LinearLayer],
 ) -> Result<Vec<Option<T>>, AdapterError> {
     let mut values = vec![None; chosen.len()];
+    let wrong = |text: &str, PatternError { expected, got }: PatternError| {
+        let what = text.chars().take(SHOWN_CHARS).collect();
+        AdapterError::Setting { setting, what, expected, got }
+    };
+    let mut budget = PatternBudget::default();
+    for (text, _) in entries {
+        budget.add(text).map_err(|error| wrong(text, error))?;
+    }
     for (text, value) in entries {
-        let wrong = |error: String| AdapterError::Setting {
-            setting,
-            what: text.clone(),
-            expected: "a module's name, or a regular expression for the end of its path".into(),
-            got: error,
-        };
-        let pattern = PathPattern::end(text).map_err(wrong)?;
+        let pattern = budget.compile(text, Extent::End).map_err(|error| wrong(text, error))?;
         let mut found = false;
         for (layer, slot) in chosen.iter().zip(&mut values) {
-            if pattern.is_match(&layer.path).map_err(wrong)? {
+            let costly =
+                |got| wrong(text, PatternError { expected: "an expression that is matched in 3 s".into(), got });
+            if pattern.is_match(&layer.path).map_err(costly)? {
                 found = true;
                 slot.get_or_insert(*value);
             }

@@ -185,7 +185,7 @@ impl<'a> Resolver<'a> {
     fn check_selection(&self, found: &BTreeMap<usize, &str>) -> Result<(), AdapterError> {
         for (at, layer) in self.layers.iter().enumerate() {
             let picked = self.config.picks(&layer.path, layer.is_head);
-            let Some(is_picked) = picked.map_err(|error| self.costly(&layer.path, error))? else { return Ok(()) };
+            let Some(is_picked) = picked.map_err(|error| self.costly(&layer.path, error))? else { continue };
             let has = found.contains_key(&at);
             if has && !is_picked {
                 let expected = "a layer that target_modules, exclude_modules and layers_to_transform select";
@@ -281,8 +281,8 @@ impl<'a> Resolver<'a> {
     }
 
     fn costly(&self, module: &str, error: String) -> AdapterError {
-        let what = "target_modules, exclude_modules, rank_pattern or alpha_pattern".to_owned();
-        let expected = format!("expressions that can be matched against {module}");
+        let what = "target_modules, exclude_modules, layers_pattern, rank_pattern or alpha_pattern".to_owned();
+        let expected = format!("expressions that can be matched against {module} in little time");
         AdapterError::Config { path: self.path.to_owned(), what, expected, got: error }
     }
 

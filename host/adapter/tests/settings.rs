@@ -112,6 +112,7 @@ fn the_settings_select_the_layers_that_have_tensors_or_the_adapter_is_refused() 
         json!({"target_modules": ["q_proj"], "exclude_modules": ["1.self_attn.q_proj"]}),
         json!({"target_modules": ["q_proj", "lm_head"], "exclude_modules": r".*(1\.self_attn.q_proj|head)"}),
         json!({"target_modules": null}),
+        json!({"layers_to_transform": [0], "exclude_modules": ["lm_head"]}),
     ] {
         let spec = case.with(selects_the_first.clone()).unwrap_or_else(|error| panic!("{selects_the_first}: {error}"));
         assert_eq!(spec.layers()[0].layer.path, first);
@@ -129,6 +130,11 @@ fn the_settings_select_the_layers_that_have_tensors_or_the_adapter_is_refused() 
         (json!({"target_modules": [first], "exclude_modules": ["self_attn.q_proj"]}), "PEFT would leave it out"),
         (json!({"target_modules": ".*", "layers_to_transform": [0]}), "layers_to_transform: expected no layers"),
         (json!({"target_modules": "(q_proj"}), "target_modules: expected a regular expression"),
+        // Without targets the tensors say which layers have a LoRA; what rules a layer out counts all the same.
+        (json!({"exclude_modules": ["q_proj"]}), "PEFT would leave it out"),
+        (json!({"exclude_modules": ".*layers.0.*", "target_modules": null}), "PEFT would leave it out"),
+        (json!({"layers_to_transform": [1]}), "PEFT would leave it out"),
+        (json!({"layers_to_transform": [0], "layers_pattern": "blocks"}), "PEFT would leave it out"),
         // What would be matched for hours elsewhere.
         (json!({"target_modules": "(a|aa|.)*(?=x)(x+x+)+y"}), "expected"),
     ] {
@@ -275,4 +281,53 @@ fn damaged_files_are_errors_and_never_more() {
         }
     }
     assert!(refused > 300 && taken > 3, "{refused} refused, {taken} taken");
+}
+
+/// The largest size of this process in memory so far.
+fn peak_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a size");
+    1024 * line.trim_end_matches("kB").trim().parse::<u64>().expect("kB")
+}
+
+#[test]
+fn expressions_made_to_take_memory_or_time_are_refused_by_name() {
+    let case = case();
+    let many = |key: fn(u64) -> String| (0..16_000).map(|at| (key(at), json!(4))).collect::<Map<_, _>>();
+    let before = peak_bytes();
+    let start = std::time::Instant::now();
+    for (settings, expected) in [
+        (json!({"target_modules": r"(?=\w{30})".repeat(6000)}), "target_modules: expected at most 65536 bytes"),
+        (json!({"exclude_modules": r"(?=[^.]{30})".repeat(5000)}), "exclude_modules: expected at most 1024 parts"),
+        (json!({"rank_pattern": many(|at| format!(r"\w{{30}}x{at}"))}), r"rank_pattern: expected at most 256 regular"),
+        (json!({"alpha_pattern": many(|at| format!("(a|b)x{at}"))}), r"alpha_pattern: expected at most 256 regular"),
+        (json!({"layers_pattern": vec!["h+"; 300]}), "layers_pattern: expected at most 256 regular"),
+        (json!({"modules_to_save": vec!["lm_head"; 300]}), "modules_to_save: expected at most 256 names, got 300"),
+        // Each is small enough by itself.
+        (
+            json!({"target_modules": "(?=a)".repeat(600), "exclude_modules": "(?=a)".repeat(600)}),
+            "exclude_modules: expected at most 1024 parts",
+        ),
+    ] {
+        let error = case.with(settings).expect_err("refused");
+        assert!(error.contains(expected), "{error}");
+    }
+    // Plain names are compared without a regex engine, so that there may be many.
+    let spec = case.with(json!({"rank_pattern": many(|at| format!("model.layers.{at}.mlp.up_proj"))}));
+    assert_eq!(spec.expect("none of them is of this model").layers().len(), 1);
+    assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
+    let grew = peak_bytes() - before;
+    assert!(grew < 64 << 20, "{grew} bytes");
+}
+
+#[test]
+fn a_readme_that_is_a_named_pipe_is_not_waited_for() {
+    let case = case();
+    let pipe = case.adapter().join("README.md");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
+    assert!(made.success());
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(case.with(json!({})).map(|spec| spec.layers().len())));
+    let opened = receiver.recv_timeout(std::time::Duration::from_secs(20)).expect("it does not wait");
+    assert_eq!(opened, Ok(1));
 }
