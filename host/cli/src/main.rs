@@ -5,13 +5,13 @@
 
 mod commands;
 
-use std::{error::Error, process::ExitCode};
+use std::error::Error;
 
 pub(crate) use unswag_console::{Done, args, chain, term};
 
 use args::{Cli, Command};
 
-fn main() -> ExitCode {
+fn main() {
     // The sandboxed child of a plugin's probe: it must come first, while the process has one thread and nothing open.
     if std::env::args_os().nth(1).is_some_and(|first| first == unswag_loader::PROBE_COMMAND) {
         unswag_loader::probe_child();
@@ -27,13 +27,12 @@ fn main() -> ExitCode {
     // Each of these commands writes beside its output and renames at the end: stopped before that, it has changed nothing.
     let status = if result.is_err() && term::interrupted() {
         term::error("interrupted; nothing was changed");
-        ExitCode::from(130)
+        130
     } else {
         unswag_console::exit(&cli.output, result)
     };
     // The last that happens: up to here an end of the program is a plugin's doing.
-    unswag_loader::end_of_program();
-    status
+    unswag_loader::end_of_program(status);
 }
 
 fn run(cli: &Cli) -> Result<Done, Box<dyn Error>> {

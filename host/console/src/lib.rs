@@ -9,7 +9,7 @@ pub mod data;
 pub mod recipe;
 pub mod term;
 
-use std::{error::Error, process::ExitCode};
+use std::error::Error;
 
 use args::Output;
 
@@ -55,13 +55,13 @@ impl Error for Failed {
 }
 
 /// The exit status of a command; what failed is printed with all its causes.
-pub fn exit(output: &Output, result: Result<Done, Box<dyn Error>>) -> ExitCode {
+pub fn exit(output: &Output, result: Result<Done, Box<dyn Error>>) -> u8 {
     match result {
-        Ok(Done::Ok) => ExitCode::SUCCESS,
-        Ok(Done::Differs) => ExitCode::from(1),
-        Ok(Done::Unfinished) => ExitCode::from(2),
-        Ok(Done::Stopped) => ExitCode::from(130),
-        Ok(Done::Failed) => ExitCode::from(2),
+        Ok(Done::Ok) => 0,
+        Ok(Done::Differs) => 1,
+        Ok(Done::Unfinished) => 2,
+        Ok(Done::Stopped) => 130,
+        Ok(Done::Failed) => 2,
         Err(error) => {
             if output.json {
                 let mut page = error.downcast_ref::<Failed>().map(|failed| failed.page.clone()).unwrap_or_default();
@@ -69,7 +69,7 @@ pub fn exit(output: &Output, result: Result<Done, Box<dyn Error>>) -> ExitCode {
                 let _ = term::print(&format!("{}\n", serde_json::Value::Object(page)));
             }
             term::error(&chain(error.as_ref()));
-            ExitCode::from(2)
+            2
         }
     }
 }

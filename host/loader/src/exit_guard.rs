@@ -3,14 +3,16 @@
 //! A loaded library may call `exit(0)` at any moment: the caller would see status 0, and no result. From the first library that
 //! opens in this process until [`end_of_program`], an exit with status 0 or 1 (both are results of this program) becomes status 2 with a
 //! sentence on standard error. A program asks for this with [`guard_exit`]; other users of this crate end as they like. Caught are `exit`, by a handler that runs with it, `quick_exit`, and `_exit` and `_Exit` where the library
-//! calls the C library's, since this program's own definition stands before it. Not caught is the system call `exit_group` without
-//! the C library: then the status is the plugin's, and only the missing result shows it.
+//! calls the C library's, since this program's own definition stands before it. Not caught are the system call `exit_group` without
+//! the C library, and `execve`, which puts another program in the place of this one: then the status is the plugin's or that program's, and
+//! only the missing result shows it.
 //!
 //! A crash needs no guard: a signal is no success. Nor does a child process of this program ([`crate::trial()`]), whose end is reported by its
 //! messages.
 
 use std::{
     ffi::{c_int, c_void},
+    io::Write as _,
     sync::{
         Once,
         atomic::{AtomicBool, Ordering},
@@ -52,9 +54,12 @@ pub(crate) fn arm() {
     IS_ARMED.store(true, Ordering::SeqCst);
 }
 
-/// The program has its result and is about to end by itself. Called once, where `main` is done.
-pub fn end_of_program() {
-    IS_ARMED.store(false, Ordering::SeqCst);
+/// Ends the program with its result, where `main` is done. No handler and no destructor of a library runs: one that ends the program
+/// would put another status in the place of this one.
+pub fn end_of_program(status: u8) -> ! {
+    // Nothing can be done about what cannot be written; what had to arrive was flushed where it was printed.
+    let _ = std::io::stdout().flush();
+    end(status.into())
 }
 
 /// Whether a status says that there is a result.

@@ -11,7 +11,7 @@ mod rows;
 mod run;
 mod train;
 
-use std::{error::Error, process::ExitCode};
+use std::error::Error;
 
 use unswag_console::{
     Done,
@@ -24,7 +24,7 @@ use unswag_console::{
 /// made again in each step, so it costs no time.
 const MAPPED_BYTES: libc::c_int = 256 << 10;
 
-fn main() -> ExitCode {
+fn main() {
     // SAFETY: changes one of the allocator's numbers, while the process has one thread. Where it is refused, it stays as it was.
     unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES) };
     let cli = args::parse();
@@ -34,8 +34,7 @@ fn main() -> ExitCode {
     term::release_interrupts();
     let status = unswag_console::exit(&cli.output, run(&cli));
     // The last that happens: up to here an end of the program is a plugin's doing.
-    unswag_loader::end_of_program();
-    status
+    unswag_loader::end_of_program(status);
 }
 
 fn run(cli: &Cli) -> Result<Done, Box<dyn Error>> {

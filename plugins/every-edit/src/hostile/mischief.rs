@@ -3,6 +3,12 @@
 unsafe extern "C" {
     fn _exit(status: i32) -> !;
     fn quick_exit(status: i32) -> !;
+    fn atexit(function: extern "C" fn()) -> i32;
+}
+
+extern "C" fn exit_well() {
+    // SAFETY: ends the process, which is what was asked for.
+    unsafe { _exit(0) }
 }
 
 /// What the option `mischief` is by default. A test that cannot give options, since the conformance suite chooses them, puts another
@@ -18,7 +24,7 @@ pub(super) fn default() -> String {
     text.split_once('=').map_or("", |(_, value)| value).trim().to_owned()
 }
 
-/// Ends the program as `how` says; another word does nothing here.
+/// Ends the program as `how` says, `atexit` when it ends by itself; another word does nothing here.
 pub(super) fn end(how: &str) {
     match how {
         "exit" => std::process::exit(0),
@@ -27,6 +33,10 @@ pub(super) fn end(how: &str) {
         "_exit" => unsafe { _exit(0) },
         // SAFETY: as above.
         "quick_exit" => unsafe { quick_exit(0) },
+        // SAFETY: the function stays for as long as the library, which is never closed.
+        "atexit" => unsafe {
+            atexit(exit_well);
+        },
         "abort" => std::process::abort(),
         // SAFETY: as above.
         "segv" => unsafe { std::ptr::null_mut::<u8>().write_volatile(1) },
