@@ -12,7 +12,7 @@ use unswag_graph::kinds::is_plugin_op;
 use unswag_loader::{Ending, KernelRun, Plugin, RunError, TrialError, TrialOptions, run_kernels};
 use unswag_reference::{Agreement, Difference, NoReference, Primitive, Tensor, compare};
 
-use crate::record::{self, Verified};
+use crate::record::{self, Verified, only_node, plain_kind};
 
 /// Batch and sequence of the sample calls.
 const SIZES: [(u64, u64); 3] = [(1, 1), (2, 5), (1, 7)];
@@ -66,20 +66,18 @@ pub(crate) struct Claim {
 
 /// Every claim of the patch from `before` to `after`, each once.
 pub(crate) fn claims(before: &Graph, after: &Graph, patch: &Patch) -> Vec<Claim> {
-    let by_path = |graph| -> HashMap<&str, &Node> {
-        let graph: &Graph = graph;
-        graph.nodes.iter().map(|node| (node.path.as_str(), node)).collect()
-    };
-    let (old, new) = (by_path(before), by_path(after));
+    let new: HashMap<&str, &Node> = after.nodes.iter().map(|node| (node.path.as_str(), node)).collect();
     let mut claims: Vec<Claim> = Vec::new();
     for edit in &patch.edits {
         let Edit::Replace { at, with } = edit else { continue };
+        // Looked up by place: the new node's path may be another one.
+        let old = only_node(before, at).filter(|_| with.nodes.len() == 1);
         for sub in &with.nodes {
             let path = sub.path(at);
             let Some(node) = new.get(path.as_str()) else { continue };
             let Some(stands_for) = &node.stands_for else { continue };
             // What was replaced says which variant of the primitive it was; the new node may have dropped an attribute.
-            let replaced = old.get(path.as_str()).filter(|old| plain_kind(old) == stands_for);
+            let replaced = old.filter(|old| plain_kind(old) == stands_for);
             let values = node.inputs.iter().filter_map(|name| after.values.get(name));
             let params = node.params.values().filter_map(|name| after.params.get(name));
             let inputs = values.map(|value| (value.dtype, value.shape.clone()));
@@ -101,11 +99,6 @@ pub(crate) fn claims(before: &Graph, after: &Graph, patch: &Patch) -> Vec<Claim>
         }
     }
     claims
-}
-
-/// The primitive that a node is, or stands for.
-pub(crate) fn plain_kind(node: &Node) -> &String {
-    node.stands_for.as_ref().unwrap_or(&node.kind)
 }
 
 impl Claim {

@@ -5,14 +5,14 @@
 use std::cell::RefCell;
 
 use indexmap::IndexMap;
-use unswag_abi::doc::{Attrs, Graph, Init, Meta, OpCall, OpPlan, Param, Patch, TransformJob};
-use unswag_graph::{Ops, PatchError, TransformCall, apply};
+use unswag_abi::doc::{Attrs, Edit, Graph, Init, Meta, OpCall, OpPlan, Param, Patch, TransformJob};
+use unswag_graph::{Ops, PatchError, TransformCall, apply, kinds::is_plugin_op};
 use unswag_loader::Plugin;
 
 use crate::{
     Model,
     claims::{self, Claim, ClaimError},
-    record::{Planned, PluginId, Step, Verified, keeps_forward_if_claims_hold},
+    record::{Planned, PluginId, Step, keeps_forward_if_claims_hold, only_node},
 };
 
 /// A protocol with its options, ready to operate: a loaded plugin's, or a test's.
@@ -65,17 +65,28 @@ pub struct Operation<'a> {
     pub after: Graph,
     /// One per protocol, in order. What their ops claim is not verified yet: see [`Operation::verified_steps`].
     pub steps: Vec<Step>,
-    pub(crate) claims: Vec<StepClaims>,
+    pub(crate) claims: Claims,
     pub(crate) made: Vec<Made>,
     pub(crate) transforms: Vec<Vec<TransformCall>>,
     pub(crate) protocols: &'a [Box<dyn Protocol>],
 }
 
+/// What the steps' ops claim.
+#[derive(Clone)]
+pub(crate) struct Claims {
+    /// Whether the steps before these, which the model's record has, are known to keep the forward.
+    is_base_forward: bool,
+    /// One for each step.
+    steps: Vec<StepClaims>,
+}
+
 /// What one step's ops claim, and what that would mean.
 #[derive(Clone)]
-pub(crate) struct StepClaims {
+struct StepClaims {
     claims: Vec<Claim>,
     keeps_forward_if_they_hold: bool,
+    /// Whether it replaces ops of an earlier step: what those compute is known only where that step's claims hold.
+    replaces_ops: bool,
     library: Option<Plugin>,
     recorded: Option<Step>,
 }
@@ -96,7 +107,10 @@ pub fn operate<'a>(model: &Model, protocols: &'a [Box<dyn Protocol>]) -> Result<
         steps: Vec::new(),
         made: Vec::new(),
         transforms: Vec::new(),
-        claims: Vec::new(),
+        claims: Claims {
+            is_base_forward: model.record.iter().flat_map(|record| &record.steps).all(Step::is_known_to_keep_forward),
+            steps: Vec::new(),
+        },
         protocols,
     };
     for protocol in protocols {
@@ -117,9 +131,10 @@ pub fn operate<'a>(model: &Model, protocols: &'a [Box<dyn Protocol>]) -> Result<
         let applied = apply(&graph, &patch, &planner)
             .map_err(|source| OperateError::Patch { protocol: id(), source: Box::new(source) })?;
         let plans = planner.used.into_inner();
-        operation.claims.push(StepClaims {
+        operation.claims.steps.push(StepClaims {
             claims: claims::claims(&graph, &applied.graph, &patch),
             keeps_forward_if_they_hold: keeps_forward_if_claims_hold(&graph, &patch),
+            replaces_ops: replaces_ops(&graph, &patch),
             library: protocol.library().cloned(),
             recorded: protocol.recorded().cloned(),
         });
@@ -146,6 +161,14 @@ pub fn operate<'a>(model: &Model, protocols: &'a [Box<dyn Protocol>]) -> Result<
     }
     operation.after = graph;
     Ok(operation)
+}
+
+/// Whether a patch puts something in the place of a plugin's op.
+fn replaces_ops(before: &Graph, patch: &Patch) -> bool {
+    patch.edits.iter().any(|edit| match edit {
+        Edit::Replace { at, .. } => only_node(before, at).is_some_and(|old| is_plugin_op(&old.kind)),
+        _ => false,
+    })
 }
 
 /// Answers an op's plan from a record, else from the plugin, and remembers all that it answered: a step's record is complete by
@@ -179,19 +202,22 @@ impl Ops for Planner<'_> {
 }
 
 /// Verifies what the ops of `steps` claim, and says of each step whether it keeps the forward.
-pub(crate) fn verify(steps: &[Step], of: &[StepClaims]) -> Result<Vec<Step>, ClaimError> {
-    let step = |(step, of): (&Step, &StepClaims)| {
+pub(crate) fn verify(steps: &[Step], claims: &Claims) -> Result<Vec<Step>, ClaimError> {
+    let mut is_base_forward = claims.is_base_forward;
+    let mut verified = Vec::with_capacity(steps.len());
+    for (step, of) in steps.iter().zip(&claims.steps) {
         let mut step = step.clone();
         if let Some(recorded) = &of.recorded {
-            (step.claims, step.keeps_forward) = (recorded.claims.clone(), recorded.keeps_forward);
-            return Ok(step);
+            (step.claims, step.keeps_forward) = (recorded.claims.clone(), recorded.is_known_to_keep_forward());
+        } else {
+            step.claims = claims::verify(&of.claims, of.library.as_ref(), &step.protocol, &step.options)?;
+            let is_known = of.keeps_forward_if_they_hold && (is_base_forward || !of.replaces_ops);
+            step.keeps_forward = is_known && !step.is_unverified();
         }
-        step.claims = claims::verify(&of.claims, of.library.as_ref(), &step.protocol, &step.options)?;
-        let holds = step.claims.iter().all(|claim| claim.verified != Verified::Unverified);
-        step.keeps_forward = of.keeps_forward_if_they_hold && holds;
-        Ok(step)
-    };
-    steps.iter().zip(of).map(step).collect()
+        is_base_forward &= step.is_known_to_keep_forward();
+        verified.push(step);
+    }
+    Ok(verified)
 }
 
 impl Operation<'_> {

@@ -114,7 +114,7 @@ fn open(spec: &PluginSpec, locks: &Locks, log: &Log) -> Result<Box<dyn Protocol>
 
 /// Opens the protocols whose ops these steps brought in, each node's with the options that its step had: who runs the model needs
 /// their kernels. The steps are those of the model, in order.
-/// A plugin that has changed since is told to `log`; whether its ops still fit is seen when they are planned.
+/// That a plugin has changed since is written to `log`; whether its ops still fit is seen when they are planned.
 ///
 /// # Errors
 /// As [`open_plugins`], for a plugin that a lock file names.
@@ -135,7 +135,8 @@ fn open_step(step: &Step, locks: &Locks, log: &Log) -> Result<unswag_loader::Pro
         let (protocol, recorded) = (&step.protocol, &step.plugin.sha256);
         let line = format!(
             "plugin {protocol} is not the build that the surgery was done with: its SHA-256 is {sha256}, the record says \
-             {recorded}; what its ops stand for was verified with that build"
+             {recorded}; what its ops stand for was {}",
+            if step.is_unverified() { "not verified with that build either" } else { "verified with that build" }
         );
         log(LogLevel::Warning, &line);
     }

@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
-use unswag_abi::doc::{Attrs, Edit, Graph, OpCall, OpPlan, Param, Patch};
+use unswag_abi::doc::{Attrs, Edit, Graph, Node, OpCall, OpPlan, Param, Patch, SubNode};
+use unswag_graph::kinds;
 use unswag_loader::yaml::{self, YamlError};
 
 pub const FILE_NAME: &str = "unswag.yaml";
@@ -102,13 +103,34 @@ impl Step {
         work(self) == work(other)
     }
 
+    /// Whether the model is known to compute what it did before this step: the patch keeps the forward where its ops are what they
+    /// stand for, and each was found to be.
+    pub fn is_known_to_keep_forward(&self) -> bool {
+        self.keeps_forward && !self.is_unverified()
+    }
+
+    /// Whether something that its ops stand for was not verified: it could not be, or the record is older than verification.
+    pub fn is_unverified(&self) -> bool {
+        self.lacks_claims() || self.claims.iter().any(|claim| claim.verified == Verified::Unverified)
+    }
+
+    /// Whether its ops stand for primitives and the record does not say what was found about that.
+    pub(crate) fn lacks_claims(&self) -> bool {
+        self.claims.is_empty() && self.new_nodes().any(|(_, node)| node.stands_for.is_some())
+    }
+
     /// Paths of the nodes that it put into the graph.
     pub(crate) fn patch_nodes(&self) -> impl Iterator<Item = String> {
+        self.new_nodes().map(|(at, node)| node.path(at))
+    }
+
+    /// The nodes that it put into the graph, each with the place that it was put in.
+    fn new_nodes(&self) -> impl Iterator<Item = (&str, &SubNode)> {
         let replaced = self.patch.edits.iter().filter_map(|edit| match edit {
-            Edit::Replace { at, with } => Some((at, &with.nodes)),
+            Edit::Replace { at, with } => Some((at.as_str(), &with.nodes)),
             _ => None,
         });
-        replaced.flat_map(|(at, nodes)| nodes.iter().map(move |node| node.path(at)))
+        replaced.flat_map(|(at, nodes)| nodes.iter().map(move |node| (at, node)))
     }
 }
 
@@ -247,16 +269,19 @@ fn is_plain_name(name: &str) -> bool {
 }
 
 /// Whether a patch leaves what the model computes, and its tensors, as they were, where its claims hold: every replaced node is one
-/// node that stands for the same primitive with the same parameters. Then other tools open the output as they open the base. Added
-/// losses do not count: they are for training.
+/// node that stands for the same primitive with the same parameters and the same attributes of that primitive. Then other tools open the
+/// output as they open the base. Added losses do not count: they are for training.
+///
+/// Where a replaced node is itself a plugin's op, this says nothing unless the steps before are known to keep the forward.
 pub fn keeps_forward_if_claims_hold(before: &Graph, patch: &Patch) -> bool {
     patch.edits.iter().all(|edit| match edit {
-        Edit::Replace { at, with } => match (before.node(at), with.nodes.as_slice()) {
+        Edit::Replace { at, with } => match (only_node(before, at), with.nodes.as_slice()) {
             (Some(old), [new]) => {
-                let plain = old.stands_for.as_ref().unwrap_or(&old.kind);
-                new.stands_for.as_ref() == Some(plain)
+                let plain = plain_kind(old);
+                old.path == *at
+                    && new.stands_for.as_ref() == Some(plain)
                     && new.params == old.params
-                    && before.region(at).is_some_and(|region| region.nodes.len() == 1)
+                    && same_attrs(plain, &old.attrs, &new.attrs)
                     && with.inputs == new.inputs
                     && with.outputs == new.outputs
             }
@@ -265,4 +290,101 @@ pub fn keeps_forward_if_claims_hold(before: &Graph, patch: &Patch) -> bool {
         Edit::Loss { .. } => true,
         Edit::Attr { .. } | Edit::Param { .. } | Edit::Drop { .. } | Edit::Cache { .. } => false,
     })
+}
+
+/// Whether the attributes of primitive `kind` are the same in both; an op may have others beside them.
+fn same_attrs(kind: &str, old: &Attrs, new: &Attrs) -> bool {
+    kinds::find(kind).is_some_and(|kind| kind.attrs.iter().all(|attr| old.get(attr.name) == new.get(attr.name)))
+}
+
+/// The primitive that a node is, or stands for.
+pub(crate) fn plain_kind(node: &Node) -> &String {
+    node.stands_for.as_ref().unwrap_or(&node.kind)
+}
+
+/// The node at or under the path `at`, where there is one only.
+pub(crate) fn only_node<'g>(graph: &'g Graph, at: &str) -> Option<&'g Node> {
+    let is_inside =
+        |node: &&Node| node.path.strip_prefix(at).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    let mut inside = graph.nodes.iter().filter(is_inside);
+    let only = inside.next()?;
+    inside.next().is_none().then_some(only)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use unswag_abi::doc::Subgraph;
+
+    use super::*;
+
+    fn attrs(value: serde_json::Value) -> Attrs {
+        value.as_object().expect("an object").clone().into_iter().collect()
+    }
+
+    /// A node at `model.norm`, and a patch that puts the op `new` with these attributes in its place.
+    fn replaced(old: Node, name: &str, new: serde_json::Value) -> (Graph, Patch) {
+        let plain = plain_kind(&old).clone();
+        let node = SubNode {
+            name: name.into(),
+            kind: "x.op".into(),
+            attrs: attrs(new),
+            stands_for: Some(plain),
+            ..SubNode::default()
+        };
+        let with = Subgraph { nodes: vec![node], ..Subgraph::default() };
+        let edit = Edit::Replace { at: "model.norm".into(), with };
+        let graph = Graph { nodes: vec![Node { path: "model.norm".into(), ..old }], ..Graph::default() };
+        (graph, Patch { edits: vec![edit], ..Patch::default() })
+    }
+
+    fn node(kind: &str, of: serde_json::Value) -> Node {
+        Node { kind: kind.into(), attrs: attrs(of), ..Node::default() }
+    }
+
+    #[test]
+    fn another_attribute_of_the_primitive_is_another_forward() {
+        let norm = || node("rms_norm", json!({"eps": 1e-5}));
+        let op = || Node { stands_for: Some("rms_norm".into()), ..node("y.norm", json!({"eps": 1e-5})) };
+        let gelu = || node("gelu", json!({"approximate": "tanh"}));
+        for (old, name, new, expected) in [
+            (norm(), "", json!({"eps": 1e-5, "bits": 4}), true),
+            (norm(), "k", json!({"eps": 1e-5}), true),
+            (norm(), "", json!({"eps": 1.0}), false),
+            (norm(), "k", json!({"eps": 1.0}), false),
+            (norm(), "", json!({}), false),
+            (norm(), "", json!({"eps": 1e-5, "unit_offset": true}), false),
+            (op(), "", json!({"eps": 1e-5}), true),
+            (op(), "k", json!({"eps": 1.0}), false),
+            (gelu(), "", json!({"approximate": "tanh"}), true),
+            (gelu(), "", json!({}), false),
+        ] {
+            let (graph, patch) = replaced(old.clone(), name, new.clone());
+            assert_eq!(keeps_forward_if_claims_hold(&graph, &patch), expected, "{old:?} by {name:?} {new}");
+        }
+    }
+
+    #[test]
+    fn a_step_without_claims_is_unverified_where_its_ops_stand_for_something() {
+        let step = |claims: serde_json::Value, stands_for: serde_json::Value| -> Step {
+            let node = json!({"kind": "x.norm", "inputs": ["x"], "outputs": ["y"], "stands_for": stands_for});
+            let with = json!({"inputs": ["x"], "outputs": ["y"], "nodes": [node]});
+            let patch = json!({"version": 1, "edits": [{"replace": {"at": "model.norm", "with": with}}]});
+            let plugin = json!({"name": "x", "version": "1", "sha256": ""});
+            let step = json!({"protocol": "x", "version": "1", "plugin": plugin, "keeps_forward": true,
+                "claims": claims, "plans": [], "patch": patch});
+            serde_json::from_value(step).expect("a step")
+        };
+        let claim = |verified: &str| json!([{"op": "x.norm", "stands_for": "rms_norm", "nodes": 1, "verified": verified, "detail": ""}]);
+        for (claims, stands_for, known) in [
+            (json!([]), json!("rms_norm"), false),
+            (claim("unverified"), json!("rms_norm"), false),
+            (claim("bit_for_bit"), json!("rms_norm"), true),
+            (json!([]), json!(null), true),
+        ] {
+            let step = step(claims, stands_for);
+            assert_eq!(step.is_known_to_keep_forward(), known, "{step:?}");
+            assert_eq!(step.is_unverified(), !known);
+        }
+    }
 }

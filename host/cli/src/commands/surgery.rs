@@ -150,10 +150,9 @@ fn claimed(claim: &Claim) -> String {
 
 /// How other tools will treat the output, where they cannot open it as the base.
 fn forward_note(steps: &[Step]) -> Option<&'static str> {
-    let is_unverified = |step: &&Step| step.claims.iter().any(|claim| claim.verified == Verified::Unverified);
-    let mut changing = steps.iter().filter(|step| !step.keeps_forward);
-    let first = changing.next()?;
-    Some(match is_unverified(&first) || changing.any(|step| is_unverified(&step)) {
+    let mut changing = steps.iter().filter(|step| !step.is_known_to_keep_forward()).peekable();
+    changing.peek()?;
+    Some(match changing.any(Step::is_unverified) {
         true => {
             "it is not verified that the model computes what it did: config.json says so, and transformers will refuse the output"
         }
@@ -291,7 +290,7 @@ fn summary(
     let total = |graph: &Graph| saved(graph).bytes_per_token;
     json!({
         "steps": steps,
-        "keeps_forward": verified.iter().all(|step| step.keeps_forward),
+        "keeps_forward": verified.iter().all(Step::is_known_to_keep_forward),
         "saved_bytes_per_token": { "before": total(&operation.before), "after": total(&operation.after) },
         "diff": changes,
         "auto": if verdicts.is_empty() { None } else { Some(verdicts) },

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use unswag_abi::doc::{Attrs, Dim, Dtype, Graph, Meta, Node, OpCall, Patch};
+use unswag_abi::doc::{Attrs, Dim, Dtype, Edit, Graph, Meta, Node, OpCall, Patch};
 
 /// One use of a plugin's op in a patched graph.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,7 +62,7 @@ fn use_of(before: &Graph, graph: &Graph, node: &Node, patch: &Patch) -> Result<U
         inputs.push((param.dtype, param.shape.iter().map(|&size| Dim::Fixed(size)).collect()));
     }
     // What was replaced says which variant of the primitive it was; the new node may have dropped an attribute.
-    let replaced = before.node(&node.path).filter(|old| node.stands_for.as_ref() == Some(&old.kind));
+    let replaced = replaced(before, node, patch).filter(|old| node.stands_for.as_ref() == Some(plain_kind(old)));
     Ok(Use {
         kind: node.kind.clone(),
         attrs: node.attrs.clone(),
@@ -74,6 +74,25 @@ fn use_of(before: &Graph, graph: &Graph, node: &Node, patch: &Patch) -> Result<U
         plain_attrs: replaced.unwrap_or(node).attrs.clone(),
         lossy: patch.lossy.clone(),
     })
+}
+
+/// The one node that `node` was put in the place of. Its path may be another one.
+fn replaced<'g>(before: &'g Graph, node: &Node, patch: &Patch) -> Option<&'g Node> {
+    let place = patch.edits.iter().rev().find_map(|edit| match edit {
+        Edit::Replace { at, with } => match with.nodes.as_slice() {
+            [new] if new.path(at) == node.path => Some(at),
+            _ => None,
+        },
+        _ => None,
+    });
+    match before.region(place?)?.nodes.as_slice() {
+        [only] => before.nodes.get(*only),
+        _ => None,
+    }
+}
+
+fn plain_kind(node: &Node) -> &String {
+    node.stands_for.as_ref().unwrap_or(&node.kind)
 }
 
 fn bind(dims: &[Dim], batch: u64, seq: u64) -> Vec<u64> {
@@ -142,4 +161,39 @@ impl Use {
 pub(super) fn describe(call: &OpCall) -> String {
     let inputs = call.inputs.iter().map(|meta| format!("{} {:?}", meta.dtype, meta.shape));
     Vec::from_iter(inputs).join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use unswag_abi::doc::{SubNode, Subgraph};
+
+    use super::*;
+
+    /// `model.norm` replaced by an op under the name `name`, with an eps of its choice.
+    fn plain_attrs(name: &str) -> Attrs {
+        let attrs = |eps: f64| Attrs::from([("eps".to_owned(), json!(eps))]);
+        let norm = Node { path: "model.norm".into(), kind: "rms_norm".into(), attrs: attrs(1e-5), ..Node::default() };
+        let new = SubNode {
+            name: name.into(),
+            kind: "x.norm".into(),
+            attrs: attrs(1.0),
+            stands_for: Some("rms_norm".into()),
+            ..SubNode::default()
+        };
+        let path = new.path("model.norm");
+        let op = Node { path, kind: "x.norm".into(), attrs: attrs(1.0), ..Node::default() };
+        let op = Node { stands_for: new.stands_for.clone(), ..op };
+        let with = Subgraph { nodes: vec![new], ..Subgraph::default() };
+        let patch = Patch { edits: vec![Edit::Replace { at: "model.norm".into(), with }], ..Patch::default() };
+        let [before, after] = [norm, op].map(|node| Graph { nodes: vec![node], ..Graph::default() });
+        uses(&before, &after, &patch).remove(0).unwrap().plain_attrs
+    }
+
+    #[test]
+    fn an_op_is_compared_with_the_variant_that_it_replaces_whatever_its_path() {
+        for name in ["", "k"] {
+            assert_eq!(plain_attrs(name)["eps"], json!(1e-5), "name {name:?}");
+        }
+    }
 }
