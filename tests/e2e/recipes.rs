@@ -80,11 +80,14 @@ fn surgery_is_done_once_and_again_only_where_something_changed() {
     assert!(again.stderr.contains("surgery was done before"), "{}", again.stderr);
     assert_eq!(inode(), first);
 
-    // A damaged result is made anew.
+    // A result that was edited is replaced only where that is asked for.
     let config = house.path("out/patched/config.json");
     let sound = fs::read(&config).unwrap();
     fs::write(&config, b"{}").unwrap();
-    run("recipe.yaml", &[]).ok();
+    let refused = run("recipe.yaml", &[]);
+    assert!(refused.code(2).contains("changed since it was written: config.json"), "{}", refused.stderr);
+    assert!(fs::read(&config).unwrap() == b"{}");
+    run("recipe.yaml", &["--force"]).ok();
     assert!(fs::read(&config).unwrap() == sound && inode() != first);
 
     // A base that is another one now, too.

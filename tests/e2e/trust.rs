@@ -45,6 +45,16 @@ fn a_plugin_that_ends_the_program_is_not_taken_for_success() {
 }
 
 #[test]
+fn a_handler_of_a_plugin_that_runs_at_exit_does_not_change_the_status() {
+    let house = house();
+    house.run(&["surgery", "-p", "delhi", "base", "-o", "out"]).ok();
+    for (out, expected) in [("out", 2), ("new", 0)] {
+        operate(&house, "rewrite:atexit", out).code(expected);
+    }
+    assert!(house.path("new/unswag.yaml").exists());
+}
+
+#[test]
 fn a_kernel_that_ends_the_program_in_training_leaves_status_2_and_no_adapter() {
     unswag_torch();
     let house = house();
@@ -111,7 +121,97 @@ fn a_verified_claim_is_printed_and_recorded_as_what_it_was_found_to_be() {
     assert_same_files(&house.path("plain"), &house.path("base"));
 }
 
+#[test]
+fn a_record_from_before_claims_counts_as_unverified() {
+    let house = house();
+    let surgery = |layer: u32, from: &str, out: &str| {
+        let spec = format!("hostile:at=model.layers.{layer}");
+        house.run(&["surgery", "-p", &spec, from, "-o", out]).ok();
+    };
+    surgery(0, "base", "old");
+    let text = record(&house, "old");
+    let (before, after) = text.split_once("claims:\n").expect("claims");
+    let (_, rest) = after.split_once("  keeps_forward:").expect("the key after it");
+    fs::write(house.path("old/unswag.yaml"), format!("{before}keeps_forward:{rest}")).unwrap();
+    let model_type = |out: &str| {
+        let config: Value = serde_json::from_slice(&fs::read(house.path(out).join("config.json")).unwrap()).unwrap();
+        config["model_type"].as_str().unwrap().to_owned()
+    };
+    // Nothing that the new step does is wrong, and nothing is known of the old one.
+    surgery(1, "old", "both");
+    assert_eq!((model_type("old"), model_type("both")), ("llama".to_owned(), "unswag_llama".to_owned()));
+    house.run(&["undo", "both"]).ok();
+    assert_eq!(model_type("both"), "unswag_llama");
+    house.run(&["undo", "both"]).ok();
+    assert_eq!(model_type("both"), "llama");
+}
+
 // What is not ours.
+
+#[test]
+fn a_users_edits_of_files_that_surgery_wrote_are_not_replaced_without_force() {
+    let house = house();
+    fs::write(house.path("base/README.md"), "the base's").unwrap();
+    for (spec, edited) in [("delhi", "README.md"), ("composite", "config.json")] {
+        let surgery = |extra: &[&str]| house.run(&[&["surgery", "-p", spec, "base", "-o", spec], extra].concat());
+        surgery(&[]).ok();
+        surgery(&[]).ok();
+        // Of the same size: the content is compared.
+        let file = house.path(spec).join(edited);
+        let mut mine = fs::read(&file).unwrap();
+        mine.rotate_left(1);
+        fs::write(&file, &mine).unwrap();
+        let said = surgery(&[]).code(2).to_owned();
+        assert!(
+            said.contains(&format!("changed since it was written: {edited}")) && said.contains("--force"),
+            "{said}"
+        );
+        assert!(fs::read(&file).unwrap() == mine);
+        if spec == "composite" {
+            // Its weights come from the base, and so would every other file.
+            house.run(&["undo", spec]).code(2);
+            assert!(fs::read(&file).unwrap() == mine);
+        }
+        surgery(&["--force"]).ok();
+        assert!(fs::read(&file).unwrap() != mine, "{spec}: --force replaces");
+    }
+    // A file that is gone is nothing to lose.
+    fs::remove_file(house.path("delhi/README.md")).unwrap();
+    house.run(&["surgery", "-p", "delhi", "base", "-o", "delhi"]).ok();
+    // Undoing in place keeps an edit where no file comes from the base.
+    fs::write(house.path("delhi/README.md"), "mine").unwrap();
+    house.run(&["undo", "delhi"]).ok();
+    assert_eq!(fs::read_to_string(house.path("delhi/README.md")).unwrap(), "mine");
+}
+
+#[test]
+fn nothing_is_written_into_the_recorded_base_or_into_a_result() {
+    let house = house();
+    house.run(&["surgery", "-p", "composite", "base", "-o", "one"]).ok();
+    let [first, second] = ["hostile:at=model.layers.0", "hostile:at=model.layers.1"];
+    house.run(&["surgery", "-p", first, "base", "-o", "same"]).ok();
+    house.run(&["surgery", "-p", second, "same", "-o", "both"]).ok();
+    house.run(&["surgery", "-p", "transform", "one", "-o", "two"]).ok();
+    fs::create_dir(house.path("moved")).unwrap();
+    for file in names(&house.path("base")) {
+        fs::copy(house.path("base").join(&file), house.path("moved").join(&file)).unwrap();
+    }
+    let guards = ["base", "one", "two", "both", "same"].map(|name| Base::guard(house.path(name)));
+    for args in [
+        &["undo", "both", "-o", "both/sub"][..],
+        &["undo", "two", "-o", "two/sub"],
+        &["undo", "two", "-o", "base/sub"],
+        &["undo", "one", "--base", "moved", "-o", "base/sub"],
+        &["undo", "one", "--base", "moved", "-o", "moved/sub"],
+        &["surgery", "-p", second, "same", "-o", "base/sub"],
+        &["merge", "same", "no-adapter-is-read", "-o", "base/sub"],
+    ] {
+        let outcome = house.run(args);
+        assert!(outcome.code(2).contains("inside the base checkpoint"), "{args:?}: {}", outcome.stderr);
+    }
+    assert!(!house.path("moved/sub").exists());
+    drop(guards);
+}
 
 #[test]
 fn a_users_own_files_in_an_output_are_never_deleted() {

@@ -13,6 +13,7 @@ mod config;
 mod make;
 mod model;
 mod operation;
+mod ours;
 mod plugin;
 mod undo;
 mod verify;

@@ -189,13 +189,15 @@ impl Model {
         named.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
     }
 
-    /// What must never be changed: the folder as it was opened, or the files where one file was.
+    /// What must never be changed: the folder as it was opened, or the files where one file was; and the checkpoint that the record
+    /// names as the base, where that is still there.
     pub fn bases(&self) -> Vec<&Path> {
+        let recorded = self.record.as_ref().map(|record| Path::new(&record.base.path)).filter(|path| path.exists());
         if self.path.is_dir() {
-            return vec![self.checkpoint.root()];
+            return [self.checkpoint.root()].into_iter().chain(recorded).collect();
         }
         let weights = self.checkpoint.files().iter().map(|file| file.path.as_path());
-        weights.chain(self.checkpoint.config_path()).chain([self.path.as_path()]).collect()
+        weights.chain(self.checkpoint.config_path()).chain([self.path.as_path()]).chain(recorded).collect()
     }
 }
 

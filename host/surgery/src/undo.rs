@@ -7,15 +7,16 @@
 use std::path::{Path, PathBuf};
 
 use unswag_abi::doc::{Attrs, Graph, OpCall, OpPlan, Patch, TransformJob};
-use unswag_checkpoint::{self as checkpoint, Commit, Existing, How as Transfer, Staging};
+use unswag_checkpoint::{self as checkpoint, Commit, Existing, How as Transfer, Staging, WriteError, check_outside};
 
 use crate::{
     config,
     model::{Model, ModelError},
     operation::{OperateError, Protocol, operate},
+    ours::{Unchanged, only_recorded},
     record::{self, PluginId, Record, Step},
     verify::{VerifyError, file_fault, record_of},
-    write::{SurgeryError, WriteOptions, changes_weights, only_ours, write},
+    write::{SurgeryError, WriteOptions, changes_weights, write},
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +44,12 @@ pub enum UndoError {
     },
     #[error("{}: it is not the checkpoint that was operated on: {file}: {fault}; pass --base PATH of the one that was", base.display())]
     OtherBase { base: PathBuf, file: String, fault: String },
+    #[error(
+        "{}: changed since it was written: {}; undoing brings back the base's files in their place, so nothing was changed: move that \
+         elsewhere, or undo into another folder with -o",
+        path.display(), changed.join(", ")
+    )]
+    Changed { path: PathBuf, changed: Vec<String> },
 }
 
 /// What undoing did.
@@ -69,9 +76,10 @@ pub fn undo(
     options: WriteOptions<'_>,
 ) -> Result<Undone, UndoError> {
     let record = record_of(path)?;
-    if out.is_none() {
+    match out {
+        Some(out) => check_output(path, &record, out, base)?,
         // In place the folder is replaced: nothing in it may be lost that is not ours.
-        only_ours(path)?;
+        None => drop(only_recorded(path)?),
     }
     let left = if all { 0 } else { record.steps.len() - 1 };
     let removed = &record.steps[left..];
@@ -87,6 +95,16 @@ pub fn undo(
         Some(at) => from_base(path, &record, left, left + at, out, base, options)?,
     };
     Ok(undone(path_written, leftover))
+}
+
+/// An output beside the folder: a new one, and in none of the folders that are read or named as the base.
+fn check_output(path: &Path, record: &Record, out: &Path, base: Option<&Path>) -> Result<(), SurgeryError> {
+    let bases = [Some(path), Some(Path::new(&record.base.path)), base];
+    check_outside(out, &bases.into_iter().flatten().collect::<Vec<_>>())?;
+    if std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(WriteError::Exists { path: out.to_owned() }.into());
+    }
+    Ok(())
 }
 
 type Written = (PathBuf, Option<PathBuf>);
@@ -119,7 +137,7 @@ fn keep_weights(
     for file in &mut left_record.files {
         let source = root.join(&file.name);
         let is_config = file.name == "config.json";
-        let written = match plain_config(&model, &left_record.steps) {
+        let written = match config_after(&model, &left_record.steps) {
             Some(text) if is_config => staging.write(&file.name, text.as_bytes()),
             _ => staging.transfer(&source, &file.name, how, options.progress),
         }
@@ -135,8 +153,8 @@ fn keep_weights(
         staging.write(record::FILE_NAME, text.as_bytes()).map_err(SurgeryError::from)?;
     }
     if out.is_none() {
-        // What was put there meanwhile is not ours either.
-        only_ours(root)?;
+        // What was put there meanwhile is not ours either. An edit of a file is not lost: the file itself comes over.
+        only_recorded(root)?;
     }
     let linked = left_record.files.iter().any(|file| file.how == record::How::Linked);
     let published = staging.commit(Commit { read_only: linked && left > 0, ..Commit::default() });
@@ -144,12 +162,12 @@ fn keep_weights(
     Ok((published.path, published.leftover))
 }
 
-/// `config.json` without its mark, where the steps that are left no longer need one.
-fn plain_config(model: &Model, left: &[Step]) -> Option<String> {
+/// `config.json` with the mark that the steps that are left need, or without one, where that is not what is written.
+fn config_after(model: &Model, left: &[Step]) -> Option<String> {
     let written = model.checkpoint.config()?;
     let plain = config::unmarked(written);
-    (left.iter().all(|step| step.keeps_forward) && plain != *written)
-        .then(|| serde_json::to_string_pretty(&plain).unwrap_or_default() + "\n")
+    let config = if left.iter().all(Step::is_known_to_keep_forward) { plain } else { config::marked(written) };
+    (config != *written).then(|| serde_json::to_string_pretty(&config).unwrap_or_default() + "\n")
 }
 
 /// The base again, with the steps that are left operated anew.
@@ -177,6 +195,14 @@ fn from_base(
         }
     }
     let to = out.unwrap_or(path);
+    let changed = |error| match error {
+        SurgeryError::Changed { path, changed } => UndoError::Changed { path, changed },
+        other => other.into(),
+    };
+    let unchanged = match out {
+        Some(_) => None,
+        None => Some(Unchanged::check(path, record, options.progress).map_err(changed)?),
+    };
     if left > 0 {
         let replayed: Vec<Box<dyn Protocol>> =
             record.steps[..left].iter().map(|step| Box::new(Replayed(step.clone())) as Box<dyn Protocol>).collect();
@@ -187,7 +213,8 @@ fn from_base(
     }
     let existing = if out.is_some() { Existing::Refuse } else { Existing::Replace };
     let mut bases = base.bases();
-    bases.extend(out.map(|_| path));
+    let recorded = Path::new(&record.base.path);
+    bases.extend(out.map(|_| path).into_iter().chain(Some(recorded).filter(|recorded| recorded.exists())));
     let mut staging = Staging::begin(to, &bases, existing, options.disk).map_err(SurgeryError::from)?;
     let root = base.checkpoint.root();
     let weights = base.checkpoint.files().iter().map(|file| (file.path.clone(), file.name.clone()));
@@ -198,7 +225,10 @@ fn from_base(
         staging.transfer(&source, &name, Transfer::CopyOrReflink, options.progress).map_err(SurgeryError::from)?;
     }
     if out.is_none() {
-        only_ours(to)?;
+        only_recorded(to)?;
+    }
+    if let Some(unchanged) = unchanged {
+        unchanged.still(options.progress).map_err(changed)?;
     }
     let published = staging.commit(Commit::default()).map_err(SurgeryError::from)?;
     Ok((published.path, published.leftover))

@@ -22,8 +22,9 @@ use crate::{
     make::Maker,
     model::{Model, ModelError, read_record},
     operation::{self, Operation},
+    ours::{Unchanged, only_recorded},
     record::{self, Base, File, FileHash, How, Record, RecordError, Step},
-    verify::{VerifyError, unrecorded, verify},
+    verify::{VerifyError, verify},
 };
 
 /// How to write.
@@ -31,7 +32,7 @@ use crate::{
 pub struct WriteOptions<'a> {
     /// Hard-link untouched weight files.
     pub link: bool,
-    /// Replace an earlier result of surgery, whatever it was, if nothing but its own files is there.
+    /// Replace an earlier result of surgery, whatever it was and even if its files were edited since, if no other files are there.
     pub replace: bool,
     pub disk: &'a dyn Disk,
     /// Hears every byte of weights once; see [`Operation::weight_bytes`].
@@ -55,6 +56,12 @@ pub enum SurgeryError {
         path.display(), names(foreign)
     )]
     Foreign { path: PathBuf, foreign: Vec<String> },
+    #[error(
+        "{}: changed since it was written: {}; nothing was changed: move that elsewhere, choose another output, or pass --force to \
+         replace it",
+        path.display(), names(changed)
+    )]
+    Changed { path: PathBuf, changed: Vec<String> },
     #[error("{}: cannot list it", path.display())]
     List { path: PathBuf, source: io::Error },
     #[error("{}: already there, with another operation's result; pass --force to replace it, or choose another output", path.display())]
@@ -119,7 +126,8 @@ pub fn write(
     out: &Path,
     options: WriteOptions<'_>,
 ) -> Result<Outcome, SurgeryError> {
-    let existing = existing(model, operation, out, options.replace)?;
+    let replaced = replaced(model, operation, out, &options)?;
+    let existing = if replaced.is_some() { Existing::Replace } else { Existing::Refuse };
     let mut staging = Staging::begin(out, &model.bases(), existing, options.disk)?;
     // A separate process, beside the writing: its verdict is needed for `config.json` and the record, which come last.
     let (steps, claims) = (operation.steps.clone(), operation.claims.clone());
@@ -151,41 +159,51 @@ pub fn write(
     staging.write(record::FILE_NAME, record.to_yaml()?.as_bytes())?;
     check(staging.path(), &operation.after)?;
     let linked = record.files.iter().any(|file| file.how == How::Linked);
-    if existing == Existing::Replace {
-        // What was put there meanwhile is not ours either.
-        only_ours(out)?;
+    if let Some(replaced) = replaced {
+        // What was put there or edited meanwhile is not ours either.
+        only_recorded(out)?;
+        replaced.still(options.progress)?;
     }
     let published = staging.commit(Commit { read_only: linked, ..Commit::default() })?;
     Ok(Outcome { path: published.path, record, leftover: published.leftover, steps })
 }
 
-/// Whether something may be replaced: an earlier run of this same operation always, another result of surgery if asked.
-fn existing(model: &Model, operation: &Operation<'_>, out: &Path, replace: bool) -> Result<Existing, SurgeryError> {
-    let is_empty = || std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());
-    if !out.is_dir() || is_empty() {
-        return Ok(Existing::Refuse);
-    }
-    let there = only_ours(out)?;
-    if replace || is_of(&there, model, operation) {
-        return Ok(Existing::Replace);
-    }
-    Err(SurgeryError::AnotherResult { path: out.to_owned() })
+/// A folder that may be replaced.
+enum Replaced {
+    /// Whatever its files hold: it was asked for.
+    Forced,
+    /// Its files are as they were written.
+    Unchanged(Unchanged),
 }
 
-/// The record of a folder that holds nothing but what the record lists: replacing it loses nothing that is not ours.
-///
-/// # Errors
-/// There is no sound record, or there is something else in the folder.
-pub(crate) fn only_ours(folder: &Path) -> Result<Record, SurgeryError> {
-    let Ok(Some(record)) = read_record(folder) else {
-        return Err(SurgeryError::NotOurs { path: folder.to_owned() });
-    };
-    let foreign = unrecorded(folder, &record);
-    let foreign = foreign.map_err(|source| SurgeryError::List { path: folder.to_owned(), source })?;
-    if foreign.is_empty() {
-        return Ok(record);
+impl Replaced {
+    fn still(&self, stop: &Progress<'_>) -> Result<(), SurgeryError> {
+        match self {
+            Replaced::Forced => Ok(()),
+            Replaced::Unchanged(unchanged) => unchanged.still(stop),
+        }
     }
-    Err(SurgeryError::Foreign { path: folder.to_owned(), foreign })
+}
+
+/// What may be replaced at `out`: an earlier run of this same operation that was not edited since, another result of surgery if asked.
+fn replaced(
+    model: &Model,
+    operation: &Operation<'_>,
+    out: &Path,
+    options: &WriteOptions<'_>,
+) -> Result<Option<Replaced>, SurgeryError> {
+    let is_empty = || std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());
+    if !out.is_dir() || is_empty() {
+        return Ok(None);
+    }
+    let there = only_recorded(out)?;
+    if options.replace {
+        return Ok(Some(Replaced::Forced));
+    }
+    if !is_of(&there, model, operation) {
+        return Err(SurgeryError::AnotherResult { path: out.to_owned() });
+    }
+    Ok(Some(Replaced::Unchanged(Unchanged::check(out, &there, options.progress)?)))
 }
 
 /// Whether a record is of this operation on this base.
@@ -209,7 +227,8 @@ pub fn is_written(
     out: &Path,
     progress: &Progress<'_>,
 ) -> Result<bool, VerifyError> {
-    let is_of = |record: &Record| is_of(record, model, operation);
+    // What an op computes was not looked at when a record without claims was written.
+    let is_of = |record: &Record| is_of(record, model, operation) && !record.steps.iter().any(Step::lacks_claims);
     if !read_record(out).ok().flatten().as_ref().is_some_and(is_of) {
         return Ok(false);
     }
@@ -388,7 +407,8 @@ fn write_config(
     let hash = hash_file(path, &checkpoint::silent)?;
     let bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     base_files.push(FileHash { name: name.to_owned(), bytes, blake3: hash.to_hex().to_string() });
-    let written = if steps.iter().all(|step| step.keeps_forward) {
+    let earlier = model.record.iter().flat_map(|record| &record.steps);
+    let written = if earlier.chain(steps).all(Step::is_known_to_keep_forward) {
         staging.transfer(path, name, Transfer::CopyOrReflink, &checkpoint::silent)?
     } else {
         let text = serde_json::to_string_pretty(&config::marked(config)).unwrap_or_default() + "\n";

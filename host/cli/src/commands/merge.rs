@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use unswag_adapter::{AdapterError, AdapterSpec, Change, MergeOptions, Rounding, merge};
-use unswag_checkpoint::RealDisk;
+use unswag_checkpoint::{RealDisk, check_outside};
 use unswag_surgery::Model;
 
 use crate::{
@@ -19,6 +19,7 @@ pub fn run(args: &Merge, output: &Output) -> Result<Done, Box<dyn Error>> {
     if base.own_model_type().is_some() {
         return Err(AdapterError::Patched { path: base.root().to_owned() }.into());
     }
+    check_outside(&args.output, &model.bases())?;
     let adapter = AdapterSpec::open(&args.adapter, graph, base)?;
     let options = MergeOptions {
         float32: args.dtype == MergeDtype::Float32,

@@ -76,9 +76,7 @@ fn operate_on(
     output: &Output,
 ) -> Result<(), Box<dyn Error>> {
     if let Some(parent) = out.parent() {
-        let earlier = model.record.as_ref().map(|record| Path::new(&record.base.path));
-        let bases: Vec<&Path> = std::iter::once(model.path.as_path()).chain(earlier).collect();
-        check_outside(parent, &bases)?;
+        check_outside(parent, &model.bases())?;
         fs::create_dir_all(parent)
             .map_err(|error| format!("{}: cannot create this folder: {error}", parent.display()))?;
     }
