@@ -63,7 +63,7 @@ def compare(options, model, modes):
             unswag(options, "surgery", "--plugin", spec, model, "-o", patched)
             results[mode] = train(options, Path(scratch), mode, patched)
     base = results["none"]
-    print("| mode | cosine, all adapters | relative error | worst layer's cosine | tensors of a step | last ten losses | held-out loss | gap |")
+    print("| mode | cosine, all adapters | relative error | worst layer's cosine | tensors and optimizer of a step | last ten losses | held-out loss | gap |")
     print("|---|---|---|---|---|---|---|---|")
     for mode, (losses, held_out, peak) in results.items():
         last = sum(losses[-10:]) / len(losses[-10:])

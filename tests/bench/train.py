@@ -105,7 +105,7 @@ def main():
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     print(f"{cpu}, {os.cpu_count()} cores, Linux {platform.release()}; commit {commit}; {time.strftime('%Y-%m-%d')}; "
           f"load {os.getloadavg()[0]:.1f} at the start; {options.steps} steps, median of all but the first\n")
-    print("| dtype | tokens | who | tok/s | peak resident | tensors | against the best peer | of its memory | of the floor |")
+    print("| dtype | tokens | who | tok/s | peak resident | tensors and optimizer | against the best peer | of its memory | of the floor |")
     print("|---|---|---|---|---|---|---|---|---|")
     grown = {}
     for dtype in options.dtype:
@@ -124,7 +124,7 @@ def main():
         ]:
             if found := ours(options, seq, options.dtype[0], *flags, model=model):
                 grown[options.dtype[0], seq, name] = found["said"]
-    print("\n| dtype | tokens | who | tensors, planned | taken | growth, planned | taken | over |")
+    print("\n| dtype | tokens | who | peak_bytes, planned | taken | growth, planned | taken | over |")
     print("|---|---|---|---|---|---|---|---|")
     for (dtype, seq, name), said in grown.items():
         bytes_of = ["planned_peak_bytes", "peak_bytes", "planned_growth_bytes", "resident_growth_bytes"]
