@@ -49,25 +49,31 @@ pub(crate) fn representation(budget: &mut Budget, out: &mut String, value: &Valu
         Value::List(list) => sequence(budget, out, ["[", "]"], list.items()),
         Value::Tuple(list) if list.items().len() == 1 => sequence(budget, out, ["(", ",)"], list.items()),
         Value::Tuple(list) => sequence(budget, out, ["(", ")"], list.items()),
-        Value::Dict(dict) => {
-            push(budget, out, "{")?;
-            for (index, (key, value)) in dict.iter().enumerate() {
-                push(budget, out, if index > 0 { ", " } else { "" })?;
-                representation(budget, out, key)?;
-                push(budget, out, ": ")?;
-                representation(budget, out, value)?;
-            }
-            push(budget, out, "}")
-        }
+        Value::Dict(dict) => between(budget, out, ["{", "}"], dict.iter(), |budget, out, (key, value)| {
+            representation(budget, out, key)?;
+            push(budget, out, ": ")?;
+            representation(budget, out, value)
+        }),
         Value::Object(object) => self::object(budget, out, object),
     }
 }
 
-fn sequence(budget: &mut Budget, out: &mut String, [open, close]: [&str; 2], items: &[Value]) -> Result<(), Error> {
+fn sequence(budget: &mut Budget, out: &mut String, brackets: [&str; 2], items: &[Value]) -> Result<(), Error> {
+    between(budget, out, brackets, items.iter(), representation)
+}
+
+/// Items as `write` has them, with commas, between brackets.
+fn between<T>(
+    budget: &mut Budget,
+    out: &mut String,
+    [open, close]: [&str; 2],
+    items: impl Iterator<Item = T>,
+    mut write: impl FnMut(&mut Budget, &mut String, T) -> Result<(), Error>,
+) -> Result<(), Error> {
     push(budget, out, open)?;
-    for (index, item) in items.iter().enumerate() {
+    for (index, item) in items.enumerate() {
         push(budget, out, if index > 0 { ", " } else { "" })?;
-        representation(budget, out, item)?;
+        write(budget, out, item)?;
     }
     push(budget, out, close)
 }
@@ -109,8 +115,14 @@ pub(crate) fn pairs(dict: &super::value::Dict) -> Result<Vec<Value>, Error> {
 /// Characters that are escaped between two counts of the bytes.
 const COUNTED_CHARACTERS: usize = 4096;
 
-fn quote(budget: &mut Budget, out: &mut String, text: &str) -> Result<(), Error> {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+/// A text between two quotes. `write` has the characters that are not escaped in every notation.
+fn quoted(
+    budget: &mut Budget,
+    out: &mut String,
+    quote: char,
+    text: &str,
+    write: impl Fn(&mut String, char),
+) -> Result<(), Error> {
     out.push(quote);
     let mut counted = out.len();
     for (index, character) in text.chars().enumerate() {
@@ -124,21 +136,27 @@ fn quote(budget: &mut Budget, out: &mut String, text: &str) -> Result<(), Error>
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
             _ if character == quote => out.extend(['\\', quote]),
-            ' '..='~' => out.push(character),
-            _ if super::unicode::is_printable(character) => out.push(character),
-            _ => {
-                let code = character as u32;
-                let written = match code {
-                    0..=0xff => write!(out, "\\x{code:02x}"),
-                    0x100..=0xffff => write!(out, "\\u{code:04x}"),
-                    _ => write!(out, "\\U{code:08x}"),
-                };
-                written.expect("writing to a String does not fail");
-            }
+            _ => write(out, character),
         }
     }
     out.push(quote);
     budget.take(out.len() - counted)
+}
+
+fn quote(budget: &mut Budget, out: &mut String, text: &str) -> Result<(), Error> {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    quoted(budget, out, quote, text, |out, character| {
+        if matches!(character, ' '..='~') || super::unicode::is_printable(character) {
+            return out.push(character);
+        }
+        let code = character as u32;
+        let written = match code {
+            0..=0xff => write!(out, "\\x{code:02x}"),
+            0x100..=0xffff => write!(out, "\\u{code:04x}"),
+            _ => write!(out, "\\U{code:08x}"),
+        };
+        written.expect("writing to a String does not fail");
+    })
 }
 
 /// A number's digits, with these words for what has none.
@@ -266,33 +284,19 @@ impl Json {
     }
 
     fn text(&self, budget: &mut Budget, out: &mut String, text: &str) -> Result<(), Error> {
-        out.push('"');
-        let mut counted = out.len();
-        for (index, character) in text.chars().enumerate() {
-            if index % COUNTED_CHARACTERS == 0 {
-                budget.take(out.len() - counted)?;
-                counted = out.len();
+        quoted(budget, out, '"', text, |out, character| match character {
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            '\0'..='\u{1f}' => unit(out, character as u16),
+            _ if self.ensure_ascii && !character.is_ascii() => {
+                character.encode_utf16(&mut [0; 2]).iter().for_each(|half| unit(out, *half));
             }
-            match character {
-                '"' => out.push_str("\\\""),
-                '\\' => out.push_str("\\\\"),
-                '\n' => out.push_str("\\n"),
-                '\r' => out.push_str("\\r"),
-                '\t' => out.push_str("\\t"),
-                '\u{8}' => out.push_str("\\b"),
-                '\u{c}' => out.push_str("\\f"),
-                '\0'..='\u{1f}' => self.unit(out, character as u16),
-                _ if self.ensure_ascii && !character.is_ascii() => {
-                    character.encode_utf16(&mut [0; 2]).iter().for_each(|unit| self.unit(out, *unit));
-                }
-                _ => out.push(character),
-            }
-        }
-        out.push('"');
-        budget.take(out.len() - counted)
+            _ => out.push(character),
+        })
     }
+}
 
-    fn unit(&self, out: &mut String, unit: u16) {
-        write!(out, "\\u{unit:04x}").expect("writing to a String does not fail");
-    }
+/// An escaped unit of UTF-16.
+fn unit(out: &mut String, unit: u16) {
+    write!(out, "\\u{unit:04x}").expect("writing to a String does not fail");
 }
