@@ -15,33 +15,17 @@ use crate::{
     conversation::{self, Conversation},
     data_set::DataSet,
     doc::Doc,
+    encoded_rows::{EncodedRows, Inspection, RowEncoder, Taken, encode_at, no_row, plan, too_long},
     error::{Error, Place, RowFault},
     jinja::Value,
-    loader::{Mark, Plan, Rows, Windowed, delegate_loader, fingerprint, nothing},
+    loader::{Windowed, delegate_loader, fingerprint},
     message::Message,
-    options::{Split, check_block_size, check_window, setting},
-    source::RowFiles,
+    options::{Overlong, Split, check_block_size, check_window, setting},
     template::{ChatTemplate, Rendered, Rendering, value, variables},
     tokenizer::{Token, Tokenizer},
     turns::{self, Job, Render, Scene},
     unwritten::{RenderWithout, unwritten},
 };
-
-/// Faults that a report keeps.
-const KEPT_FAULTS: usize = 20;
-
-/// What becomes of a conversation that is longer than a row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Overlong {
-    /// It is an error that names its line.
-    #[default]
-    Refuse,
-    /// Its end is cut off.
-    Truncate,
-    /// It is left out, and counted.
-    Skip,
-}
 
 /// How conversations become rows.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -136,7 +120,7 @@ struct Built {
 /// alone.
 ///
 /// A turn is learned from the end of its generation prompt to the token that ends it, and that token with it.
-pub struct ChatDataLoader(Windowed<ChatRows>);
+pub struct ChatDataLoader(Windowed<EncodedRows<Chat>>);
 
 delegate_loader!(ChatDataLoader);
 
@@ -191,16 +175,7 @@ impl ChatDataLoader {
     ) -> Result<Vec<(Place, Row)>, Error> {
         let options = ChatOptions { shuffle_seed: None, ..options.clone() };
         let loader = Self::unchecked(patterns, tokenizer, template, &options)?;
-        let mut source = ChatRows::new(loader.chat().clone(), 0);
-        let mut rows = Vec::new();
-        while rows.len() < count {
-            match source.next_built()? {
-                Some((place, Ok(Some(built)))) => rows.push((place, Row::document(built.ids, built.labels))),
-                Some(_) => {}
-                None => break,
-            }
-        }
-        Ok(rows)
+        EncodedRows::new(loader.chat().clone(), 0).first_rows(count)
     }
 
     fn unchecked(
@@ -214,53 +189,29 @@ impl ChatDataLoader {
         // The date is part of the data where the template writes it.
         let now = template.asks_for_the_date().then(|| template.now().to_owned());
         let named = ("chat", options, data.shapes(), template.source(), now.as_deref());
-        let plan = Plan {
-            window_rows: if options.packing || options.shuffle_seed.is_some() { options.shuffle_window } else { 1 },
-            pack_tokens: options.packing.then_some(options.block_size),
-            shuffle_seed: options.shuffle_seed,
-            pad_id: tokenizer.pad_id(),
-            fingerprint: fingerprint(data.files.iter().map(|file| &file.digest), tokenizer.digest(), &named),
-        };
+        let plan = plan(
+            (options.block_size, options.packing),
+            (options.shuffle_seed, options.shuffle_window),
+            tokenizer.pad_id(),
+            fingerprint(data.files.iter().map(|file| &file.digest), tokenizer.digest(), &named),
+        );
         let extra = variables(&options.template_variables).map_err(|fault| {
             setting("template_variables", "values nested less deeply".to_owned(), fault.to_string())
         })?;
         let chat = Arc::new(Chat { data, tokenizer, template, extra, options: options.clone() });
-        Ok(ChatDataLoader(Windowed::new(ChatRows::new(chat, 0), plan).with_template_date(now)))
+        Ok(ChatDataLoader(Windowed::new(EncodedRows::new(chat, 0), plan).with_template_date(now)))
     }
 
     fn chat(&self) -> &Arc<Chat> {
-        &self.0.source().chat
+        &self.0.source().encoder
     }
 
     fn inspect(&self, stop_at_fault: bool) -> Result<ChatReport, Error> {
         let mut report = ChatReport::default();
-        let mut source = ChatRows::new(self.chat().clone(), 0);
-        loop {
-            let (place, built) = match source.next_built() {
-                Ok(Some(next)) => next,
-                Ok(None) => return Ok(report),
-                // After such a fault, the boundaries of rows are unknown.
-                Err(error) if error.place().is_some() => {
-                    report.fault_count += 1;
-                    report.faults.push(error);
-                    return Ok(report);
-                }
-                Err(error) => return Err(error),
-            };
-            match built {
-                Ok(Some(built)) => report.add(&place, &built),
-                Ok(None) => report.skipped_rows += 1,
-                Err(fault) => {
-                    report.fault_count += 1;
-                    if report.faults.len() < KEPT_FAULTS {
-                        report.faults.push(Error::Row { place, fault });
-                    }
-                    if stop_at_fault {
-                        return Ok(report);
-                    }
-                }
-            }
-        }
+        let rows = EncodedRows::new(self.chat().clone(), 0);
+        let found = rows.inspect(stop_at_fault, |place, built| report.add(place, built))?;
+        let Inspection { skipped_rows, faults, fault_count } = found;
+        Ok(ChatReport { skipped_rows, faults, fault_count, ..report })
     }
 }
 
@@ -288,12 +239,7 @@ impl ChatReport {
             return Err(self.faults.remove(0));
         }
         if self.rows == 0 {
-            let why = if self.skipped_rows > 0 {
-                "every row is longer than a block"
-            } else {
-                "no row in it, or none in this part of the split"
-            };
-            return Err(nothing(&chat.data.files, why));
+            return Err(no_row(&chat.data.files, self.skipped_rows));
         }
         if !self.end_of_turn_ids.is_empty() {
             return Ok(());
@@ -331,9 +277,18 @@ struct Chat {
     options: ChatOptions,
 }
 
-impl Chat {
-    /// A row; `None` where it is left out, or is of the other part of the split.
-    fn build(&self, file: usize, place: &Place, row: &str) -> Result<Taken, Error> {
+impl RowEncoder for Chat {
+    type Built = Built;
+
+    fn data(&self) -> &DataSet {
+        &self.data
+    }
+
+    fn shuffle_seed(&self) -> Option<u64> {
+        self.options.shuffle_seed
+    }
+
+    fn encode(&self, file: usize, place: &Place, row: &str) -> Result<Taken<Built>, Error> {
         let shape = self.data.shape(file)?;
         let conversation = shape.conversation(row).and_then(conversation::of_object);
         Ok(match conversation.map_err(Judged::from).and_then(|conversation| self.judge(place, &conversation)) {
@@ -343,24 +298,25 @@ impl Chat {
         })
     }
 
-    fn judge(&self, place: &Place, conversation: &Conversation) -> Result<Taken, Judged> {
+    fn into_row(built: Built) -> Row {
+        Row::document(built.ids, built.labels)
+    }
+}
+
+impl Chat {
+    fn judge(&self, place: &Place, conversation: &Conversation) -> Result<Taken<Built>, Judged> {
         if !self.is_of_this_part(conversation) {
             return Ok(Taken::OtherPart);
         }
         let template = RowTemplate::new(self, conversation);
         let scene = Scene::new(&template, self.tokenizer.as_ref(), conversation);
         let rendered = scene.rendered()?;
-        let tokens = self.tokenizer.encode_with_bytes(&rendered.text).map_err(|error| match error {
-            Error::Encode { message, .. } => Judged::Fatal(Error::Encode { place: place.clone(), message }),
-            error => Judged::Fatal(error),
-        })?;
+        let tokens = encode_at(&self.tokenizer, place, &rendered.text).map_err(Judged::Fatal)?;
         // The length comes first: it costs one rendering, the turns several.
         let limit = self.options.block_size;
         let is_too_long = tokens.len() > limit;
-        match self.options.overlong {
-            Overlong::Refuse if is_too_long => return Err(RowFault::TooLong { tokens: tokens.len(), limit }.into()),
-            Overlong::Skip if is_too_long => return Ok(Taken::Skipped),
-            _ => {}
+        if let Some(taken) = too_long(self.options.overlong, tokens.len(), limit) {
+            return Ok(taken);
         }
         if !self.options.ignore_unwritten_tools
             && let Some(name) = unwritten(&template, conversation, &rendered.text)
@@ -487,14 +443,6 @@ impl RenderWithout for RowTemplate<'_> {
     }
 }
 
-/// What came of a line.
-enum Taken {
-    Row(Built),
-    Bad(RowFault),
-    Skipped,
-    OtherPart,
-}
-
 /// Why a line gave no row.
 enum Judged {
     Fault(RowFault),
@@ -504,63 +452,5 @@ enum Judged {
 impl From<RowFault> for Judged {
     fn from(fault: RowFault) -> Self {
         Judged::Fault(fault)
-    }
-}
-
-struct ChatRows {
-    chat: Arc<Chat>,
-    files: RowFiles,
-}
-
-/// A row's line, and the row; no row where it is left out for its length.
-type NextBuilt = (Place, Result<Option<Built>, RowFault>);
-
-impl ChatRows {
-    fn new(chat: Arc<Chat>, epoch: u64) -> Self {
-        let files = RowFiles::new(chat.data.files.clone(), chat.options.shuffle_seed, epoch);
-        ChatRows { chat, files }
-    }
-
-    /// The next row of this part, sound or not.
-    fn next_built(&mut self) -> Result<Option<NextBuilt>, Error> {
-        let chat = self.chat.clone();
-        while let Some((file, row)) = self.files.next(|file| chat.data.needed(file))? {
-            let taken = match row.text {
-                Ok(text) => chat.build(file, &row.place, &text)?,
-                Err(fault) => Taken::Bad(fault),
-            };
-            return Ok(Some(match taken {
-                Taken::Row(built) => (row.place, Ok(Some(built))),
-                Taken::Bad(fault) => (row.place, Err(fault)),
-                Taken::Skipped => (row.place, Ok(None)),
-                Taken::OtherPart => continue,
-            }));
-        }
-        Ok(None)
-    }
-}
-
-impl Rows for ChatRows {
-    fn next(&mut self) -> Result<Option<Row>, Error> {
-        loop {
-            match self.next_built()? {
-                Some((_, Ok(Some(built)))) => return Ok(Some(Row::document(built.ids, built.labels))),
-                Some((_, Ok(None))) => {}
-                Some((place, Err(fault))) => return Err(Error::Row { place, fault }),
-                None => return Ok(None),
-            }
-        }
-    }
-
-    fn mark(&self) -> Mark {
-        Mark { cursor: self.files.cursor(), carry: Vec::new() }
-    }
-
-    fn seek(&mut self, mark: &Mark) -> Result<(), Error> {
-        self.files.seek(&mark.cursor)
-    }
-
-    fn at_epoch(&self, epoch: u64) -> Self {
-        ChatRows::new(self.chat.clone(), epoch)
     }
 }

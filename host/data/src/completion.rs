@@ -7,19 +7,15 @@ use std::sync::Arc;
 
 use crate::{
     batch::{IGNORED, Row},
-    chat::Overlong,
     columns::Columns,
     corpus::surroundings,
     data_set::DataSet,
+    encoded_rows::{EncodedRows, Inspection, RowEncoder, Taken, encode_at, no_row, plan, too_long},
     error::{Error, Place, RowFault},
-    loader::{EpochSize, Mark, Plan, Rows, Windowed, delegate_loader, fingerprint, nothing},
-    options::{Split, check_block_size, check_window},
-    source::RowFiles,
+    loader::{EpochSize, Windowed, delegate_loader, fingerprint},
+    options::{Overlong, Split, check_block_size, check_window},
     tokenizer::Tokenizer,
 };
-
-/// Faults that a report lists.
-const LISTED_FAULTS: usize = 20;
 
 /// How prompts and completions become rows.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -68,7 +64,7 @@ pub struct CompletionReport {
 }
 
 /// Prompts with their completions, one a row or packed, with labels on the completions alone.
-pub struct CompletionDataLoader(Windowed<Completions>);
+pub struct CompletionDataLoader(Windowed<EncodedRows<Encoder>>);
 
 delegate_loader!(CompletionDataLoader);
 
@@ -116,16 +112,7 @@ impl CompletionDataLoader {
     ) -> Result<Vec<(Place, Row)>, Error> {
         let options = CompletionOptions { shuffle_seed: None, ..options.clone() };
         let loader = Self::unchecked(patterns, tokenizer, &options)?;
-        let mut source = loader.0.source().at_epoch(0);
-        let mut rows = Vec::new();
-        while rows.len() < count
-            && let Some((place, taken)) = source.next_taken()?
-        {
-            if let Ok(Taken::Row(built)) = taken {
-                rows.push((place, built.row));
-            }
-        }
-        Ok(rows)
+        EncodedRows::new(loader.0.source().encoder.clone(), 0).first_rows(count)
     }
 
     fn unchecked(patterns: &[String], tokenizer: Arc<Tokenizer>, options: &CompletionOptions) -> Result<Self, Error> {
@@ -136,57 +123,29 @@ impl CompletionDataLoader {
         let (before, after) = surroundings(&tokenizer, true)?;
         let named = ("completion", options, data.shapes());
         let digests = data.files.iter().map(|file| &file.digest);
-        let plan = Plan {
-            window_rows: if options.packing || options.shuffle_seed.is_some() { options.shuffle_window } else { 1 },
-            pack_tokens: options.packing.then_some(options.block_size),
-            shuffle_seed: options.shuffle_seed,
-            pad_id: tokenizer.pad_id(),
-            fingerprint: fingerprint(digests, tokenizer.digest(), &named),
-        };
+        let plan = plan(
+            (options.block_size, options.packing),
+            (options.shuffle_seed, options.shuffle_window),
+            tokenizer.pad_id(),
+            fingerprint(digests, tokenizer.digest(), &named),
+        );
         let encoder = Arc::new(Encoder { data, tokenizer, before, after, options: options.clone() });
-        Ok(CompletionDataLoader(Windowed::new(Completions::new(encoder, 0), plan)))
+        Ok(CompletionDataLoader(Windowed::new(EncodedRows::new(encoder, 0), plan)))
     }
 
     fn inspect(&self, stop_at_fault: bool) -> Result<CompletionReport, Error> {
         let mut report = CompletionReport::default();
-        let mut source = self.0.source().at_epoch(0);
-        loop {
-            let (place, taken) = match source.next_taken() {
-                Ok(Some(next)) => next,
-                Ok(None) => return Ok(report),
-                // After such a fault, the boundaries of rows are unknown.
-                Err(error) if error.place().is_some() => {
-                    report.fault_count += 1;
-                    report.faults.push(error);
-                    return Ok(report);
-                }
-                Err(error) => return Err(error),
-            };
-            match taken {
-                Ok(Taken::Row(built)) => report.add(&built),
-                Ok(Taken::Skipped) => report.skipped_rows += 1,
-                Err(fault) => {
-                    report.fault_count += 1;
-                    if report.faults.len() < LISTED_FAULTS {
-                        report.faults.push(Error::Row { place, fault });
-                    }
-                    if stop_at_fault {
-                        return Ok(report);
-                    }
-                }
-            }
-        }
+        let rows = EncodedRows::new(self.0.source().encoder.clone(), 0);
+        let found = rows.inspect(stop_at_fault, |_, built| report.add(built))?;
+        let Inspection { skipped_rows, faults, fault_count } = found;
+        Ok(CompletionReport { skipped_rows, faults, fault_count, ..report })
     }
 
     fn check_not_empty(&self, report: &CompletionReport) -> Result<(), Error> {
         if report.size.rows > 0 {
             return Ok(());
         }
-        let why = match report.skipped_rows {
-            0 => "no row in it, or none in this part of the split",
-            _ => "every row is longer than a block",
-        };
-        Err(nothing(&self.0.source().encoder.data.files, why))
+        Err(no_row(&self.0.source().encoder.data.files, report.skipped_rows))
     }
 }
 
@@ -209,11 +168,6 @@ struct Built {
     is_empty: bool,
 }
 
-enum Taken {
-    Row(Built),
-    Skipped,
-}
-
 /// What is read, and how; shared by every reader of it.
 struct Encoder {
     data: DataSet,
@@ -223,22 +177,28 @@ struct Encoder {
     options: CompletionOptions,
 }
 
-impl Encoder {
-    /// An example; `None` where it is of the other part of the split.
-    fn encode(&self, file: usize, place: &Place, row: &str) -> Result<Result<Option<Taken>, RowFault>, Error> {
+impl RowEncoder for Encoder {
+    type Built = Built;
+
+    fn data(&self) -> &DataSet {
+        &self.data
+    }
+
+    fn shuffle_seed(&self) -> Option<u64> {
+        self.options.shuffle_seed
+    }
+
+    fn encode(&self, file: usize, place: &Place, row: &str) -> Result<Taken<Built>, Error> {
         let pair = match self.data.shape(file)?.pair(row) {
             Ok(pair) => pair,
-            Err(fault) => return Ok(Err(fault)),
+            Err(fault) => return Ok(Taken::Bad(fault)),
         };
         let prompt_bytes = pair.prompt.len() as u64;
         let text = pair.prompt + &pair.completion;
         if !self.options.split.takes(&text) {
-            return Ok(Ok(None));
+            return Ok(Taken::OtherPart);
         }
-        let tokens = self.tokenizer.encode_with_bytes(&text).map_err(|error| match error {
-            Error::Encode { message, .. } => Error::Encode { place: place.clone(), message },
-            error => error,
-        })?;
+        let tokens = encode_at(&self.tokenizer, place, &text)?;
         let (mut ids, mut labels) = (self.before.clone(), vec![IGNORED; self.before.len()]);
         for token in &tokens {
             ids.push(token.id);
@@ -247,12 +207,10 @@ impl Encoder {
         ids.extend(&self.after);
         labels.extend(self.after.iter().map(|id| i64::from(*id)));
         let limit = self.options.block_size;
-        let is_truncated = ids.len() > limit;
-        match self.options.overlong {
-            Overlong::Refuse if is_truncated => return Ok(Err(RowFault::TooLong { tokens: ids.len(), limit })),
-            Overlong::Skip if is_truncated => return Ok(Ok(Some(Taken::Skipped))),
-            _ => {}
+        if let Some(taken) = too_long(self.options.overlong, ids.len(), limit) {
+            return Ok(taken);
         }
+        let is_truncated = ids.len() > limit;
         ids.truncate(limit);
         labels.truncate(limit);
         let row = Row::document(ids, labels);
@@ -261,65 +219,12 @@ impl Encoder {
                 true => format!("the prompt alone takes the {limit} tokens of a block; raise the block size"),
                 false => "the prompt and the completion are empty; remove the row".to_owned(),
             };
-            return Ok(Err(RowFault::NoSupervised { why }));
+            return Ok(Taken::Bad(RowFault::NoSupervised { why }));
         }
-        Ok(Ok(Some(Taken::Row(Built { row, is_truncated, is_empty: pair.completion.is_empty() }))))
-    }
-}
-
-struct Completions {
-    encoder: Arc<Encoder>,
-    files: RowFiles,
-}
-
-/// A row's line, and what it became.
-type NextTaken = (Place, Result<Taken, RowFault>);
-
-impl Completions {
-    fn new(encoder: Arc<Encoder>, epoch: u64) -> Self {
-        let files = RowFiles::new(encoder.data.files.clone(), encoder.options.shuffle_seed, epoch);
-        Completions { encoder, files }
+        Ok(Taken::Row(Built { row, is_truncated, is_empty: pair.completion.is_empty() }))
     }
 
-    /// The next row of this part, sound or not.
-    fn next_taken(&mut self) -> Result<Option<NextTaken>, Error> {
-        let encoder = self.encoder.clone();
-        while let Some((file, row)) = self.files.next(|file| encoder.data.needed(file))? {
-            let taken = match row.text {
-                Ok(text) => encoder.encode(file, &row.place, &text)?,
-                Err(fault) => Err(fault),
-            };
-            match taken {
-                Ok(Some(taken)) => return Ok(Some((row.place, Ok(taken)))),
-                Ok(None) => {}
-                Err(fault) => return Ok(Some((row.place, Err(fault)))),
-            }
-        }
-        Ok(None)
-    }
-}
-
-impl Rows for Completions {
-    fn next(&mut self) -> Result<Option<Row>, Error> {
-        loop {
-            match self.next_taken()? {
-                Some((_, Ok(Taken::Row(built)))) => return Ok(Some(built.row)),
-                Some((_, Ok(Taken::Skipped))) => {}
-                Some((place, Err(fault))) => return Err(Error::Row { place, fault }),
-                None => return Ok(None),
-            }
-        }
-    }
-
-    fn mark(&self) -> Mark {
-        Mark { cursor: self.files.cursor(), carry: Vec::new() }
-    }
-
-    fn seek(&mut self, mark: &Mark) -> Result<(), Error> {
-        self.files.seek(&mark.cursor)
-    }
-
-    fn at_epoch(&self, epoch: u64) -> Self {
-        Completions::new(self.encoder.clone(), epoch)
+    fn into_row(built: Built) -> Row {
+        built.row
     }
 }

@@ -50,6 +50,19 @@ impl Split {
     }
 }
 
+/// What becomes of a row that is longer than a block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overlong {
+    /// It is an error that names its line.
+    #[default]
+    Refuse,
+    /// Its end is cut off.
+    Truncate,
+    /// It is left out, and counted.
+    Skip,
+}
+
 /// How text is cut into rows.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -2,8 +2,10 @@
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
-use super::{Chat, ChatDataLoader, ChatOptions, OpenEnd, Taken};
-use crate::{conversation, data_set::DataSet, error::Place, template::ChatTemplate, tokenizer::Tokenizer};
+use super::{Chat, ChatDataLoader, ChatOptions, OpenEnd};
+use crate::{
+    conversation, data_set::DataSet, encoded_rows::Taken, error::Place, template::ChatTemplate, tokenizer::Tokenizer,
+};
 
 /// A conversation that every template takes.
 const CONVERSATION: &str = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
