@@ -24,6 +24,8 @@ const MAX_ENTRIES: usize = 3 << 19;
 /// Bytes of all tokens of a Unigram vocabulary. The library holds a map for each byte of each of them, some 340 bytes;
 /// a vocabulary of 250,000 has 2 million.
 const MAX_UNIGRAM_BYTES: usize = 3 << 20;
+/// Fields of the document and of its model: real ones have some ten.
+const MOST_FIELDS: usize = 256;
 /// Bytes of one token. The library's maps of a Unigram token nest as deep.
 const MAX_TOKEN_BYTES: usize = 4096;
 /// Bytes that the list of added tokens takes in the file: some 200,000 tokens.
@@ -53,6 +55,13 @@ impl<'a> Fields<'a> {
                 let (name, behind) = value::<String>(rest)?;
                 let start = token(behind, ':').ok_or("expected a colon after a name")?;
                 let (IgnoredAny, behind) = value(start)?;
+                if fields.len() == MOST_FIELDS {
+                    return Err(format!("an object of more than {MOST_FIELDS} fields"));
+                }
+                // Only one of them would be counted.
+                if fields.iter().any(|(other, _)| *other == name) {
+                    return Err(format!("the field {:?} stands twice", crate::error::cut(&name)));
+                }
                 fields.push((name, start[..start.len() - behind.len()].trim()));
                 if let Some(end) = token(behind, '}') {
                     rest = end;
@@ -67,9 +76,9 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A field that is there and not null. The last of one name counts, as for the library.
+    /// A field that is there and not null.
     fn get(&self, name: &str) -> Option<&'a str> {
-        self.0.iter().rev().find(|(found, _)| found == name).map(|(_, value)| *value).filter(|value| *value != "null")
+        self.0.iter().find(|(found, _)| found == name).map(|(_, value)| *value).filter(|value| *value != "null")
     }
 }
 
