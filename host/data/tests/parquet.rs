@@ -67,3 +67,128 @@ fn a_damaged_byte_ends_in_an_error_or_in_rows_never_in_a_panic() {
     }
     assert!(errors > 60, "{errors}");
 }
+
+/// Thrift's compact protocol, as far as a footer needs it. A field's number is given by its step from the one before.
+mod thrift {
+    pub fn varint(mut number: u64) -> Vec<u8> {
+        let mut out = Vec::new();
+        while number > 127 {
+            out.push(number as u8 | 128);
+            number >>= 7;
+        }
+        out.push(number as u8);
+        out
+    }
+
+    pub fn integer(step: u8, number: u64) -> Vec<u8> {
+        [vec![step << 4 | 5], varint(number << 1)].concat()
+    }
+
+    pub fn text(step: u8, text: &str) -> Vec<u8> {
+        [vec![step << 4 | 8], varint(text.len() as u64), text.into()].concat()
+    }
+
+    pub fn structure(step: u8, fields: &[Vec<u8>]) -> Vec<u8> {
+        [vec![step << 4 | 12], fields.concat(), vec![0]].concat()
+    }
+
+    pub fn list(step: u8, count: u64, elements: &[u8]) -> Vec<u8> {
+        [vec![step << 4 | 9, 0xfc], varint(count), elements.to_vec()].concat()
+    }
+}
+
+/// A group of a schema: its name, and how many elements belong to it.
+fn group(name: &str, children: u64) -> Vec<u8> {
+    [thrift::text(4, name), thrift::integer(1, children), vec![0]].concat()
+}
+
+fn text_column(name: &str) -> Vec<u8> {
+    [thrift::integer(1, 6), thrift::integer(2, 0), thrift::text(1, name), vec![0]].concat()
+}
+
+/// A file of these bytes, with a footer of `count` elements of a schema and one row group of so many rows.
+fn file(data: &[u8], (count, elements): (u64, Vec<u8>), chunks: &[Vec<u8>], rows: u64) -> Vec<u8> {
+    let columns = thrift::list(1, chunks.len() as u64, &chunks.concat());
+    let row_group = [columns, thrift::integer(2, rows), vec![0]].concat();
+    let footer = [thrift::list(2, count, &elements), thrift::list(2, 1, &row_group), vec![0]].concat();
+    let footer_bytes = (footer.len() as u32).to_le_bytes();
+    [b"PAR1", data, &footer, &footer_bytes, b"PAR1"].concat()
+}
+
+/// A column of one value, which lies in the bytes behind the first four.
+fn chunk(codec: u64, bytes: usize) -> Vec<u8> {
+    let fields = [(4, codec), (1, 1), (2, bytes as u64), (2, 4)].map(|(step, number)| thrift::integer(step, number));
+    [thrift::structure(3, &fields), vec![0]].concat()
+}
+
+/// A page of version 1 with one text in plain encoding.
+fn page(compressed: &[u8], bytes: usize) -> Vec<u8> {
+    let values = [(1, 1), (1, 0), (1, 3), (1, 3)].map(|(step, number)| thrift::integer(step, number));
+    let header = [
+        thrift::integer(1, 0),
+        thrift::integer(1, bytes as u64),
+        thrift::integer(1, compressed.len() as u64),
+        thrift::structure(2, &values),
+        vec![0],
+    ];
+    [header.concat(), compressed.to_vec()].concat()
+}
+
+fn refused(bytes: &[u8]) -> String {
+    let mut count = 0;
+    let read = read_rows(bytes, ProbeFormat::Parquet, false, LIMIT_BYTES, |_| {
+        count += 1;
+        assert!(count < 1000, "rows without end");
+    });
+    read.expect_err("a file that means harm").to_string()
+}
+
+#[test]
+fn a_file_that_was_put_together_here_is_read() {
+    let data = page(b"\x02\0\0\0hi", 6);
+    let schema = (2, [group("", 1), text_column("text")].concat());
+    let found = rows(&file(&data, schema, &[chunk(0, data.len())], 1), ProbeFormat::Parquet).unwrap();
+    assert_eq!(found, [serde_json::json!({"text": "hi"})]);
+}
+
+#[test]
+fn a_footer_that_is_small_in_the_file_and_large_in_memory_is_refused() {
+    // A leaf takes a byte, and its path the name of its group.
+    let inside =
+        |name: &str, count: u64| (count + 2, [group("", 1), group(name, count), vec![0; count as usize]].concat());
+    let said = refused(&file(b"", inside(&"x".repeat(20_000), 1000), &[], 0));
+    assert!(said.contains("paths of its columns"), "{said}");
+    let said = refused(&file(b"", inside("x", 300_000), &[], 0));
+    assert!(said.contains("more than 262144 columns"), "{said}");
+}
+
+#[test]
+fn rows_without_columns_are_refused_and_not_counted_out() {
+    let said = refused(&file(b"", (1, group("", 0)), &[], 1 << 60));
+    assert!(said.contains("rows and no columns"), "{said}");
+}
+
+#[test]
+fn columns_that_lie_in_the_same_bytes_do_not_fill_memory() {
+    let data = page(&vec![0; 2 << 20], 2 << 20);
+    let columns = |count: u64| {
+        let names: Vec<u8> = (0..count).flat_map(|n| text_column(&n.to_string())).collect();
+        let chunks = vec![chunk(0, data.len()); count as usize];
+        file(&data, (count + 1, [group("", count), names].concat()), &chunks, 1)
+    };
+    assert_eq!(rows(&columns(4), ProbeFormat::Parquet).unwrap().len(), 1);
+    let said = refused(&columns(40));
+    assert!(said.contains("bytes together"), "{said}");
+}
+
+#[test]
+fn a_zstd_page_says_how_much_its_decoder_would_hold() {
+    // A frame with a window of two terabytes, and blocks of one byte that stand for 128 KiB each.
+    let block = [(1 << 1 | (128 << 10) << 3_u32) as u32].map(|header| header.to_le_bytes()[..3].to_vec()).concat();
+    let blocks = [block, vec![b'x']].concat().repeat(64);
+    let frame = [&[0x28, 0xb5, 0x2f, 0xfd, 0, 0xf8][..], &blocks].concat();
+    let data = page(&frame, 1 << 20);
+    let schema = (2, [group("", 1), text_column("text")].concat());
+    let said = refused(&file(&data, schema, &[chunk(6, data.len())], 1));
+    assert!(said.contains("a window of 2199023255552 bytes"), "{said}");
+}

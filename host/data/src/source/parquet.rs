@@ -20,7 +20,7 @@ use std::{
 };
 
 use self::{
-    column::Column,
+    column::{Column, OpenPages},
     footer::{Footer, RowGroup},
     schema::{Node, Schema},
 };
@@ -48,7 +48,7 @@ impl Fault {
     }
 
     fn at(self, path: &Path, row: u64) -> Error {
-        let place = Place { path: path.to_owned(), line: row + 1 };
+        let place = Place { path: path.to_owned(), line: row.saturating_add(1) };
         let damaged = |place, message| Error::Damaged { place, what: "Parquet", message };
         match self {
             Fault::Io(error) => Error::io(path, "read it", error),
@@ -76,7 +76,7 @@ impl From<io::Error> for Fault {
 /// # Errors
 /// The footer cannot be read.
 pub(super) fn columns(bytes: Bytes, path: &Path) -> Result<Vec<String>, Error> {
-    let footer = Footer::read(&bytes, |_, _| false).map_err(|fault| fault.at(path, 0))?;
+    let footer = Footer::read(&bytes, |_| false).map_err(|fault| fault.at(path, 0))?;
     Ok(footer.schema.columns.into_iter().map(|column| column.name).collect())
 }
 
@@ -92,6 +92,7 @@ pub(super) struct ParquetRows {
     rows_left: u64,
     row: u64,
     is_over: bool,
+    open_pages: OpenPages,
     limit_bytes: usize,
 }
 
@@ -115,10 +116,7 @@ impl ParquetRows {
         limit_bytes: usize,
     ) -> Result<Self, Fault> {
         let is_needed = |node: &Node| columns.is_none_or(|columns| columns.contains(&node.name));
-        let footer = Footer::read(&bytes, |schema, leaf| {
-            let holds = |node: &&Node| (node.first_leaf..node.first_leaf + node.leaves).contains(&leaf);
-            schema.columns.iter().find(holds).is_some_and(is_needed)
-        })?;
+        let footer = Footer::read(&bytes, is_needed)?;
         let columns = footer.schema.columns.iter().filter(|node| is_needed(node)).cloned().collect();
         let leaves = footer.schema.leaves.iter().map(|_| None).collect();
         let mut rows = ParquetRows {
@@ -131,6 +129,7 @@ impl ParquetRows {
             rows_left: 0,
             row: 0,
             is_over: false,
+            open_pages: OpenPages::new(limit_bytes),
             limit_bytes,
         };
         rows.go_to(row)?;
@@ -143,7 +142,7 @@ impl ParquetRows {
             if self.row.saturating_add(group.rows) > row {
                 break;
             }
-            self.row += group.rows;
+            self.row = self.row.saturating_add(group.rows);
             self.groups.next();
         }
         while self.row < row && self.next_row()?.is_some() {}
@@ -157,7 +156,10 @@ impl ParquetRows {
         for node in &self.columns {
             for index in node.first_leaf..node.first_leaf + node.leaves {
                 let chunk = chunks.next().ok_or_else(|| Fault::damaged("a row group lacks a column"))?;
-                self.leaves[index] = Some(Column::open(&self.bytes, &self.schema.leaves[index], chunk)?);
+                // The column of the last group goes first, and its pages with it.
+                self.leaves[index] = None;
+                let leaf = &self.schema.leaves[index];
+                self.leaves[index] = Some(Column::open(&self.bytes, leaf, chunk, &self.open_pages)?);
             }
         }
         self.rows_left = group.rows;
@@ -198,5 +200,22 @@ impl ReadRows for ParquetRows {
 
     fn mark(&self) -> RowMark {
         RowMark { offset: self.row, lines: self.row }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_position_behind_every_row_is_the_end_or_an_error() {
+        let fixture = include_bytes!("../../tests/parquet/plain.parquet");
+        for (bytes, is_sound) in [(&fixture[..], true), (&fixture[..1000], false)] {
+            let rows = ParquetRows::open(Bytes::Memory(Arc::from(bytes)), Path::new("rows"), u64::MAX, None, 1 << 20);
+            assert_eq!(rows.is_ok(), is_sound);
+            assert!(rows.is_err() || rows.is_ok_and(|mut rows| matches!(rows.next(), Ok(None))));
+        }
     }
 }

@@ -1,6 +1,7 @@
-//! A column of a row group, value by value. One page of it is in memory, and its dictionary.
+//! A column of a row group, value by value. One page of it is in memory, and its dictionary; how much the columns of a file
+//! hold together is bounded, because any number of them may say that they lie in the same few bytes.
 
-use std::io::Read;
+use std::{cell::Cell, io::Read, rc::Rc};
 
 use super::{
     Fault,
@@ -13,6 +14,10 @@ use crate::source::{Bytes, MAX_ROW_BYTES};
 
 /// Largest page, decompressed: a row's text lies in one page.
 const MAX_PAGE_BYTES: usize = 128 << 20;
+/// Pages and dictionaries of all columns that are open.
+const MAX_OPEN_BYTES: usize = 4 * MAX_PAGE_BYTES;
+/// At least so much of that, however short rows may be.
+const LEAST_OPEN_BYTES: usize = 64 << 20;
 /// Values of a page. Writers put 20,000 rows into one, or a megabyte.
 const MOST_PAGE_VALUES: u64 = 1 << 24;
 /// A page's header, but for statistics that hold a long text.
@@ -33,6 +38,55 @@ pub(super) enum Value<'a> {
     Bytes(&'a [u8]),
 }
 
+/// The bytes that the open pages of a file's columns take together.
+#[derive(Clone, Debug)]
+pub(super) struct OpenPages {
+    bytes: Rc<Cell<usize>>,
+    most: usize,
+}
+
+impl OpenPages {
+    /// For rows of at most this size.
+    pub fn new(limit_bytes: usize) -> Self {
+        OpenPages {
+            bytes: Rc::default(),
+            most: MAX_OPEN_BYTES.min(limit_bytes.saturating_mul(8).max(LEAST_OPEN_BYTES)),
+        }
+    }
+}
+
+/// A part of [`OpenPages`], which is given back when it is dropped.
+#[derive(Debug)]
+struct Share {
+    pages: OpenPages,
+    bytes: usize,
+}
+
+impl Share {
+    fn of(pages: &OpenPages) -> Self {
+        Share { pages: pages.clone(), bytes: 0 }
+    }
+
+    /// Takes so many bytes in place of those that it has.
+    fn set(&mut self, bytes: usize) -> Result<(), Fault> {
+        let together = self.pages.bytes.get() - self.bytes + bytes;
+        if together > self.pages.most {
+            let most = self.pages.most;
+            let found = format!("its columns have pages of {together} bytes together, at most {most} are read");
+            return Err(Fault::Unsupported(found));
+        }
+        self.pages.bytes.set(together);
+        self.bytes = bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.pages.bytes.set(self.pages.bytes.get() - self.bytes);
+    }
+}
+
 pub(super) struct Column {
     bytes: Bytes,
     leaf: Leaf,
@@ -42,6 +96,8 @@ pub(super) struct Column {
     end: u64,
     values_left: u64,
     page: Vec<u8>,
+    page_share: Share,
+    dictionary_share: Share,
     page_values_left: u64,
     repetitions: Hybrid,
     definitions: Hybrid,
@@ -90,7 +146,7 @@ struct PageHeader {
 }
 
 impl Column {
-    pub fn open(bytes: &Bytes, leaf: &Leaf, chunk: Chunk) -> Result<Self, Fault> {
+    pub fn open(bytes: &Bytes, leaf: &Leaf, chunk: Chunk, pages: &OpenPages) -> Result<Self, Fault> {
         let unsupported = |what: &str| Fault::Unsupported(format!("column {:?} is {what}", leaf.path));
         let codec = match chunk.codec {
             0 => Codec::None,
@@ -113,6 +169,8 @@ impl Column {
             end: chunk.start + chunk.bytes,
             values_left: chunk.values,
             page: Vec::new(),
+            page_share: Share::of(pages),
+            dictionary_share: Share::of(pages),
             page_values_left: 0,
             repetitions: Hybrid::default(),
             definitions: Hybrid::default(),
@@ -206,6 +264,15 @@ impl Column {
         if !matches!(header.kind, 0 | 2 | 3) {
             return Ok(());
         }
+        let most_bytes = compressed_bytes.max(uncompressed_bytes) as usize;
+        if header.kind == 2 {
+            self.dictionary = Dictionary::default();
+            // And where each value of it begins: four bytes, as the shortest value has.
+            self.dictionary_share.set(2 * most_bytes)?;
+        } else {
+            self.page = Vec::new();
+            self.page_share.set(most_bytes)?;
+        }
         let mut compressed = vec![0; compressed_bytes as usize];
         if self.bytes.read_up_to(&mut compressed, start)? < compressed.len() {
             return Err(Fault::CutOff);
@@ -268,6 +335,13 @@ impl Column {
             Codec::None => compressed,
             Codec::Gzip => read(&mut flate2::read::MultiGzDecoder::new(&compressed[..]))?,
             Codec::Zstd => {
+                // The decoder holds a window of what it made, whatever of it is read.
+                match zstd_window_bytes(&compressed) {
+                    Some(window) if window > MAX_PAGE_BYTES as u64 => {
+                        return Err(damaged(&format!("a window of {window} bytes, at most {MAX_PAGE_BYTES} are read")));
+                    }
+                    _ => {}
+                }
                 let decoder = ruzstd::decoding::StreamingDecoder::new(&compressed[..]);
                 read(&mut decoder.map_err(|error| damaged(&error.to_string()))?)?
             }
@@ -428,7 +502,23 @@ impl PageHeader {
     }
 }
 
-/// A value as it is, lowest byte first; texts after their length, booleans as bits.
+/// The window that the header of a zstd frame asks for (RFC 8878, 3.1.1.1); `None` where it is cut off.
+fn zstd_window_bytes(frame: &[u8]) -> Option<u64> {
+    let descriptor = *frame.get(4)?;
+    if descriptor & 32 == 0 {
+        let window = *frame.get(5)?;
+        let base = 1u64 << (10 + (window >> 3));
+        return Some(base + (base >> 3) * u64::from(window & 7));
+    }
+    // One segment: as large as the content, whose size stands behind the id of a dictionary.
+    let start = 5 + [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let count = [1, 2, 4, 8][usize::from(descriptor >> 6)];
+    let size = frame.get(start..start + count)?;
+    let size = size.iter().rev().fold(0, |size, byte| size << 8 | u64::from(*byte));
+    Some(if count == 2 { size + 256 } else { size })
+}
+
+/// A value as it is, lowest byte first; texts behind their length, booleans as bits.
 fn plain<'a>(
     page: &'a [u8],
     at: &mut usize,

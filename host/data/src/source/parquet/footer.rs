@@ -4,7 +4,7 @@
 
 use super::{
     Fault,
-    schema::{Physical, Schema},
+    schema::{Node, Physical, Schema},
     thrift::{Kind, Thrift},
 };
 use crate::source::Bytes;
@@ -12,6 +12,8 @@ use crate::source::Bytes;
 pub(super) const MAGIC: &[u8; 4] = b"PAR1";
 /// Largest footer that is read: a file of 100,000 chunks has one of about 10 MiB.
 const MAX_FOOTER_BYTES: u64 = 64 << 20;
+/// Columns and groups of them. An element takes a byte in the footer, and two hundred in memory.
+const MOST_ELEMENTS: usize = 1 << 18;
 
 /// A column or a group as the footer lists it.
 #[derive(Debug, Default)]
@@ -88,8 +90,8 @@ pub(super) struct Footer {
 }
 
 impl Footer {
-    /// Reads the footer; of chunks, those of the leaves that are `needed`.
-    pub fn read(bytes: &Bytes, needed: impl Fn(&Schema, usize) -> bool) -> Result<Self, Fault> {
+    /// Reads the footer; of chunks, those in the columns that are `needed`.
+    pub fn read(bytes: &Bytes, needed: impl Fn(&Node) -> bool) -> Result<Self, Fault> {
         let file_bytes = bytes.len()?;
         let mut tail = [0; 8];
         let tail_start = file_bytes.checked_sub(8).filter(|start| *start >= 4).ok_or_else(no_end)?;
@@ -113,23 +115,32 @@ impl Footer {
         Self::parse(&footer, start, needed)
     }
 
-    fn parse(footer: &[u8], data_end: u64, needed: impl Fn(&Schema, usize) -> bool) -> Result<Self, Fault> {
+    fn parse(footer: &[u8], data_end: u64, needed: impl Fn(&Node) -> bool) -> Result<Self, Fault> {
         let mut schema = None;
+        let mut needed_leaves = Vec::new();
         let mut groups = Vec::new();
         Thrift::new(footer).fields(|thrift, id, kind| {
             match (id, kind) {
                 (2, Kind::List) => {
                     let mut elements = Vec::new();
                     thrift.elements(|thrift, _| {
+                        if elements.len() == MOST_ELEMENTS {
+                            let found = format!("it has more than {MOST_ELEMENTS} columns and groups of columns");
+                            return Err(Fault::Unsupported(found));
+                        }
                         elements.push(Element::read(thrift)?);
                         Ok(())
                     })?;
-                    schema = Some(Schema::new(&elements)?);
+                    let found = Schema::new(&elements)?;
+                    needed_leaves = found.needed_leaves(&needed);
+                    schema = Some(found);
                 }
                 (4, Kind::List) => {
-                    let schema = schema.as_ref().ok_or_else(|| Fault::damaged("its footer has no columns"))?;
+                    if schema.is_none() {
+                        return Err(Fault::damaged("its footer has no columns"));
+                    }
                     thrift.elements(|thrift, _| {
-                        groups.push(RowGroup::read(thrift, schema, data_end, &needed)?);
+                        groups.push(RowGroup::read(thrift, data_end, &needed_leaves)?);
                         Ok(())
                     })?;
                 }
@@ -148,19 +159,14 @@ fn no_end() -> Fault {
 }
 
 impl RowGroup {
-    fn read(
-        thrift: &mut Thrift,
-        schema: &Schema,
-        data_end: u64,
-        needed: impl Fn(&Schema, usize) -> bool,
-    ) -> Result<Self, Fault> {
+    fn read(thrift: &mut Thrift, data_end: u64, needed_leaves: &[bool]) -> Result<Self, Fault> {
         let mut rows = None;
         let mut chunks = Vec::new();
         let mut leaf = 0;
         thrift.fields(|thrift, id, kind| {
             match (id, kind) {
                 (1, Kind::List) => thrift.elements(|thrift, _| {
-                    let is_needed = leaf < schema.leaves.len() && needed(schema, leaf);
+                    let is_needed = needed_leaves.get(leaf) == Some(&true);
                     let chunk = Chunk::read(thrift, data_end, is_needed)?;
                     chunks.extend(is_needed.then_some(chunk));
                     leaf += 1;
@@ -171,11 +177,15 @@ impl RowGroup {
             }
             Ok(true)
         })?;
-        if leaf != schema.leaves.len() {
-            let message = format!("a row group has {leaf} columns, expected {}", schema.leaves.len());
+        if leaf != needed_leaves.len() {
+            let message = format!("a row group has {leaf} columns, expected {}", needed_leaves.len());
             return Err(Fault::damaged(message));
         }
         let rows = rows.ok_or_else(|| Fault::damaged("a row group does not say how many rows it has"))?;
+        // Nothing in the file would bound them.
+        if rows > 0 && needed_leaves.is_empty() {
+            return Err(Fault::damaged("it has rows and no columns"));
+        }
         Ok(RowGroup { rows, chunks })
     }
 }

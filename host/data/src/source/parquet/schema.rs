@@ -4,6 +4,8 @@ use super::{Fault, footer::Element};
 
 /// Columns inside each other; a list of messages takes four.
 const MOST_DEPTH: usize = 32;
+/// Bytes of all columns' paths: a path repeats the names of the groups around it.
+const MOST_PATH_BYTES: usize = 16 << 20;
 
 /// How values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,13 +62,14 @@ pub(super) enum Inside {
 pub(super) struct Schema {
     pub columns: Vec<Node>,
     pub leaves: Vec<Leaf>,
+    path_bytes: usize,
 }
 
 impl Schema {
     /// The tree of the footer's elements, which come depth first, the root before all.
     pub fn new(elements: &[Element]) -> Result<Self, Fault> {
         let (root, rest) = elements.split_first().ok_or_else(|| Fault::damaged("it has no columns"))?;
-        let mut schema = Schema { columns: Vec::new(), leaves: Vec::new() };
+        let mut schema = Schema { columns: Vec::new(), leaves: Vec::new(), path_bytes: 0 };
         let mut rest = rest.iter();
         for _ in 0..root.children.unwrap_or(0) {
             let node = schema.node(&mut rest, "", (0, 0), 0)?;
@@ -76,6 +79,11 @@ impl Schema {
             return Err(Fault::damaged("it lists columns that belong to no group"));
         }
         Ok(schema)
+    }
+
+    /// For each leaf, whether it is in a column that is needed.
+    pub fn needed_leaves(&self, needed: impl Fn(&Node) -> bool) -> Vec<bool> {
+        self.columns.iter().flat_map(|node| std::iter::repeat_n(needed(node), node.leaves)).collect()
     }
 
     fn node(
@@ -98,6 +106,11 @@ impl Schema {
         definition += u16::from(repetition != Repetition::Required);
         repetition_level += u16::from(repetition == Repetition::Repeated);
         let path = if above.is_empty() { element.name.clone() } else { format!("{above}.{}", element.name) };
+        self.path_bytes += path.len();
+        if self.path_bytes > MOST_PATH_BYTES {
+            let found = format!("the paths of its columns have more than {MOST_PATH_BYTES} bytes");
+            return Err(Fault::Unsupported(found));
+        }
         let first_leaf = self.leaves.len();
         let inside = match element.children.unwrap_or(0) {
             0 => {
