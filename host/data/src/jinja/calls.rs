@@ -80,7 +80,7 @@ fn format_into(
     if level > 1 {
         return Err(Error::new("Max string recursion exceeded"));
     }
-    for piece in format::pieces(text)? {
+    for piece in format::pieces(&mut run.budget, text)? {
         run.budget.steps(1)?;
         match piece {
             format::Piece::Text(text) => {

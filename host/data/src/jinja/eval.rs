@@ -133,7 +133,11 @@ impl Run {
         self.scope = own;
         let result = act(self);
         self.scope = outer;
-        if !self.scopes[own].is_captured {
+        if self.scopes[own].is_captured {
+            // It stays to the end: what it holds counts.
+            let variables = self.scopes[own].variables.len();
+            self.budget.take(size_of::<Scope>() + 2 * variables * size_of::<(Name, Value)>())?;
+        } else {
             self.scopes[own].is_left = true;
             self.scopes[own].variables = HashMap::new();
             while self.scopes.last().is_some_and(|scope| scope.is_left) {
@@ -164,7 +168,7 @@ impl Run {
     }
 
     /// A macro that was defined here: the scopes around it stay.
-    fn closure(&mut self, function: &Arc<Macro>) -> Result<Value, Error> {
+    fn closure(&mut self, function: &Arc<Macro>) -> Value {
         let mut at = Some(self.scope);
         while let Some(scope) = at {
             if std::mem::replace(&mut self.scopes[scope].is_captured, true) {
@@ -172,8 +176,7 @@ impl Run {
             }
             at = self.scopes[scope].parent;
         }
-        self.budget.take(size_of::<Scope>())?;
-        Ok(Value::Object(Object::Macro(function.clone(), self.scope)))
+        Value::Object(Object::Macro(function.clone(), self.scope))
     }
 
     fn assign(&mut self, target: &Target, value: Value) -> Result<(), Error> {

@@ -147,7 +147,10 @@ pub(crate) fn apply(run: &mut Run, name: &str, value: Value, arguments: CallArgu
                 arguments.take(name, 0, ["reverse", "case_sensitive", "attribute"])?;
             let (is_reverse, is_exact) = (flag(&reverse), flag(&case_sensitive));
             let paths = match &attribute {
-                Some(Value::Str(paths)) => paths.split(',').map(Value::from).collect(),
+                Some(Value::Str(paths)) => {
+                    run.budget.items(2 * paths.split(',').count())?;
+                    paths.split(',').map(Value::from).collect()
+                }
                 Some(path) => vec![path.clone()],
                 None => vec![Value::None],
             };

@@ -174,20 +174,15 @@ pub(crate) fn percent(budget: &mut Budget, format: &str, values: &Value) -> Resu
                 let number = number.ok_or_else(|| {
                     Error::new(format!("%{kind} format: a real number is required, not {}", type_name(value)))
                 })?;
-                let mut digits = number.unsigned_abs().to_string();
-                if let Some(precision) = spec.precision {
-                    digits = format!("{digits:0>precision$}");
-                }
+                let digits = zero_filled(&number.unsigned_abs().to_string(), spec.precision.unwrap_or(0));
                 padded(&spec, sign(&spec, number < 0), &digits)
             }
             'o' | 'x' | 'X' => {
                 let number = value.as_int().ok_or_else(|| {
                     Error::new(format!("%{kind} format: an integer is required, not {}", type_name(value)))
                 })?;
-                let (prefix, mut digits) = radix(kind, number.unsigned_abs());
-                if let Some(precision) = spec.precision {
-                    digits = format!("{digits:0>precision$}");
-                }
+                let (prefix, digits) = radix(kind, number.unsigned_abs());
+                let digits = zero_filled(&digits, spec.precision.unwrap_or(0));
                 let prefix = if spec.is_alternate { prefix } else { "" };
                 padded(&spec, &format!("{}{prefix}", sign(&spec, number < 0)), &digits)
             }
@@ -279,6 +274,11 @@ fn general(number: f64, precision: usize, limit: usize, is_alternate: bool) -> S
     strip(&format!("{number:.decimals$}"))
 }
 
+/// Digits behind zeros, in all at least so many. (`format!` panics on a width of more than 16 bits.)
+fn zero_filled(digits: &str, count: usize) -> String {
+    "0".repeat(count.saturating_sub(digits.len())) + digits
+}
+
 /// Sign or prefix and digits, filled up to the width.
 fn padded(spec: &Spec, prefix: &str, text: &str) -> String {
     let len = prefix.chars().count() + text.chars().count();
@@ -304,11 +304,12 @@ pub(crate) enum Piece<'a> {
     Field(Field<'a>),
 }
 
-/// The pieces of a format text, `{{` and `}}` read as braces.
-pub(crate) fn pieces(format: &str) -> Result<Vec<Piece<'_>>, Error> {
+/// The pieces of a format text, `{{` and `}}` read as braces. A piece takes more than its text and is counted.
+pub(crate) fn pieces<'a>(budget: &mut Budget, format: &'a str) -> Result<Vec<Piece<'a>>, Error> {
     let mut pieces = Vec::new();
     let mut rest = format;
     while let Some(at) = rest.find(['{', '}']) {
+        budget.take(2 * size_of::<Piece>())?;
         let brace = &rest[at..=at];
         if rest[at + 1..].starts_with(brace) {
             pieces.push(Piece::Text(&rest[..=at]));
@@ -510,7 +511,7 @@ fn grouped(spec: &Spec, prefix: &str, digits: &str, fraction: &str, group: usize
         while count > 0 && count + (count - 1) / group < room {
             count += 1;
         }
-        digits = format!("{digits:0>count$}");
+        digits = zero_filled(&digits, count);
     }
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

@@ -10,6 +10,7 @@ use super::{
     ops::{key, position, type_name, undefined},
     value::Value,
 };
+use crate::error::cut;
 
 /// `value.name`: a method first, then an item.
 pub(crate) fn attribute(run: &mut Run, value: &Value, name: &str) -> Result<Value, Error> {
@@ -68,8 +69,9 @@ fn object_name(value: &Value) -> String {
     }
 }
 
+/// The message is not counted, so a long name is cut in it.
 pub(crate) fn missing(value: &Value, name: &str) -> Value {
-    Value::Undefined(Some(format!("'{}' has no attribute '{name}'", object_name(value)).into()))
+    Value::Undefined(Some(format!("'{}' has no attribute '{}'", object_name(value), cut(name)).into()))
 }
 
 /// What the value's type has under a name.

@@ -414,33 +414,48 @@ pub(crate) fn order(
     }
 }
 
-/// Sorts as Python's `sorted`: stable, by `<` alone.
-pub(crate) fn sort<T>(
-    budget: &mut Budget,
-    mut items: Vec<(Value, T)>,
-    is_reverse: bool,
-) -> Result<Vec<(Value, T)>, Error> {
-    let mut failure = None;
-    // A comparison that fails ends the sorting soon: all that follow count as equal.
-    items.sort_by(|(a, _), (b, _)| {
-        if failure.is_some() {
-            return Ordering::Equal;
-        }
-        match order(budget, a, b, Comparison::Less) {
-            Ok(order) => {
-                let order = order.unwrap_or(Ordering::Equal);
-                if is_reverse { order.reverse() } else { order }
+/// Sorts as Python's `sorted`: stable, by `<` alone. A merge sort of its own, because the standard library's panics on what has no
+/// order, and cannot stop at a comparison that fails.
+///
+/// # Errors
+/// Two items that cannot be compared, or that have no order: where a NaN ends up depends on how CPython sorts.
+pub(crate) fn sort<T>(budget: &mut Budget, items: Vec<(Value, T)>, is_reverse: bool) -> Result<Vec<(Value, T)>, Error> {
+    let mut is_before = |a: usize, b: usize| -> Result<bool, Error> {
+        let order = order(budget, &items[a].0, &items[b].0, Comparison::Less)?;
+        let order = order.ok_or_else(|| Error::new("sorting nan is not supported: it has no order"))?;
+        Ok(order == if is_reverse { Ordering::Greater } else { Ordering::Less })
+    };
+    let len = items.len();
+    let (mut sorted, mut merged): (Vec<usize>, Vec<usize>) = ((0..len).collect(), Vec::with_capacity(len));
+    let mut width = 1;
+    while width < len {
+        merged.clear();
+        for run in sorted.chunks(2 * width) {
+            let (mut left, mut right) = run.split_at(width.min(run.len()));
+            // What is in order already takes one comparison.
+            if let ([.., last], [second, ..]) = (left, right)
+                && !is_before(*second, *last)?
+            {
+                merged.extend_from_slice(run);
+                continue;
             }
-            Err(error) => {
-                failure = Some(error);
-                Ordering::Equal
+            while let ([first, ..], [second, ..]) = (left, right) {
+                if is_before(*second, *first)? {
+                    merged.push(*second);
+                    right = &right[1..];
+                } else {
+                    merged.push(*first);
+                    left = &left[1..];
+                }
             }
+            merged.extend_from_slice(left);
+            merged.extend_from_slice(right);
         }
-    });
-    match failure {
-        Some(error) => Err(error),
-        None => Ok(items),
+        std::mem::swap(&mut sorted, &mut merged);
+        width *= 2;
     }
+    let mut items: Vec<Option<(Value, T)>> = items.into_iter().map(Some).collect();
+    Ok(sorted.into_iter().filter_map(|at| items[at].take()).collect())
 }
 
 /// `value[start:stop:step]`.

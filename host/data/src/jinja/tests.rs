@@ -193,6 +193,51 @@ fn a_template_that_makes_too_much_is_refused_before_it_does() {
 }
 
 #[test]
+fn wide_numbers_are_written_as_python_writes_them() {
+    assert_eq!(render("{{ '%.70000d' % 5 }}").unwrap(), format!("{}5", "0".repeat(69_999)));
+    assert_eq!(render("{{ '%.70000x' % 255 }}").unwrap(), format!("{}ff", "0".repeat(69_998)));
+    assert_eq!(render("{{ '{:070001,}'.format(5) }}").unwrap().len(), 70_001);
+}
+
+#[test]
+fn what_cannot_be_sorted_is_refused_by_the_comparison_and_not_by_a_panic() {
+    let shuffled = |part: &str| {
+        format!(
+            "{{% set ns=namespace(x=[]) %}}{{% for i in range(300) %}}{{% set ns.x=ns.x+[{part}, i*7919%301] %}}{{% endfor %}}{{{{ ns.x|sort|first }}}}"
+        )
+    };
+    assert!(refused(&shuffled("'nan'|float")).message.contains("no order"));
+    assert!(refused(&shuffled("i|string")).message.contains("not supported between"));
+    assert!(refused(&shuffled("none")).message.contains("not supported between"));
+    assert_eq!(render(&shuffled("i*5003%301")).unwrap(), "0");
+    for (items, sorted) in
+        [("[3,1,2]", "[1, 2, 3]"), ("[1,2,3,4,5]", "[1, 2, 3, 4, 5]"), ("[]", "[]"), ("[2,2,1]", "[1, 2, 2]")]
+    {
+        assert_eq!(render(&format!("{{{{ {items}|sort }}}}")).unwrap(), sorted);
+    }
+    let pairs = "{{ [(1,'b'),(0,'x'),(1,'a'),(0,'y')]|sort(attribute='0', reverse=true)|map('last')|join }}";
+    assert_eq!(render(pairs).unwrap(), "baxy");
+}
+
+#[test]
+fn what_a_template_holds_counts_whatever_it_is() {
+    let limits = Limits { steps: 100_000_000, ..Limits::for_input(1000) };
+    let scopes = format!(
+        "{{% for i in range(40000) %}}{}{{% macro m() %}}{{% endmacro %}}{}{{% endfor %}}",
+        "{% with a=1 %}".repeat(40),
+        "{% endwith %}".repeat(40)
+    );
+    for source in ["{{ ('{{' * 2000000).format()|length }}", "{{ []|sort(attribute=',' * 3000000) }}", &scopes] {
+        let error = run(source, &[], limits).expect_err("more than it may hold");
+        assert!(error.message.contains("makes more than"), "{source:.60}: {error:?}");
+    }
+    for source in ["{{ [][x].y }}", "{{ 1|attr(x) + 1 }}", "{{ namespace()[x] + 1 }}"] {
+        let error = refused(&format!("{{% set x = 'x' * 1000000 %}}{source}"));
+        assert!(error.message.len() < 200, "{source}: {} bytes", error.message.len());
+    }
+}
+
+#[test]
 fn a_template_that_takes_too_long_is_refused() {
     let tree = "{% set ns=namespace(x=[1],y=[1]) %}{% for i in range(60) %}{% set ns.x=[ns.x,ns.x] %}{% set ns.y=[ns.y,ns.y] %}{% endfor %}";
     for source in [

@@ -7,6 +7,7 @@ use std::{collections::VecDeque, sync::Arc};
 use indexmap::IndexMap;
 
 use super::Run;
+use crate::error::cut;
 use crate::jinja::{
     arguments::CallArguments,
     ast::{Arguments, Expr, ExprKind, Macro},
@@ -232,7 +233,7 @@ impl Run {
                     let value = match &parameter.default {
                         Some(default) => run.eval(default)?,
                         None => {
-                            let message = format!("parameter '{}' was not provided", parameter.text);
+                            let message = format!("parameter '{}' was not provided", cut(&parameter.text));
                             Value::Undefined(Some(message.into()))
                         }
                     };

@@ -70,11 +70,11 @@ impl Run {
                 });
             }
             Statement::Macro(name, function) => {
-                let value = self.closure(function)?;
+                let value = self.closure(function);
                 self.set(*name, value);
             }
             Statement::Call(expr, function) => {
-                let caller = self.closure(function)?;
+                let caller = self.closure(function);
                 let ExprKind::Call(callee, arguments) = &expr.kind else {
                     return Err(Error::new("expected a call behind {% call %}").at(expr.line));
                 };
