@@ -117,7 +117,7 @@ impl<E: RowEncoder> EncodedRows<E> {
             let (place, built) = match self.next_built() {
                 Ok(Some(next)) => next,
                 Ok(None) => return Ok(found),
-                // Behind such a fault, rows cannot be told apart.
+                // After such a fault, the boundaries of rows are unknown.
                 Err(error) if error.place().is_some() => {
                     found.fault_count += 1;
                     found.faults.push(error);

@@ -222,7 +222,7 @@ impl Run {
             if function.reads_varargs {
                 run.set_special(2, Value::tuple(positional.into())?);
             }
-            // A default sees the parameters that were given, and those ahead of it.
+            // A default sees the parameters that were given, and those before it.
             for (parameter, value) in function.parameters.iter().zip(&given) {
                 if let Some(value) = value {
                     run.set(parameter.name, value.clone());

@@ -89,7 +89,7 @@ impl Run {
         result
     }
 
-    /// The next item of a loop that its test lets pass, read anew.
+    /// The next item of a loop that its test accepts.
     fn fetch(&mut self, number: usize) -> Result<Option<Value>, Error> {
         loop {
             self.budget.steps(1)?;
@@ -123,7 +123,7 @@ impl Run {
         Ok(item)
     }
 
-    /// The item behind the current one.
+    /// The item after the current one.
     pub(in crate::jinja) fn peek(&mut self, number: usize) -> Result<Option<Value>, Error> {
         if self.loops[number].pending.is_empty()
             && let Some(item) = self.fetch(number)?

@@ -49,7 +49,7 @@ impl Parser {
         }
     }
 
-    /// A body behind the rest of its tag, up to one of these, and which of them it was.
+    /// A body after the rest of its tag, up to one of these, and which of them it was.
     fn body(&mut self, tag: &str, line: u32, ends: &[&str]) -> Result<(Block, String), Error> {
         self.skip_operator(":");
         self.expect_block_end()?;
