@@ -306,6 +306,48 @@ fn a_lock_file_that_others_could_have_put_there_is_not_believed() {
 }
 
 #[test]
+fn a_link_that_others_could_have_put_there_is_not_followed_to_a_lock_file() {
+    use std::os::unix::fs::symlink;
+
+    let outer = tempdir().unwrap();
+    let [mine, open, links] = ["mine", "open", "links"].map(|name| {
+        let folder = outer.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        folder
+    });
+    let real = mine.join("unswag.lock");
+    let (file, manifest) = raw();
+    LockFile::add(&real, &file, manifest, false).unwrap();
+    // Directly, by way of a link in a sound folder, as the folder's link, and in the middle of a chain of relative links.
+    symlink(&real, open.join("unswag.lock")).unwrap();
+    symlink("../open/unswag.lock", links.join("unswag.lock")).unwrap();
+    symlink("../mine", open.join("folder")).unwrap();
+    symlink("../open/folder", links.join("folder")).unwrap();
+    let ways = [
+        open.join("unswag.lock"),
+        links.join("unswag.lock"),
+        open.join("folder/unswag.lock"),
+        links.join("folder/unswag.lock"),
+        links.join("../open/folder/./unswag.lock"),
+    ];
+    for way in &ways {
+        assert_eq!(LockFile::read(way).unwrap().entries().len(), 1, "{}", way.display());
+    }
+    chmod(&open, 0o777);
+    for way in &ways {
+        let said = LockFile::read(way).unwrap_err().to_string();
+        let folder = format!("everyone may write to the folder {}", fs::canonicalize(&open).unwrap().display());
+        assert!(said.contains(&folder), "{}: {said}", way.display());
+    }
+    LockFile::read(&real).unwrap();
+    chmod(&open, 0o755);
+    // Links in a circle are an error, not a loop.
+    symlink("b", links.join("a")).unwrap();
+    symlink("a", links.join("b")).unwrap();
+    assert!(LockFile::read(links.join("a/unswag.lock")).is_err());
+}
+
+#[test]
 fn a_lock_file_or_folder_of_another_user_is_not_believed() {
     use std::os::unix::fs::chown;
 
