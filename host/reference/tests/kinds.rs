@@ -170,3 +170,46 @@ fn the_page_of_all_kinds_is_what_the_tables_say() {
         assert!(written.contains(&format!("\n## {}\n", kind.name)), "{}", kind.name);
     }
 }
+
+/// Adds this much to element `at` of output 0, in bf16, and compares.
+fn off_by(primitive: &Primitive, inputs: &[Tensor], at: usize, by: f32) -> Result<(), Difference> {
+    let outputs = primitive.outputs(inputs).unwrap();
+    let mut found: Vec<Tensor> = outputs.iter().map(|output| output.tensor()).collect();
+    let mut values: Vec<f32> = outputs[0].values().collect();
+    values[at] += by;
+    found[0].bytes = bytes_of(&outputs[0].meta, &values);
+    compare(&outputs, &found).map(drop)
+}
+
+#[test]
+fn what_an_element_may_be_off_by_is_relative_to_its_own_terms_not_to_the_largest_of_the_tensor() {
+    let tensor = |shape: &[u64], values: &[f32]| {
+        let meta = Meta { dtype: Dtype::Bf16, shape: shape.to_vec() };
+        Tensor { bytes: bytes_of(&meta, values), meta }
+    };
+    // Two keys with equal scores: row 1 is the mean of both values. Column 0 sums small ones, column 1 one of 30.
+    let of = json!({"num_heads": 1, "num_key_value_heads": 1, "head_dim": 2, "scale": 1.0, "causal": true});
+    let attention = Primitive::new("attention", &attrs(of), []).unwrap();
+    let zeros = tensor(&[1, 2, 2], &[0.0; 4]);
+    let inputs = [zeros.clone(), zeros, tensor(&[1, 2, 2], &[0.5, 30.0, 0.25, -30.0])];
+    for (at, by, is_right) in [(2, 0.002, true), (2, 0.05, false), (3, 0.2, true), (3, 2.0, false)] {
+        assert_eq!(off_by(&attention, &inputs, at, by).is_ok(), is_right, "attention: {at} off by {by}");
+    }
+    // Heads of 6, of which 4 are rotated in halves: pair (0, 2) is small, pair (1, 3) has 30; 4 and 5 pass.
+    for interleaved in [false, true] {
+        let rope = Primitive::new("rope", &attrs(json!({"head_dim": 6, "interleaved": interleaved})), []).unwrap();
+        let (small, large) = ([0.5, 0.25], [30.0, -20.0]);
+        let x = match interleaved {
+            false => [small[0], large[0], small[1], large[1], 7.0, 30.0],
+            true => [small[0], small[1], large[0], large[1], 7.0, 30.0],
+        };
+        let (x, of_large) = (tensor(&[1, 1, 6], &x), if interleaved { 2 } else { 1 });
+        let (cos, sin) = (tensor(&[1, 1, 4], &[0.75; 4]), tensor(&[1, 1, 4], &[0.625; 4]));
+        let inputs = [x.clone(), x, cos, sin];
+        for (at, by, is_right) in
+            [(0, 0.002, true), (0, 0.05, false), (of_large, 0.2, true), (of_large, 2.0, false), (4, 0.2, false)]
+        {
+            assert_eq!(off_by(&rope, &inputs, at, by).is_ok(), is_right, "rope {interleaved}: {at} off by {by}");
+        }
+    }
+}
