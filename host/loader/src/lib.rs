@@ -57,7 +57,7 @@ pub use protocol::{Built, MAX_DOCUMENT_BYTES, OpenProtocols, PluginError, Protoc
 pub use regular::regular_file;
 pub use spec::{PluginSpec, SpecError};
 pub use trial::{
-    Ending, KERNELS_JOB, KernelRun, Library, RunError, SILENCE_LIMIT, TRIAL_COMMAND, Trial, TrialError, TrialJob,
-    TrialOptions, Voice, run_kernels, serve_kernels, trial, trial_child,
+    Ending, KERNELS_JOB, KernelAnswers, KernelRun, Library, RunError, SILENCE_LIMIT, TOTAL_LIMIT, TRIAL_COMMAND, Trial,
+    TrialError, TrialJob, TrialOptions, Voice, run_kernels, serve_kernels, trial, trial_child,
 };
 pub use unswag_engine::{Buffer, BufferMut};

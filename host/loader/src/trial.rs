@@ -14,6 +14,7 @@ use std::{
     fmt,
     fs::File,
     io::{self, Read as _, Write as _},
+    ops::ControlFlow,
     os::{
         fd::{AsFd, AsRawFd as _, OwnedFd},
         unix::process::{CommandExt as _, ExitStatusExt as _},
@@ -31,7 +32,7 @@ use rustix::{
 
 pub use self::{
     child::{TrialJob, Voice, trial_child},
-    kernels::{KERNELS_JOB, KernelRun, RunError, run_kernels, serve_kernels},
+    kernels::{KERNELS_JOB, KernelAnswers, KernelRun, RunError, run_kernels, serve_kernels},
 };
 use crate::{
     file::PluginFile,
@@ -46,6 +47,9 @@ pub const TRIAL_COMMAND: &str = "__trial";
 
 /// How long a trial's child may be silent: longer than any check of a sound plugin takes.
 pub const SILENCE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a trial may take in all, messages or not.
+pub const TOTAL_LIMIT: Duration = Duration::from_secs(900);
 
 /// Processor time of a trial.
 pub(crate) const CPU_LIMIT_S: u64 = 600;
@@ -66,12 +70,14 @@ pub struct TrialOptions {
     pub program: PathBuf,
     /// How long it may take from one message to the next.
     pub silence_limit: Duration,
+    /// How long it may take in all.
+    pub total_limit: Duration,
 }
 
 impl Default for TrialOptions {
     fn default() -> Self {
         // This very program, even if its file was replaced or removed since it started.
-        Self { program: PathBuf::from("/proc/self/exe"), silence_limit: SILENCE_LIMIT }
+        Self { program: PathBuf::from("/proc/self/exe"), silence_limit: SILENCE_LIMIT, total_limit: TOTAL_LIMIT }
     }
 }
 
@@ -97,6 +103,8 @@ pub enum Ending {
     Exited(i32),
     Killed(&'static str),
     Silent(Duration),
+    /// It sent messages, and did not come to its end.
+    Overtime(Duration),
     CpuLimit,
     Forbidden,
     /// It sent more than is read, or what is no message.
@@ -111,6 +119,7 @@ impl fmt::Display for Ending {
             Self::Exited(status) => write!(f, "the plugin ended the program: it called exit({status})"),
             Self::Killed(signal) => write!(f, "the plugin crashed: it was killed by {signal}"),
             Self::Silent(limit) => write!(f, "the plugin did not return within {} s", limit.as_secs_f64()),
+            Self::Overtime(limit) => write!(f, "the plugin did not come to its end within {} s", limit.as_secs_f64()),
             Self::CpuLimit => write!(f, "the plugin used more than {CPU_LIMIT_S} s of processor time"),
             Self::Forbidden => f.write_str("the plugin was stopped at a forbidden system call"),
             Self::Garbage => f.write_str("the plugin wrote into the trial's report"),
@@ -144,41 +153,44 @@ impl Library<'_> {
     }
 }
 
-/// Runs `job` with `input` in a child process; `heard` is given each message as it comes.
+/// Runs `job` with `input`, the pieces one behind the other, in a child process; `heard` is given each message as it comes, and breaks off
+/// where no more are expected: the child is then ended, and [`Ending::Garbage`] is what became of it.
 ///
 /// # Errors
 /// The child could not be started. Whatever the plugin does there is in [`Trial::ending`].
 pub fn trial(
     library: Library<'_>,
     job: &str,
-    input: &[u8],
+    input: &[&[u8]],
     options: &TrialOptions,
-    heard: &mut dyn FnMut(&str),
+    heard: &mut dyn FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Trial, TrialError> {
     let mut child = start(library, job, input, options)?;
     let mut listener = Listener::default();
-    let watched = watch(&mut child, options.silence_limit, &mut listener, heard);
+    let watched = watch(&mut child, options, &mut listener, heard);
     // The child leads its own group. It could start no process, but where seccomp was missing it could.
     if let Some(pid) = Pid::from_raw(child.id().cast_signed()) {
         let _ = kill_process_group(pid, Signal::KILL);
     }
     let status = child.wait();
-    let (output, in_time) = watched?;
+    let (output, late) = watched?;
     let text = String::from_utf8_lossy(&output);
     Ok(Trial {
-        ending: conclude(&listener, status?, in_time, options.silence_limit),
+        ending: conclude(&listener, status?, late),
         refused: listener.refused,
         output: (!text.trim().is_empty()).then(|| plain::one_line(&text, 300)),
         sandbox: listener.sandbox,
     })
 }
 
-fn start(library: Library<'_>, job: &str, input: &[u8], options: &TrialOptions) -> Result<Child, TrialError> {
+fn start(library: Library<'_>, job: &str, input: &[&[u8]], options: &TrialOptions) -> Result<Child, TrialError> {
     let library = library.open()?;
     // Without CLOEXEC, so that the child has it under the same number. The child reads it first and closes it.
     let input_fd = memfd_create(c"unswag-trial", MemfdFlags::empty()).map_err(io::Error::from)?;
     let mut file = File::from(input_fd);
-    file.write_all(input)?;
+    for piece in input {
+        file.write_all(piece)?;
+    }
     let child = Command::new(&options.program)
         .arg(TRIAL_COMMAND)
         .arg(file.as_raw_fd().to_string())
@@ -193,14 +205,21 @@ fn start(library: Library<'_>, job: &str, input: &[u8], options: &TrialOptions) 
     Ok(child)
 }
 
-/// Listens until the child ends or has been silent for too long. Returns what it printed, and whether it was in time.
+/// Listens until the child ends, has been silent for too long or takes too long in all. Returns what it printed, and the ending of one that
+/// was late.
 fn watch(
     child: &mut Child,
-    silence_limit: Duration,
+    options: &TrialOptions,
     listener: &mut Listener,
-    heard: &mut dyn FnMut(&str),
-) -> io::Result<(Vec<u8>, bool)> {
-    let mut deadline = Instant::now() + silence_limit;
+    heard: &mut dyn FnMut(&str) -> ControlFlow<()>,
+) -> io::Result<(Vec<u8>, Option<Ending>)> {
+    let end = Instant::now() + options.total_limit;
+    let next = || end.min(Instant::now() + options.silence_limit);
+    let mut deadline = next();
+    let late = |deadline| match deadline == end {
+        true => Ending::Overtime(options.total_limit),
+        false => Ending::Silent(options.silence_limit),
+    };
     let mut report = Pipe::new(child.stdout.take().map(OwnedFd::from), usize::MAX)?;
     let mut output = Pipe::new(child.stderr.take().map(OwnedFd::from), MAX_OUTPUT_BYTES)?;
     loop {
@@ -210,12 +229,12 @@ fn watch(
                 sources.map(|source| PollFd::from_borrowed_fd(source.as_fd(), PollFlags::IN)).collect();
             // The end of both pipes: the child is done, and so is every thread that it had.
             if waits.is_empty() {
-                return Ok((output.bytes, true));
+                return Ok((output.bytes, None));
             }
             let left = deadline.saturating_duration_since(Instant::now());
             let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
             match poll(&mut waits, Some(&timeout)) {
-                Ok(0) => return Ok((output.bytes, listener.is_done)),
+                Ok(0) => return Ok((output.bytes, (!listener.is_done).then(|| late(deadline)))),
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -223,14 +242,14 @@ fn watch(
         report.read()?;
         output.read()?;
         if listener.take(&mut report.bytes, heard) {
-            deadline = Instant::now() + silence_limit;
+            deadline = next();
         }
         if listener.is_done || listener.is_garbled {
-            return Ok((output.bytes, true));
+            return Ok((output.bytes, None));
         }
         // Printing without end is no message.
         if Instant::now() >= deadline {
-            return Ok((output.bytes, false));
+            return Ok((output.bytes, Some(late(deadline))));
         }
     }
 }
@@ -249,7 +268,7 @@ struct Listener {
 
 impl Listener {
     /// Takes the complete lines out of `bytes`; whether a message was among them.
-    fn take(&mut self, bytes: &mut Vec<u8>, heard: &mut dyn FnMut(&str)) -> bool {
+    fn take(&mut self, bytes: &mut Vec<u8>, heard: &mut dyn FnMut(&str) -> ControlFlow<()>) -> bool {
         let Some(end) = bytes.iter().rposition(|&byte| byte == b'\n') else {
             // No line of the child's own is longer than a pipe takes in one piece.
             self.is_garbled |= bytes.len() > child::LINE_BYTES;
@@ -262,7 +281,7 @@ impl Listener {
             match self.line(line) {
                 Some(Some(message)) => {
                     is_heard = true;
-                    heard(&message);
+                    self.is_garbled |= heard(&message).is_break();
                 }
                 Some(None) => {}
                 None => self.is_garbled = true,
@@ -305,18 +324,18 @@ impl Listener {
     }
 }
 
-fn conclude(listener: &Listener, status: ExitStatus, in_time: bool, limit: Duration) -> Ending {
+fn conclude(listener: &Listener, status: ExitStatus, late: Option<Ending>) -> Ending {
     if let Some(problem) = &listener.failed {
         return Ending::Failed(problem.clone());
-    }
-    if listener.is_done {
-        return Ending::Finished;
     }
     if listener.is_garbled {
         return Ending::Garbage;
     }
-    if !in_time {
-        return Ending::Silent(limit);
+    if listener.is_done {
+        return Ending::Finished;
+    }
+    if let Some(late) = late {
+        return late;
     }
     match (status.signal(), status.code()) {
         (Some(libc::SIGXCPU), _) => Ending::CpuLimit,

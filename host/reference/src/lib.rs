@@ -103,6 +103,11 @@ impl Primitive {
         self.kind.name
     }
 
+    /// Whether it draws random numbers in training, so that only its forward without training has one right answer.
+    pub fn is_random_in_training(&self) -> bool {
+        self.kind.name == "dropout"
+    }
+
     pub fn arithmetic(&self) -> Arithmetic {
         arithmetic(self.kind.name).unwrap_or(Arithmetic::Rounding)
     }

@@ -5,17 +5,28 @@
 //! reference of the primitive. A claim that fails refuses the surgery; one that cannot be verified is recorded as such, and then the
 //! output is marked as one that computes something else.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, rc::Rc};
 
-use unswag_abi::doc::{Attrs, Dim, Dtype, Edit, Graph, Meta, Node, OpCall, Patch};
+use unswag_abi::doc::{Attrs, Device, Dim, Dtype, Edit, Graph, Meta, Node, OpCall, Patch, ProtocolInfo};
 use unswag_graph::kinds::is_plugin_op;
-use unswag_loader::{Ending, KernelRun, Plugin, RunError, TrialError, TrialOptions, run_kernels};
-use unswag_reference::{Agreement, Difference, NoReference, Primitive, Tensor, compare};
+use unswag_loader::{KernelRun, Plugin, RunError, TrialError, TrialOptions, run_kernels};
+use unswag_reference::{Agreement, Difference, NoReference, Output, Primitive, Tensor, compare};
 
 use crate::record::{self, Verified, only_node, plain_kind};
 
-/// Batch and sequence of the sample calls.
-const SIZES: [(u64, u64); 3] = [(1, 1), (2, 5), (1, 7)];
+/// Batch and sequence of the sample calls, the most telling first.
+const SIZES: [(u64, u64); 3] = [(2, 5), (1, 1), (1, 7)];
+
+/// Batch and sequence of a call on several threads, where its inputs take no more than [`SMALL_BYTES`], and else.
+const THREADED: [(u64, u64); 2] = [(3, 67), (3, 5)];
+const THREADS: u32 = 3;
+const SMALL_BYTES: u64 = 512 << 10;
+
+/// The inputs of all samples of one claim, together.
+const SAMPLED_BYTES: u64 = 256 << 20;
+
+/// Products of a query's and a key's element that a plain attention is given to compute for one sample.
+const MAX_PRODUCTS: u64 = 1 << 29;
 
 /// What was claimed, and of which call.
 #[derive(Debug)]
@@ -111,28 +122,65 @@ impl Claim {
         record::Claim { op: self.op.clone(), stands_for: self.stands_for.clone(), nodes: self.nodes, verified, detail }
     }
 
-    /// The sample calls: in the model's own element type, and in f32 where rounding hides least.
+    /// The sample calls: in the model's own element type, and in f32 where rounding hides least. Those that would take too much are left
+    /// out.
+    ///
+    /// # Errors
+    /// The first of them is no call of the primitive, or takes too much.
     fn samples(&self, primitive: &Primitive) -> Result<Vec<Sample>, NoReference> {
         let own = self.inputs.iter().map(|(dtype, _)| *dtype).find(|dtype| dtype.is_float()).unwrap_or(Dtype::F32);
-        let mut samples = Vec::new();
-        for dtype in [own, Dtype::F32] {
-            if dtype == own && samples.iter().any(|sample: &Sample| sample.is_own) {
+        let metas = |dtype, (batch, seq): (u64, u64)| -> Vec<Meta> {
+            self.inputs.iter().map(|input| bound(input, dtype, batch, seq)).collect()
+        };
+        let bytes = |metas: &[Meta]| metas.iter().filter_map(Meta::bytes).fold(0, u64::saturating_add);
+        let [many, few] = THREADED;
+        let threaded = if bytes(&metas(own, many)) <= SMALL_BYTES { many } else { few };
+
+        let mut calls: Vec<(Dtype, (u64, u64), u32)> = SIZES.map(|size| (own, size, 1)).into();
+        calls.push((own, threaded, THREADS));
+        calls.extend(self.beyond_window().and_then(Result::ok).map(|seq| (own, (1, seq), 1)));
+        if own != Dtype::F32 {
+            calls.extend(SIZES.map(|size| (Dtype::F32, size, 1)));
+        }
+        let (mut samples, mut sampled) = (Vec::new(), 0);
+        for (seed, (dtype, size, threads)) in calls.into_iter().enumerate() {
+            let metas = metas(dtype, size);
+            sampled += bytes(&metas);
+            if !samples.is_empty() && sampled > SAMPLED_BYTES {
+                sampled -= bytes(&metas);
                 continue;
             }
-            for (seed, (batch, seq)) in SIZES.into_iter().enumerate() {
-                let metas: Vec<Meta> = self.inputs.iter().map(|input| bound(input, dtype, batch, seq)).collect();
-                let inputs = primitive.sample(&metas, seed as u64)?;
-                let is_own = dtype == own;
-                // Once as in training; what is saved must not change what is computed.
-                let trainings: &[bool] = if seed == 1 { &[true, false] } else { &[false] };
-                samples.extend(trainings.iter().map(|&is_training| Sample {
-                    inputs: inputs.clone(),
-                    is_training,
-                    is_own,
-                }));
-            }
+            let inputs = match primitive.sample(&metas, seed as u64) {
+                Ok(inputs) => Rc::new(inputs),
+                Err(NoReference::Size { .. }) if !samples.is_empty() => continue,
+                Err(why) => return Err(why),
+            };
+            // Once as in training; what is saved must not change what is computed.
+            let trainings: &[bool] = match size == SIZES[0] && !primitive.is_random_in_training() {
+                true => &[true, false],
+                false => &[false],
+            };
+            samples.extend(trainings.iter().map(|&is_training| Sample {
+                inputs: Rc::clone(&inputs),
+                is_training,
+                is_own: dtype == own,
+                threads,
+            }));
         }
         Ok(samples)
+    }
+
+    /// For attention with a sliding window: a sequence longer than the window, or the window where one is too long to sample.
+    fn beyond_window(&self) -> Option<Result<u64, u64>> {
+        if self.stands_for != "attention" {
+            return None;
+        }
+        let size = |name: &str| self.plain_attrs.get(name).and_then(serde_json::Value::as_u64);
+        let window = size("sliding_window")?;
+        let seq = window.saturating_add(3);
+        let row = size("num_heads").unwrap_or(1).saturating_mul(size("head_dim").unwrap_or(1));
+        let products = seq.saturating_mul(seq).saturating_mul(row);
+        Some(if products <= MAX_PRODUCTS { Ok(seq) } else { Err(window) })
     }
 }
 
@@ -147,8 +195,9 @@ fn bound((own, shape): &(Dtype, Vec<Dim>), dtype: Dtype, batch: u64, seq: u64) -
 }
 
 struct Sample {
-    inputs: Vec<Tensor>,
+    inputs: Rc<Vec<Tensor>>,
     is_training: bool,
+    threads: u32,
     /// Of the model's own element type: the op must take it.
     is_own: bool,
 }
@@ -165,65 +214,83 @@ impl Sample {
     }
 }
 
-/// Verifies the claims of one step with the library that states them; without one, none is verified.
+/// Verifies the claims of one step with the library that states them; without one, none is verified. Each claim has a child process
+/// for itself, so that an end there is an answer to that claim.
 pub(crate) fn verify(
     claims: &[Claim],
     library: Option<&Plugin>,
     protocol: &str,
     options: &Attrs,
 ) -> Result<Vec<record::Claim>, ClaimError> {
-    let mut verdicts = Vec::with_capacity(claims.len());
-    let (mut runs, mut judged) = (Vec::new(), Vec::new());
-    for claim in claims {
-        let unverified = |why: String| claim.record(Verified::Unverified, why);
-        if !is_plugin_op(&claim.op) {
-            verdicts.push(unverified("it is no op of the plugin".to_owned()));
-            continue;
+    let verify = |claim: &Claim| match library {
+        _ if !is_plugin_op(&claim.op) => Ok(claim.record(Verified::Unverified, "it is no op of the plugin".to_owned())),
+        None => Ok(claim.record(Verified::Unverified, "the op's library is not available".to_owned())),
+        Some(library) => claim.verify(library, protocol, options),
+    };
+    claims.iter().map(verify).collect()
+}
+
+impl Claim {
+    fn verify(&self, library: &Plugin, protocol: &str, options: &Attrs) -> Result<record::Claim, ClaimError> {
+        let unverified = |why: String| Ok(self.record(Verified::Unverified, why));
+        let has_cpu = |info: &ProtocolInfo| info.devices.is_empty() || info.devices.contains(&Device::Cpu);
+        if !library.protocol_info(protocol).is_ok_and(has_cpu) {
+            return unverified(RunError::NoKernel.to_string());
         }
-        let Some(_) = library else {
-            verdicts.push(unverified("the op's library is not available".to_owned()));
-            continue;
+        let roles = self.roles.iter().map(String::as_str);
+        let primitive = Primitive::new(&self.stands_for, &self.plain_attrs, roles);
+        let (primitive, samples) = match primitive.and_then(|primitive| Ok((self.samples(&primitive)?, primitive))) {
+            Ok((samples, primitive)) => (primitive, samples),
+            Err(why) => return unverified(why.to_string()),
         };
-        let roles = claim.roles.iter().map(String::as_str);
-        let primitive = Primitive::new(&claim.stands_for, &claim.plain_attrs, roles);
-        match primitive.and_then(|primitive| Ok((claim.samples(&primitive)?, primitive))) {
-            Err(why) => verdicts.push(unverified(why.to_string())),
-            Ok((samples, primitive)) => {
-                runs.extend(samples.iter().map(|sample| KernelRun {
-                    call: OpCall {
-                        kind: claim.op.clone(),
-                        inputs: sample.metas().cloned().collect(),
-                        attrs: claim.attrs.clone(),
-                    },
-                    inputs: sample.inputs.iter().map(|input| input.bytes.clone()).collect(),
-                    is_training: sample.is_training,
-                }));
-                judged.push((claim, primitive, samples));
-            }
-        }
-    }
-    let Some(library) = library.filter(|_| !judged.is_empty()) else { return Ok(verdicts) };
-    let answers = run_kernels(library, protocol, options, &runs, &TrialOptions::default());
-    let answers = answers.map_err(|source| ClaimError::Trial { protocol: protocol.to_owned(), source })?;
-    let mut answers = answers.into_iter();
-    for (claim, primitive, samples) in judged {
-        let mut agreement = Agreement::default();
-        let mut unverified = None;
-        for sample in &samples {
-            match judge(claim, &primitive, sample, answers.next(), protocol)? {
+        let runs: Vec<KernelRun<'_>> = samples
+            .iter()
+            .map(|sample| KernelRun {
+                call: OpCall {
+                    kind: self.op.clone(),
+                    inputs: sample.metas().cloned().collect(),
+                    attrs: self.attrs.clone(),
+                },
+                inputs: sample.inputs.iter().map(|input| input.bytes.as_slice()).collect(),
+                threads: sample.threads,
+                is_training: sample.is_training,
+            })
+            .collect();
+        let answers = run_kernels(library, protocol, options, &runs, &TrialOptions::default());
+        let answers = answers.map_err(|source| ClaimError::Trial { protocol: protocol.to_owned(), source })?;
+
+        let (mut agreement, mut why_not) = (Agreement::default(), None);
+        let mut expected: Option<(&Sample, Expected)> = None;
+        for (sample, answer) in samples.iter().zip(answers.outputs) {
+            // The same inputs in training and without have one answer.
+            let of_same = expected.take().filter(|(other, _)| Rc::ptr_eq(&other.inputs, &sample.inputs));
+            let right = of_same.map_or_else(|| primitive.outputs(&sample.inputs), |(_, right)| right);
+            match judge(self, sample, &right, answer, protocol)? {
                 Judged::Agrees(found) => agreement = agreement.and(found),
                 Judged::Refused => {}
-                Judged::Unverified(why) => unverified = Some(why),
+                Judged::Unverified(why) => why_not = Some(why),
             }
+            expected = Some((sample, right));
         }
-        verdicts.push(match unverified {
-            Some(why) => claim.record(Verified::Unverified, why),
-            None if agreement.is_exact() => claim.record(Verified::BitForBit, agreement.to_string()),
-            None => claim.record(Verified::UpToRounding, agreement.to_string()),
-        });
+        if let Some(Err(window)) = self.beyond_window() {
+            let why = format!("its sliding window of {window} tokens is not reached by what can be sampled");
+            why_not.get_or_insert(why);
+        }
+        let tried = match answers.refused.as_slice() {
+            [] => String::new(),
+            calls => format!("; it tried to call {} (refused)", calls.join(", ")),
+        };
+        let untrained = if primitive.is_random_in_training() { ", compared without training" } else { "" };
+        let detail = format!("{agreement}, on the CPU{untrained}{tried}");
+        Ok(match why_not {
+            Some(why) => self.record(Verified::Unverified, why + &tried),
+            None if agreement.is_exact() => self.record(Verified::BitForBit, detail),
+            None => self.record(Verified::UpToRounding, detail),
+        })
     }
-    Ok(verdicts)
 }
+
+type Expected = Result<Vec<Output>, NoReference>;
 
 enum Judged {
     Agrees(Agreement),
@@ -234,9 +301,9 @@ enum Judged {
 
 fn judge(
     claim: &Claim,
-    primitive: &Primitive,
     sample: &Sample,
-    answer: Option<Result<Vec<Vec<u8>>, RunError>>,
+    expected: &Expected,
+    answer: Result<Vec<Vec<u8>>, RunError>,
     protocol: &str,
 ) -> Result<Judged, ClaimError> {
     let claimed = || {
@@ -249,12 +316,14 @@ fn judge(
         })
     };
     let failed = |reason: String| ClaimError::Failed { claimed: claimed(), reason };
-    let outputs = match answer.unwrap_or(Err(RunError::Ended(Ending::Garbage))) {
+    let outputs = match answer {
         Ok(outputs) => outputs,
-        Err(RunError::Refused(_)) if !sample.is_own => return Ok(Judged::Refused),
+        Err(RunError::Refused(_) | RunError::NoKernel) if !sample.is_own => return Ok(Judged::Refused),
+        // Other devices have kernels of their own; nothing is known of them.
+        Err(error @ RunError::NoKernel) => return Ok(Judged::Unverified(error.to_string())),
         Err(error) => return Err(failed(error.to_string())),
     };
-    let expected = match primitive.outputs(&sample.inputs) {
+    let expected = match expected {
         Ok(expected) => expected,
         Err(why) => return Ok(Judged::Unverified(why.to_string())),
     };
@@ -263,8 +332,88 @@ fn judge(
     }
     // The plan's types were compared with the patch's when it was applied; a wrong size shows as a wrong type here.
     let found = expected.iter().zip(outputs).map(|(expected, bytes)| Tensor { meta: expected.meta.clone(), bytes });
-    match compare(&expected, &found.collect::<Vec<_>>()) {
+    match compare(expected, &found.collect::<Vec<_>>()) {
         Ok(agreement) => Ok(Judged::Agrees(agreement)),
         Err(difference) => Err(ClaimError::Wrong { claimed: claimed(), difference: Box::new(difference) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn claim(stands_for: &str, attrs: serde_json::Value, shapes: &[&[Dim]], roles: &[&str]) -> Claim {
+        Claim {
+            path: "model.x".to_owned(),
+            nodes: 1,
+            op: "x.op".to_owned(),
+            attrs: Attrs::new(),
+            stands_for: stands_for.to_owned(),
+            plain_attrs: attrs.as_object().expect("an object").clone().into_iter().collect(),
+            roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+            inputs: shapes.iter().map(|shape| (Dtype::Bf16, shape.to_vec())).collect(),
+        }
+    }
+
+    fn samples(claim: &Claim) -> Vec<Sample> {
+        let primitive = Primitive::new(&claim.stands_for, &claim.plain_attrs, claim.roles.iter().map(String::as_str));
+        claim.samples(&primitive.expect("a primitive")).expect("samples")
+    }
+
+    fn tokens(width: u64) -> [Dim; 3] {
+        [Dim::symbol("batch"), Dim::symbol("seq"), Dim::Fixed(width)]
+    }
+
+    #[test]
+    fn what_is_random_in_training_is_not_compared_there() {
+        for (kind, trained) in [("dropout", false), ("silu", true)] {
+            let samples = samples(&claim(kind, json!({"p": 0.1}), &[&tokens(8)], &[]));
+            assert_eq!(samples.iter().any(|sample| sample.is_training), trained, "{kind}");
+        }
+    }
+
+    #[test]
+    fn many_rows_are_run_on_three_threads_where_the_inputs_are_small() {
+        let rows = |width| -> Vec<u64> {
+            let samples = samples(&claim("silu", json!({}), &[&tokens(width)], &[]));
+            let threaded = samples.iter().filter(|sample| sample.threads == 3);
+            threaded.map(|sample| sample.inputs[0].meta.shape[..2].iter().product()).collect()
+        };
+        assert_eq!((rows(64), rows(1 << 15)), (vec![201], vec![15]));
+    }
+
+    #[test]
+    fn a_sliding_window_is_passed_or_the_claim_is_not_verified() {
+        let attention = |window: u64| {
+            let attrs = json!({"num_heads": 2, "num_key_value_heads": 1, "head_dim": 4, "scale": 0.5, "causal": true,
+                "sliding_window": window});
+            claim("attention", attrs, &[&tokens(8), &tokens(4), &tokens(4)], &[])
+        };
+        for window in [3, 100, 512] {
+            let longest = samples(&attention(window)).iter().map(|sample| sample.inputs[0].meta.shape[1]).max();
+            assert!(longest > Some(window), "{window}: {longest:?}");
+        }
+        assert_eq!(attention(1 << 20).beyond_window(), Some(Err(1 << 20)));
+        assert_eq!(claim("silu", json!({"sliding_window": 4}), &[], &[]).beyond_window(), None);
+    }
+
+    #[test]
+    fn what_all_samples_take_is_bounded_and_f32_is_left_out_alone_where_it_is_too_large() {
+        let linear = |rows: u64| {
+            let weight = [Dim::Fixed(rows), Dim::Fixed(1024)];
+            claim("linear", json!({}), &[&tokens(1024), &weight], &["weight"])
+        };
+        // In f32 one weight is beyond what one call may take, in bf16 it is not.
+        let samples = samples(&linear(100 << 10));
+        let of = |is_own| samples.iter().filter(|sample| sample.is_own == is_own).count();
+        assert!(of(true) > 0 && of(false) == 0, "{} and {}", of(true), of(false));
+        let bytes: u64 =
+            samples.iter().filter(|sample| !sample.is_training).flat_map(Sample::metas).filter_map(Meta::bytes).sum();
+        assert!(bytes <= SAMPLED_BYTES, "{bytes}");
+        let too_large = linear(200 << 10);
+        let primitive = Primitive::new("linear", &Attrs::new(), ["weight"]).unwrap();
+        assert!(matches!(too_large.samples(&primitive), Err(NoReference::Size { .. })));
     }
 }

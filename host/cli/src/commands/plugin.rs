@@ -1,6 +1,6 @@
 //! `unswag plugin`: start, add, list, look at, check and remove plugins.
 
-use std::{error::Error, path::Path};
+use std::{error::Error, ops::ControlFlow, path::Path};
 
 use serde_json::json;
 use unswag_abi::doc::Manifest;
@@ -213,7 +213,17 @@ fn described(manifest: &Manifest) -> String {
 /// Runs the suite where it can do no harm: the plugin's kernels may loop, crash or end the program, which are findings.
 fn check(path: &Path, output: &Output) -> Result<Done, Box<dyn Error>> {
     let file = PluginFile::read(path)?;
-    let manifest = probe(&file)?.manifest;
+    let probed = probe(&file)?;
+    if !probed.sandbox.confines() && !is_locked(&file) {
+        return Err(format!(
+            "plugin {}: this kernel has neither Landlock nor seccomp ({}), so a check would run its kernels with all of your rights, and \
+             ran none; `unswag plugin add {0}` consents to its bytes, and then it is checked",
+            file.path().display(),
+            probed.sandbox
+        )
+        .into());
+    }
+    let manifest = probed.manifest;
     let live = !output.json && !output.quiet;
     let mut checks = Vec::new();
     let mut running: Option<(String, String)> = None;
@@ -223,15 +233,18 @@ fn check(path: &Path, output: &Output) -> Result<Done, Box<dyn Error>> {
             term::note(output, &format!("{} {subject}: {claim}: {why}", paint(BAD, "FAIL")));
         }
     };
-    let heard = &mut |message: &str| match serde_json::from_str(message) {
-        Ok(Said::Begins { subject, claim }) => running = Some((subject, claim)),
-        Ok(Said::Done(check)) => {
-            running = None;
-            note(&check);
-            checks.push(check);
+    let heard = &mut |message: &str| {
+        match serde_json::from_str(message) {
+            Ok(Said::Begins { subject, claim }) => running = Some((subject, claim)),
+            Ok(Said::Done(check)) => {
+                running = None;
+                note(&check);
+                checks.push(check);
+            }
+            // The plugin's own doing: a check that is then missing is not counted as passed.
+            Err(_) => {}
         }
-        // The plugin's own doing: a check that is then missing is not counted as passed.
-        Err(_) => {}
+        ControlFlow::Continue(())
     };
     let tried = trial(Library::File(&file), CHECK_JOB, &[], &TrialOptions::default(), heard)?;
     let mut failed = |subject: String, claim: String, why: String| {
@@ -253,13 +266,26 @@ fn check(path: &Path, output: &Output) -> Result<Done, Box<dyn Error>> {
     if output.json {
         term::print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?;
     } else if live {
-        term::print(&checked(&report, is_finished))?;
+        let mut page = checked(&report, is_finished);
+        if let Some(sandbox) = tried.sandbox {
+            page.push_str(&format!("checked  in a sandbox: {sandbox}\n"));
+        }
+        term::print(&page)?;
     }
     Ok(match (is_finished, report.passed()) {
         (false, _) => Done::Unfinished,
         (true, true) => Done::Ok,
         (true, false) => Done::Differs,
     })
+}
+
+/// Whether a lock file names exactly these bytes at this path.
+fn is_locked(file: &PluginFile) -> bool {
+    let is_named = |path: &str| {
+        let locks = Locks::read().ok()?;
+        Some(locks.find(path).ok()?.entry.sha256 == file.sha256())
+    };
+    file.path().to_str().and_then(is_named).unwrap_or(false)
 }
 
 fn checked(report: &Report, is_finished: bool) -> String {

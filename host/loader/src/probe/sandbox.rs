@@ -62,6 +62,13 @@ pub struct Sandbox {
     pub limits: bool,
 }
 
+impl Sandbox {
+    /// Whether code in it is kept from the user's files, the network or other processes: by Landlock, by seccomp, or by both.
+    pub fn confines(&self) -> bool {
+        self.landlock.is_some() || self.seccomp
+    }
+}
+
 impl fmt::Display for Sandbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let landlock = self.landlock.map(|abi| format!("Landlock ABI {abi}"));
@@ -220,5 +227,7 @@ mod tests {
         assert_eq!(sandbox(Some(7), true), "Landlock ABI 7, seccomp, rlimits");
         assert_eq!(sandbox(None, true), "seccomp, rlimits; no Landlock on this kernel");
         assert_eq!(sandbox(Some(3), false), "Landlock ABI 3, rlimits; no seccomp on this kernel");
+        let confines = |landlock, seccomp| Sandbox { landlock, seccomp, limits: true }.confines();
+        assert!(confines(Some(7), true) && confines(None, true) && confines(Some(3), false) && !confines(None, false));
     }
 }

@@ -1,5 +1,7 @@
 //! The job of running a plugin's forward on given inputs: the child computes, the parent compares.
 
+use std::ops::ControlFlow;
+
 use serde::{Deserialize, Serialize};
 use unswag_abi::{
     doc::{Attrs, Device, Dtype, Meta, OpCall, Target},
@@ -15,10 +17,12 @@ pub const KERNELS_JOB: &str = "kernels";
 
 /// One forward to run.
 #[derive(Clone, Debug)]
-pub struct KernelRun {
+pub struct KernelRun<'a> {
     pub call: OpCall,
     /// One for each input of the call, in its element type.
-    pub inputs: Vec<Vec<u8>>,
+    pub inputs: Vec<&'a [u8]>,
+    /// Threads that the kernel may use.
+    pub threads: u32,
     /// Whether a backward would follow.
     pub is_training: bool,
 }
@@ -29,12 +33,24 @@ pub enum RunError {
     /// The plugin's own words: it does not take this call, or its forward failed.
     #[error("{0}")]
     Refused(String),
+    /// It takes the call, and has no kernel of it for the CPU.
+    #[error("it has no kernel for the CPU")]
+    NoKernel,
     /// It ended the process, crashed, or did not return.
     #[error("{0}")]
     Ended(Ending),
     /// The run was not come to, because an earlier one ended the process.
     #[error("not run: an earlier run ended the trial")]
     NotRun,
+}
+
+/// What became of the runs.
+#[derive(Clone, Debug)]
+pub struct KernelAnswers {
+    /// The outputs' bytes, one list for each run.
+    pub outputs: Vec<Result<Vec<Vec<u8>>, RunError>>,
+    /// Names of the system calls that the sandbox refused, each once.
+    pub refused: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -49,6 +65,7 @@ struct Job {
 struct Run {
     call: OpCall,
     is_training: bool,
+    threads: u32,
     /// Of each input.
     bytes: Vec<usize>,
 }
@@ -59,20 +76,20 @@ enum Answer {
     /// Each output in hexadecimal digits.
     Outputs(Vec<String>),
     Refused(String),
+    NoKernel,
 }
 
-/// Runs the forwards of one protocol's ops in a trial and returns the outputs' bytes, one list for each run.
+/// Runs the forwards of one protocol's ops in a trial.
 ///
 /// # Errors
 /// The child process could not be started.
-#[allow(clippy::type_complexity, reason = "a list of results of a list of tensors, each its bytes")]
 pub fn run_kernels(
     plugin: &Plugin,
     protocol: &str,
     options: &Attrs,
-    runs: &[KernelRun],
+    runs: &[KernelRun<'_>],
     trial_options: &TrialOptions,
-) -> Result<Vec<Result<Vec<Vec<u8>>, RunError>>, TrialError> {
+) -> Result<KernelAnswers, TrialError> {
     let job = Job {
         protocol: protocol.to_owned(),
         options: options.clone(),
@@ -82,28 +99,33 @@ pub fn run_kernels(
             .map(|run| Run {
                 call: run.call.clone(),
                 is_training: run.is_training,
-                bytes: run.inputs.iter().map(Vec::len).collect(),
+                threads: run.threads,
+                bytes: run.inputs.iter().map(|bytes| bytes.len()).collect(),
             })
             .collect(),
     };
-    let mut input = serde_json::to_vec(&job).map_err(std::io::Error::other)?;
-    input.push(b'\n');
-    for bytes in runs.iter().flat_map(|run| &run.inputs) {
-        input.extend_from_slice(bytes);
-    }
+    let mut head = serde_json::to_vec(&job).map_err(std::io::Error::other)?;
+    head.push(b'\n');
+    let input: Vec<&[u8]> =
+        [head.as_slice()].into_iter().chain(runs.iter().flat_map(|run| run.inputs.clone())).collect();
     let mut answers: Vec<Result<Vec<Vec<u8>>, RunError>> = Vec::with_capacity(runs.len());
     let mut heard = |message: &str| {
+        // The child sends one for each run: whatever sends more is the plugin.
+        if answers.len() == runs.len() {
+            return ControlFlow::Break(());
+        }
         answers.push(match serde_json::from_str(message) {
             Ok(Answer::Outputs(outputs)) => match outputs.iter().map(|hex| from_hex(hex)).collect() {
                 Some(outputs) => Ok(outputs),
                 None => Err(RunError::Ended(Ending::Garbage)),
             },
             Ok(Answer::Refused(why)) => Err(RunError::Refused(crate::plain::one_line(&why, 1000))),
+            Ok(Answer::NoKernel) => Err(RunError::NoKernel),
             Err(_) => Err(RunError::Ended(Ending::Garbage)),
         });
+        ControlFlow::Continue(())
     };
     let tried = trial(Library::Loaded(plugin), KERNELS_JOB, &input, trial_options, &mut heard)?;
-    answers.truncate(runs.len());
     if answers.len() < runs.len() {
         let ending = match tried.ending {
             // It says that it is done and was not: it writes what the child should.
@@ -112,8 +134,13 @@ pub fn run_kernels(
         };
         answers.push(Err(RunError::Ended(ending)));
         answers.resize_with(runs.len(), || Err(RunError::NotRun));
+    } else if tried.ending == Ending::Garbage
+        && let Some(last) = answers.last_mut()
+    {
+        // One message too many: some answer is not the child's.
+        *last = Err(RunError::Ended(Ending::Garbage));
     }
-    Ok(answers)
+    Ok(KernelAnswers { outputs: answers, refused: tried.refused })
 }
 
 /// Does the job in the child.
@@ -135,7 +162,8 @@ pub fn serve_kernels(job: TrialJob, voice: &mut Voice) -> Result<(), String> {
             data = rest;
         }
         let answer = match forward(&protocol, run, &inputs, &target) {
-            Ok(outputs) => Answer::Outputs(outputs.iter().map(|bytes| to_hex(bytes)).collect()),
+            Ok(Some(outputs)) => Answer::Outputs(outputs.iter().map(|bytes| to_hex(bytes)).collect()),
+            Ok(None) => Answer::NoKernel,
             Err(why) => Answer::Refused(why),
         };
         let message = serde_json::to_string(&answer).map_err(|error| error.to_string())?;
@@ -144,11 +172,17 @@ pub fn serve_kernels(job: TrialJob, voice: &mut Voice) -> Result<(), String> {
     Ok(())
 }
 
-fn forward(protocol: &crate::Protocol, run: &Run, inputs: &[&[u8]], target: &Target) -> Result<Vec<Vec<u8>>, String> {
+/// The outputs of one run; `None` where there is no kernel for the CPU.
+fn forward(
+    protocol: &crate::Protocol,
+    run: &Run,
+    inputs: &[&[u8]],
+    target: &Target,
+) -> Result<Option<Vec<Vec<u8>>>, String> {
     let failed = |error: crate::PluginError| error.to_string();
     let plan = protocol.plan(&run.call).map_err(failed)?;
     let kernel = protocol.build(&run.call, target).map_err(failed)?.kernel;
-    let kernel = kernel.ok_or_else(|| format!("{} gives no kernel for the CPU", run.call.kind))?;
+    let Some(kernel) = kernel else { return Ok(None) };
     let banded = |metas: &[Meta]| -> Result<Vec<Banded>, String> {
         let size = |meta: &Meta| {
             let bytes = meta.bytes().filter(|&bytes| bytes <= super::ADDRESS_SPACE_BYTES / 4);
@@ -162,8 +196,14 @@ fn forward(protocol: &crate::Protocol, run: &Run, inputs: &[&[u8]], target: &Tar
     let number = |name: &String| run.call.attrs.get(name).and_then(serde_json::Value::as_f64).unwrap_or(0.0);
     let scalars: Vec<f64> = plan.scalars.iter().map(number).collect();
     let flags = Launch::DETERMINISTIC | if run.is_training { Launch::TRAINING } else { 0 };
-    let mut launch =
-        LaunchOptions { seed: 42, offset: 0, scratch: scratch.bytes_mut(), scalars: &scalars, threads: 1, flags };
+    let mut launch = LaunchOptions {
+        seed: 42,
+        offset: 0,
+        scratch: scratch.bytes_mut(),
+        scalars: &scalars,
+        threads: run.threads,
+        flags,
+    };
     // In memory of their own, aligned as the engine's tensors are.
     let own: Vec<Banded> = inputs.iter().map(|bytes| Banded::holding(bytes)).collect();
     let views: Vec<Buffer<'_>> =
@@ -181,7 +221,7 @@ fn forward(protocol: &crate::Protocol, run: &Run, inputs: &[&[u8]], target: &Tar
     if own.iter().zip(inputs).any(|(memory, given)| !memory.is_intact() || memory.bytes() != *given) {
         return Err("its forward wrote to an input".to_owned());
     }
-    Ok(outputs.iter().map(|output| output.bytes().to_vec()).collect())
+    Ok(Some(outputs.iter().map(|output| output.bytes().to_vec()).collect()))
 }
 
 fn buffers<'a>(metas: &'a [Meta], memory: &'a mut [Banded]) -> Vec<BufferMut<'a>> {
