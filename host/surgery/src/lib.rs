@@ -16,6 +16,7 @@ mod operation;
 mod ours;
 mod plugin;
 mod undo;
+mod verified_graph;
 mod verify;
 mod write;
 

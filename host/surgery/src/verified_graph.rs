@@ -1,0 +1,67 @@
+//! The graph without the claims that were recorded as unverified: what may be relied on where a plugin's op runs.
+
+use std::{borrow::Cow, collections::HashSet};
+
+use unswag_abi::doc::{Edit, Graph};
+
+use crate::{
+    Model,
+    record::{Step, Verified},
+};
+
+impl Model {
+    /// The model's graph, in which no node stands for a primitive unless its op was found to compute that primitive.
+    pub fn verified_graph(&self) -> Cow<'_, Graph> {
+        let steps = self.record.iter().flat_map(|record| &record.steps);
+        let unverified: HashSet<String> = steps.flat_map(unverified_nodes).collect();
+        if unverified.is_empty() {
+            return Cow::Borrowed(&self.graph);
+        }
+        let mut graph = self.graph.clone();
+        for node in graph.nodes.iter_mut().filter(|node| unverified.contains(&node.path)) {
+            node.stands_for = None;
+        }
+        Cow::Owned(graph)
+    }
+}
+
+/// Paths of the nodes of a step whose claim was not verified.
+fn unverified_nodes(step: &Step) -> Vec<String> {
+    let is_unverified = |op: &str, primitive: Option<&String>| {
+        let mut claims = step.claims.iter().filter(|claim| claim.verified == Verified::Unverified);
+        primitive.is_some_and(|primitive| claims.any(|claim| claim.op == op && claim.stands_for == *primitive))
+    };
+    let mut paths = Vec::new();
+    for edit in &step.patch.edits {
+        let Edit::Replace { at, with } = edit else { continue };
+        let nodes = with.nodes.iter().filter(|node| is_unverified(&node.kind, node.stands_for.as_ref()));
+        paths.extend(nodes.map(|node| node.path(at)));
+    }
+    paths
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_nodes_whose_claim_was_not_verified_are_listed() {
+        let node = |name: &str, kind: &str, stands_for: Option<&str>| json!({"name": name, "kind": kind, "inputs": ["x"], "outputs": [name], "stands_for": stands_for});
+        let replace = |at: &str, kind: &str, stands_for| json!({"replace": {"at": at, "with": {"inputs": ["x"], "outputs": ["y"], "nodes": [node("", kind, stands_for)]}}});
+        let claim = |op: &str, verified: &str| json!({"op": op, "stands_for": "silu", "nodes": 1, "verified": verified, "detail": ""});
+        let step: Step = serde_json::from_value(json!({
+            "protocol": "mixer", "version": "1", "plugin": {"name": "mixer", "version": "1", "sha256": ""},
+            "keeps_forward": false,
+            "claims": [claim("mixer.rows", "unverified"), claim("mixer.silu", "bit_for_bit")],
+            "patch": {"version": 1, "edits": [
+                replace("layers.0.act", "mixer.rows", Some("silu")),
+                replace("layers.1.act", "mixer.silu", Some("silu")),
+                replace("layers.2.act", "mixer.rows", None),
+            ]},
+        }))
+        .expect("a step");
+        assert_eq!(unverified_nodes(&step), ["layers.0.act"]);
+    }
+}
