@@ -270,11 +270,18 @@ fn validation_rows_are_measured_and_not_trained_on() {
         lines.iter().filter_map(|line| Some((line["step"].as_u64()?, line["eval_loss"].as_f64()?))).collect();
     assert_eq!(losses.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [2, 4], "{lines:?}");
     assert!(losses[1].1 < losses[0].1, "what was not trained on is learned too: {losses:?}");
+    let measured = losses[1].1;
     let whole = house.json(&train("whole", &["--num-epochs", "1", "--dry-run"]));
-    let part = house
-        .json(&train("part", &["--num-epochs", "1", "--validation-split", "0.2", "--eval-steps", "2", "--dry-run"]));
+    let part = house.json(&train("part", &["--num-epochs", "1", "--validation-split", "0.2", "--dry-run"]));
     let rows = |page: &Value| page["epoch"]["rows"].as_u64().unwrap();
     assert!(rows(&part) < rows(&whole) && rows(&part) > rows(&whole) / 2, "{part} of {whole}; {report}");
+    // Without a rhythm the loss is measured once, at the end.
+    let report = house.json(&train("end", &["--validation-split", "0.2", "--max-steps", "4"]));
+    let lines = metrics(&house.path("end"));
+    let losses: Vec<&Value> = lines.iter().map(|line| &line["eval_loss"]).collect();
+    assert_eq!(losses, [&Value::Null, &Value::Null, &Value::Null, &report["eval_loss"]]);
+    let last = losses.last().and_then(|loss| loss.as_f64()).expect("a number");
+    assert!((last - measured).abs() < 1e-9, "the same steps end at the same loss: {last} and {measured}");
 }
 
 #[test]

@@ -164,7 +164,7 @@ pub struct Validation {
     #[arg(long, value_name = "ROWS", default_value_t = 1024)]
     pub shuffle_window: usize,
     /// Hold out this share of the data for the validation loss.
-    #[arg(long, aliases = ["val-set-size", "val-size"], value_name = "SHARE", requires = "eval_steps", conflicts_with = "eval_data")]
+    #[arg(long, aliases = ["val-set-size", "val-size"], value_name = "SHARE", conflicts_with = "eval_data")]
     pub validation_split: Option<f64>,
     /// Measure the validation loss on these files, which are read as --data is.
     #[arg(long, aliases = ["validation-data", "validation-file", "eval-file", "eval-dataset"], value_name = "FILE", num_args = 1.., value_hint = ValueHint::FilePath)]
