@@ -389,6 +389,22 @@ fn an_earlier_run_is_refused_before_surgery_and_replaced_by_force() {
     let refused = house.run(&["run", "other.yaml", "--force", "--max-steps", "1"]);
     assert!(refused.code(2).contains("notes.txt"), "{}", refused.stderr);
     assert_eq!(fs::read_to_string(house.path("out/metrics.jsonl")).unwrap().lines().count(), 1);
+
+    // Nor is the model rewritten for a training that would be refused.
+    let patched = || fs::metadata(house.path("out/patched/model.safetensors")).unwrap().ino();
+    let before = patched();
+    let force = ["run", "recipe.yaml", "--force"];
+    let resume = ["run", "recipe.yaml", "--resume-from-checkpoint", "auto"];
+    for (args, more, said) in [
+        (&force[..], &[][..], "notes.txt is there, and is no part of an adapter"),
+        (&resume, &[], "no complete checkpoint"),
+        (&force, &["--load-best-model-at-end"], "--eval-steps"),
+    ] {
+        let refused = house.run(&[args, more].concat());
+        assert!(refused.code(2).contains(said), "{}", refused.stderr);
+        assert_eq!(patched(), before, "{said}");
+    }
+    assert!(fs::read_to_string(house.path("out/patched/unswag.yaml")).unwrap().contains("mode: 8bit"));
 }
 
 #[test]

@@ -125,7 +125,7 @@ impl Step {
     }
 
     /// The nodes that it put into the graph, each with the place that it was put in.
-    fn new_nodes(&self) -> impl Iterator<Item = (&str, &SubNode)> {
+    pub(crate) fn new_nodes(&self) -> impl Iterator<Item = (&str, &SubNode)> {
         let replaced = self.patch.edits.iter().filter_map(|edit| match edit {
             Edit::Replace { at, with } => Some((at.as_str(), &with.nodes)),
             _ => None,

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::HashSet};
 
-use unswag_abi::doc::{Edit, Graph};
+use unswag_abi::doc::Graph;
 
 use crate::{
     Model,
@@ -25,19 +25,17 @@ impl Model {
     }
 }
 
-/// Paths of the nodes of a step whose claim was not verified.
+/// Paths of the nodes of a step whose claim was not verified, be it that the record is older than verification.
 fn unverified_nodes(step: &Step) -> Vec<String> {
-    let is_unverified = |op: &str, primitive: Option<&String>| {
-        let mut claims = step.claims.iter().filter(|claim| claim.verified == Verified::Unverified);
-        primitive.is_some_and(|primitive| claims.any(|claim| claim.op == op && claim.stands_for == *primitive))
+    let lacks_claims = step.lacks_claims();
+    let unverified = || step.claims.iter().filter(|claim| claim.verified == Verified::Unverified);
+    let is_unverified = |op: &str, primitive: &str| {
+        lacks_claims || unverified().any(|claim| claim.op == op && claim.stands_for == primitive)
     };
-    let mut paths = Vec::new();
-    for edit in &step.patch.edits {
-        let Edit::Replace { at, with } = edit else { continue };
-        let nodes = with.nodes.iter().filter(|node| is_unverified(&node.kind, node.stands_for.as_ref()));
-        paths.extend(nodes.map(|node| node.path(at)));
-    }
-    paths
+    let nodes = step.new_nodes().filter(|(_, node)| {
+        node.stands_for.as_deref().is_some_and(|primitive| is_unverified(&node.kind, primitive))
+    });
+    nodes.map(|(at, node)| node.path(at)).collect()
 }
 
 #[cfg(test)]
@@ -51,7 +49,7 @@ mod tests {
         let node = |name: &str, kind: &str, stands_for: Option<&str>| json!({"name": name, "kind": kind, "inputs": ["x"], "outputs": [name], "stands_for": stands_for});
         let replace = |at: &str, kind: &str, stands_for| json!({"replace": {"at": at, "with": {"inputs": ["x"], "outputs": ["y"], "nodes": [node("", kind, stands_for)]}}});
         let claim = |op: &str, verified: &str| json!({"op": op, "stands_for": "silu", "nodes": 1, "verified": verified, "detail": ""});
-        let step: Step = serde_json::from_value(json!({
+        let mut step: Step = serde_json::from_value(json!({
             "protocol": "mixer", "version": "1", "plugin": {"name": "mixer", "version": "1", "sha256": ""},
             "keeps_forward": false,
             "claims": [claim("mixer.rows", "unverified"), claim("mixer.silu", "bit_for_bit")],
@@ -63,5 +61,7 @@ mod tests {
         }))
         .expect("a step");
         assert_eq!(unverified_nodes(&step), ["layers.0.act"]);
+        step.claims.clear();
+        assert_eq!(unverified_nodes(&step), ["layers.0.act", "layers.1.act"]);
     }
 }

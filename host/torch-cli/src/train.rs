@@ -12,8 +12,8 @@ use unswag_console::{
 use unswag_data::{DataLoader, ModelLimits};
 use unswag_loader::device::Machine;
 use unswag_train::{
-    Allowed, LoraConfig, Optim, Plan, Resume, RunReport, SchedulerType, TrainingArguments, Tuning, UnswagModel,
-    UnswagTrainer, Warmup, refuse_earlier_run, saved_template_date,
+    Allowed, LoraConfig, Optim, Plan, PlannedRun, Resume, RunReport, SchedulerType, TrainingArguments, Tuning,
+    UnswagModel, UnswagTrainer, Warmup, saved_template_date,
 };
 
 use crate::{
@@ -58,8 +58,7 @@ pub fn run(args: &Train, output: &Output) -> Result<Done, Box<dyn Error>> {
     if reports_to(ReportTo::Tensorboard) {
         trainer = trainer.with_tensorboard();
     }
-    if let Some(from) = &args.saving.resume_from_checkpoint {
-        let from = if from.as_os_str() == "auto" { Resume::Auto } else { Resume::From(from.clone()) };
+    if let Some(from) = resume(args) {
         match trainer.resume_changed(&from, &allowed)? {
             Some(resumed) => {
                 term::note(output, &format!("resuming from {}", resumed.path.display()));
@@ -127,14 +126,38 @@ impl Prepared {
 
 /// Checks what training would refuse before its first step, and trains nothing.
 pub fn check(args: &Train, model: &UnswagModel) -> Result<Done, Box<dyn Error>> {
-    let prepared = Prepared::new(args, model)?;
-    model.plan(&prepared.tuning, &prepared.arguments, data::row_tokens(&args.data, limits(model)))?;
-    model.trainable_parameters(&prepared.tuning)?;
-    Allowed::new(args.saving.allow_changed.iter().cloned())?;
-    if !args.force && args.saving.resume_from_checkpoint.is_none() {
-        refuse_earlier_run(&args.output)?;
-    }
+    let Prepared { arguments, tuning, train, validation } = Prepared::new(args, model)?;
+    let tuning = match &args.adapter {
+        Some(adapter) => {
+            model.adapter_notes(adapter)?;
+            None
+        }
+        None => {
+            model.plan(&tuning, &arguments, data::row_tokens(&args.data, limits(model)))?;
+            model.trainable_parameters(&tuning)?;
+            Some(&tuning)
+        }
+    };
+    let (resume, allowed) = (resume(args), Allowed::new(args.saving.allow_changed.iter().cloned())?);
+    let run = PlannedRun {
+        model,
+        tuning,
+        arguments: &arguments,
+        data: train.as_ref(),
+        validation: validation.as_deref(),
+        folder: &args.output,
+        resume: resume.as_ref(),
+        allowed: &allowed,
+        replaces: args.force,
+    };
+    run.check()?;
     Ok(Done::Ok)
+}
+
+/// Where the run begins, where it is not at its first step.
+fn resume(args: &Train) -> Option<Resume> {
+    let from = args.saving.resume_from_checkpoint.as_ref()?;
+    Some(if from.as_os_str() == "auto" { Resume::Auto } else { Resume::From(from.clone()) })
 }
 
 /// A plan that is larger than what is left of this machine's memory is no error: rows may be shorter than they were planned.
@@ -160,11 +183,7 @@ const LESS: &str = "--memory-budget, a smaller --block-size, --load-in-4bit or a
 
 /// The date that a chat template may ask for: one for all data of a run, and that of its start where it is resumed.
 fn template_date(args: &Train) -> String {
-    let from = args.saving.resume_from_checkpoint.as_ref().map(|from| match from.as_os_str() == "auto" {
-        true => Resume::Auto,
-        false => Resume::From(from.clone()),
-    });
-    let saved = from.and_then(|from| saved_template_date(&from, &args.output));
+    let saved = resume(args).and_then(|from| saved_template_date(&from, &args.output));
     saved.unwrap_or_else(unswag_data::local_time)
 }
 

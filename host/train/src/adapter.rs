@@ -1,15 +1,20 @@
 //! PEFT's adapter folder: `adapter_config.json` and `adapter_model.safetensors`.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use unswag_abi::doc::{Dtype, Graph};
 use unswag_adapter::{BASE_QUANTIZATION, LoraTargets};
-use unswag_checkpoint::{Commit, Disk, Existing, NewTensor, Staging, TensorData, Written, pytorch_metadata, silent};
+use unswag_checkpoint::{
+    Commit, Disk, Existing, How, NewTensor, Staging, TensorData, Written, pytorch_metadata, silent,
+};
 use unswag_engine::LoraLayer;
 
-use crate::{TrainError, TrainingModel};
+use crate::{TrainError, TrainingModel, folder::first_other};
 
 /// LoRA's settings under PEFT's names, with PEFT's defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -100,8 +105,11 @@ impl LoraConfig {
     }
 }
 
-/// What makes up an adapter's folder. PEFT adds a README of its own.
-const FILES: [&str; 3] = [CONFIG, WEIGHTS, "README.md"];
+/// A model card: PEFT writes one, a user may, and training never does. What is written into an adapter's folder keeps it.
+const README: &str = "README.md";
+
+/// What makes up an adapter's folder.
+const FILES: [&str; 3] = [CONFIG, WEIGHTS, README];
 
 pub(crate) const CONFIG: &str = "adapter_config.json";
 pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
@@ -114,6 +122,7 @@ pub fn save_adapter(model: &TrainingModel, folder: &Path, disk: &dyn Disk) -> Re
     let config = model.lora().ok_or(TrainError::NoAdapters)?;
     let mut staging = Staging::begin(folder, &[model.base_path()], existing(folder)?, disk)?;
     write_adapter(model, config, &mut staging)?;
+    carry_readme(folder, &mut staging)?;
     staging.commit(Commit::default())?;
     Ok(())
 }
@@ -170,17 +179,50 @@ pub(crate) fn f32_tensor(name: String, shape: Vec<u64>, values: &[f32]) -> NewTe
     NewTensor { name, dtype: Dtype::F32, shape, data: TensorData::Make(Box::new(make)) }
 }
 
-/// Whether what stands at the folder may go: an earlier adapter and nothing else.
+/// Whether what stands at the folder may go: an earlier adapter and nothing else. Its README is carried over.
+///
+/// # Errors
+/// Something else stands there.
 pub(crate) fn existing(folder: &Path) -> Result<Existing, TrainError> {
     // What cannot be listed is refused by the staging, with its reason.
-    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(Existing::Refuse) };
-    for entry in entries.flatten() {
-        let found = entry.file_name().to_string_lossy().into_owned();
-        if !FILES.contains(&found.as_str()) {
-            return Err(TrainError::NotAnAdapter { path: folder.to_owned(), found });
-        }
+    if std::fs::read_dir(folder).is_err() {
+        return Ok(Existing::Refuse);
     }
-    Ok(Existing::Replace)
+    match first_other(folder, |name| FILES.contains(&name)) {
+        Some(found) => Err(TrainError::NotAnAdapter { path: folder.to_owned(), found }),
+        None => Ok(Existing::Replace),
+    }
+}
+
+/// The README in an adapter's folder, where there is one.
+pub(crate) fn readme(folder: &Path) -> Option<PathBuf> {
+    Some(folder.join(README)).filter(|path| path.is_file())
+}
+
+/// Whether a folder is there with more in it than a README.
+pub(crate) fn is_more_than_a_readme(folder: &Path) -> bool {
+    match std::fs::read_dir(folder) {
+        Ok(entries) => readme(folder).is_none() || entries.count() > 1,
+        Err(_) => folder.exists(),
+    }
+}
+
+/// Takes all but the README out of an adapter's folder, in one step.
+///
+/// # Errors
+/// Something else than an adapter stands there, or the disk refuses.
+pub(crate) fn reduce_to_readme(folder: &Path, bases: &[&Path], disk: &dyn Disk) -> Result<(), TrainError> {
+    let mut staging = Staging::begin(folder, bases, existing(folder)?, disk)?;
+    carry_readme(folder, &mut staging)?;
+    staging.commit(Commit::default())?;
+    Ok(())
+}
+
+fn carry_readme(folder: &Path, staging: &mut Staging<'_>) -> Result<(), TrainError> {
+    if let Some(readme) = readme(folder) {
+        staging.transfer(&readme, README, How::CopyOrReflink, &silent)?;
+    }
+    Ok(())
 }
 
 /// `adapter_config.json`, under PEFT's names.

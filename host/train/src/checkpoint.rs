@@ -14,7 +14,7 @@ use std::{
     cell::RefCell,
     collections::BTreeMap,
     fs,
-    io::{self, Read},
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -28,12 +28,12 @@ use unswag_checkpoint::{
 use unswag_data::Position;
 
 use crate::{
-    Schedule, TrainError, Trainer,
+    Schedule, TrainError, Trainer, Warmup,
     adapter::{self, write_adapter, write_masters},
     best::Best,
-    folder::hidden_name,
+    folder::{first_other, remove_in_one_step},
+    masters::Master,
     metrics::StepMetrics,
-    model::Master,
     optimizer::{MOMENTS, Part, States},
     settings::{self, Allowed, Change, DATA},
     trainer::Progress,
@@ -63,6 +63,15 @@ pub(crate) struct TrainerState {
     pub unmeasured: Option<StepMetrics>,
     settings: Map<String, Json>,
     files: BTreeMap<String, FileState>,
+}
+
+impl TrainerState {
+    /// The same without some of its settings.
+    pub fn without(&self, names: &[&str]) -> Self {
+        let mut state = self.clone();
+        state.settings.retain(|name, _| !names.contains(&name.as_str()));
+        state
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -129,17 +138,27 @@ pub(crate) fn path_of(folder: &Path, step: u64) -> PathBuf {
     folder.join(format!("{PREFIX}{step}"))
 }
 
-/// Whether what stands there may go: a checkpoint, whole or not, and nothing else.
+/// Whether what stands there may go: a checkpoint that this program wrote, whole or not, and nothing else. An empty folder is
+/// written into and never removed.
+///
+/// # Errors
+/// Something else stands there.
 pub(crate) fn existing(path: &Path) -> Result<Existing, TrainError> {
-    let Ok(entries) = fs::read_dir(path) else { return Ok(Existing::Refuse) };
-    for entry in entries.flatten() {
-        let found = entry.file_name().to_string_lossy().into_owned();
-        if !FILES.contains(&found.as_str()) {
-            let why = format!("{found} is there, which is no part of a checkpoint; move it away");
-            return Err(TrainError::NotACheckpoint { path: path.to_owned(), why });
-        }
+    if !fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Ok(Existing::Refuse);
     }
-    Ok(Existing::Replace)
+    let not = |why: String| Err(TrainError::NotACheckpoint { path: path.to_owned(), why });
+    if let Some(found) = first_other(path, |name| FILES.contains(&name)) {
+        return not(format!("{found} is there, which is no part of a checkpoint; move it away"));
+    }
+    match is_ours(path) {
+        true => Ok(Existing::Replace),
+        false => not(format!("it has no {STATE}, so that another program wrote it; move it away")),
+    }
+}
+
+fn is_ours(path: &Path) -> bool {
+    path.join(STATE).is_file()
 }
 
 /// The optimizer's state, which need not be in memory: each tensor is handed on in pieces when its turn comes.
@@ -205,31 +224,16 @@ pub(crate) fn prune(
     best: Option<u64>,
     disk: &dyn Disk,
 ) -> Result<(), TrainError> {
-    let all = list(folder);
+    let all: Vec<_> = list(folder).into_iter().filter(|(_, path)| is_ours(path)).collect();
     let has_best = all.iter().any(|(step, path)| Some(*step) == best && path != newest);
     let goes = |(step, path): &(u64, PathBuf)| path != newest && Some(*step) != best;
     let mut others: Vec<PathBuf> = all.into_iter().filter(goes).map(|(_, path)| path).collect();
     while !others.is_empty() && others.len() as u64 + u64::from(has_best) >= keep.max(1) {
         let path = others.remove(0);
         existing(&path)?;
-        remove(&path, disk).map_err(|source| TrainError::Io { path, action: "remove it", source })?;
+        remove_in_one_step(&path, disk).map_err(|source| TrainError::Io { path, action: "remove it", source })?;
     }
     Ok(())
-}
-
-/// Removes a checkpoint in one step, seen from outside: it loses its name first, and a kill in between leaves a hidden folder
-/// that the folder's next run removes.
-fn remove(path: &Path, disk: &dyn Disk) -> io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let hidden = path.with_file_name(hidden_name(&name));
-    let unless_gone = |result: io::Result<()>| match result {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    };
-    // What an earlier attempt left there would be in the way.
-    unless_gone(disk.remove_tree(&hidden))?;
-    unless_gone(disk.rename(path, &hidden))?;
-    unless_gone(disk.remove_tree(&hidden))
 }
 
 /// Reads a checkpoint's state, and holds every file against its hash.
@@ -274,8 +278,8 @@ pub(crate) fn open(path: &Path) -> Result<TrainerState, TrainError> {
 pub(crate) fn changes(
     path: &Path,
     state: &TrainerState,
-    trainer: &Trainer,
-    schedule: &Schedule,
+    now: &Map<String, Json>,
+    warmup: Warmup,
     fingerprint: &str,
     allowed: &Allowed,
 ) -> Result<Vec<Change>, TrainError> {
@@ -285,8 +289,20 @@ pub(crate) fn changes(
         settings
     };
     let saved = with_data(&state.settings, &state.position.fingerprint);
-    let now = with_data(&settings::settings(trainer, schedule), fingerprint);
-    settings::compare(path, [&saved, &now], trainer.arguments.warmup, allowed)
+    settings::compare(path, [&saved, &with_data(now, fingerprint)], warmup, allowed)
+}
+
+/// # Errors
+/// The run ends before the checkpoint's step.
+pub(crate) fn check_length(path: &Path, state: &TrainerState, schedule: &Schedule) -> Result<(), TrainError> {
+    if state.progress.step <= schedule.total_steps {
+        return Ok(());
+    }
+    Err(TrainError::Argument {
+        what: "max_steps",
+        expected: format!("at least {}, the step of {}", state.progress.step, path.display()),
+        got: schedule.total_steps.to_string(),
+    })
 }
 
 /// Puts a trainer where the checkpoint was written.

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io,
     os::unix::fs::MetadataExt,
     path::Path,
 };
@@ -21,9 +22,33 @@ pub(crate) fn is_one_disk(a: &Path, b: &Path) -> bool {
     disk(a).is_some() && disk(a) == disk(b)
 }
 
-/// What a folder is called that has lost its name and is about to be removed.
-pub(crate) fn hidden_name(name: &str) -> String {
-    format!("{LITTER}{name}{TEMPORARY}removed")
+/// The first entry of a folder that is no regular file under one of these names.
+pub(crate) fn first_other(folder: &Path, is_known: impl Fn(&str) -> bool) -> Option<String> {
+    for entry in fs::read_dir(folder).ok()?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !is_known(&name) || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            return Some(name);
+        }
+    }
+    None
+}
+
+/// Removes a folder in one step, seen from outside: it loses its name first, and a kill in between leaves a hidden folder that the
+/// next run in the parent folder removes.
+///
+/// # Errors
+/// It cannot be removed.
+pub(crate) fn remove_in_one_step(path: &Path, disk: &dyn Disk) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let hidden = path.with_file_name(format!("{LITTER}{name}{TEMPORARY}removed"));
+    let unless_gone = |result: io::Result<()>| match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    // What an earlier attempt left there would be in the way.
+    unless_gone(disk.remove_tree(&hidden))?;
+    unless_gone(disk.rename(path, &hidden))?;
+    unless_gone(disk.remove_tree(&hidden))
 }
 
 /// How hidden names begin, of outputs in the making and of what is being removed.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::Path};
 use unswag_abi::doc::Dtype;
 use unswag_checkpoint::{Checkpoint, Commit, Disk, Existing, Staging, TensorData, TensorInfo, rewrite, silent};
 
-use crate::{TrainError, TrainingModel};
+use crate::{TrainError, TrainingModel, folder::first_other};
 
 /// Writes the model as a folder that transformers loads: the base's files, its tensors' names, types and places, and the trained
 /// values in them, rounded once. What surgery wrote is not among it: its rewrites keep the function, so that the result is a
@@ -41,24 +41,22 @@ pub(crate) fn check_base(base: &Checkpoint) -> Result<(), TrainError> {
 /// Whether what stands at the folder may go: files as they are written here, and nothing else.
 pub(crate) fn existing(base: &Checkpoint, folder: &Path) -> Result<Existing, TrainError> {
     // What cannot be listed is refused by the staging, with its reason.
-    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(Existing::Refuse) };
+    if std::fs::read_dir(folder).is_err() {
+        return Ok(Existing::Refuse);
+    }
     let others = [base.config_path(), base.index_path()].into_iter().flatten().filter_map(|path| path.file_name());
     let others = others.map(|name| name.to_string_lossy().into_owned());
     let names = base.files().iter().map(|file| file.name.clone());
     let names: BTreeSet<_> =
         names.chain(others).chain(base.side_files().iter().map(|side| side.name.clone())).collect();
-    for entry in entries.flatten() {
-        let found = entry.file_name().to_string_lossy().into_owned();
-        if !names.contains(&found) {
-            return Err(TrainError::NotAModel { path: folder.to_owned(), found });
-        }
+    match first_other(folder, |name| names.contains(name)) {
+        Some(found) => Err(TrainError::NotAModel { path: folder.to_owned(), found }),
+        None => Ok(Existing::Replace),
     }
-    Ok(Existing::Replace)
 }
 
 /// Bytes of the files that [`save_model`] writes.
-pub(crate) fn model_bytes(model: &TrainingModel) -> u64 {
-    let base = model.checkpoint();
+pub(crate) fn model_bytes(base: &Checkpoint) -> u64 {
     base.tensors().map(|tensor| tensor.shape.iter().product::<u64>() * tensor.dtype.bytes() + 256).sum()
 }
 

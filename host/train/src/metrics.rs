@@ -10,6 +10,7 @@ use std::{
 };
 
 use serde::{Deserialize, Deserializer, Serialize};
+use unswag_checkpoint::regular_file;
 
 use crate::TrainError;
 
@@ -81,6 +82,16 @@ impl Learned {
     }
 }
 
+/// # Errors
+/// Something stands in the file's place that is no regular file.
+pub(crate) fn check_file(folder: &Path) -> Result<(), TrainError> {
+    let path = folder.join(METRICS);
+    if path.symlink_metadata().is_ok() {
+        regular_file(&path)?;
+    }
+    Ok(())
+}
+
 pub(crate) struct MetricsFile {
     path: PathBuf,
     file: File,
@@ -92,6 +103,7 @@ impl MetricsFile {
     /// # Errors
     /// It cannot be opened, read or cut.
     pub fn open(folder: &Path, last_step: u64) -> Result<Self, TrainError> {
+        check_file(folder)?;
         let path = folder.join(METRICS);
         let failed = |source| TrainError::Io { path: path.clone(), action: "open it", source };
         let file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(failed)?;

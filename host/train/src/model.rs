@@ -1,30 +1,27 @@
 //! A checkpoint in memory, and what of it is trained.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
 };
 
-use rand_chacha::{
-    ChaCha8Rng,
-    rand_core::{Rng, SeedableRng},
-};
+use serde_json::{Map, Value as Json};
 use unswag_abi::doc::{Device, Dtype, Graph};
 use unswag_adapter::{AdapterSpec, ParamSource};
-use unswag_checkpoint::Checkpoint;
-use unswag_data::Batch;
 use unswag_engine::{
-    Adapter, Backend, Cache, LoraLayer, Nf4, ParamInfo, Params, Plan, PluginOps, Program, Storage, Trainable,
-    dora_norms,
+    Adapter, Backend, LoraLayer, Nf4, ParamInfo, Params, Plan, PluginOps, Program, Storage, Trainable, dora_norms,
 };
 use unswag_loader::Log;
 use unswag_surgery::{Model, Operation, open_recorded};
 use unswag_torch::{Torch, TorchTensor};
 
 use crate::{
-    LoraConfig, TrainError, TrainingArguments, Tuning, batch::for_engine, full, memory, memory::Resident, tuning,
+    LoraConfig, Schedule, TrainError, TrainingArguments, TrainingModel, Tuning, full,
+    masters::{adapter_masters, first_weights, graph_masters, saved_values},
+    memory::{self, Resident},
+    settings::Subject,
 };
 
 /// A checkpoint whose graph is known and whose weights are not yet read.
@@ -207,8 +204,23 @@ impl UnswagModel {
         &self.model
     }
 
+    /// What a run's numbers depend on, as far as it is known without the weights.
+    pub(crate) fn settings(
+        &self,
+        tuning: &Tuning,
+        arguments: &TrainingArguments,
+        schedule: &Schedule,
+    ) -> Map<String, Json> {
+        let lora = match tuning {
+            Tuning::Full => None,
+            Tuning::Lora(config) => Some(config),
+        };
+        Subject { dtype: self.dtype, nf4: self.nf4, lora }.settings(arguments, schedule)
+    }
+
     fn program(&self, trainable: Trainable) -> Result<Program, TrainError> {
-        program(&self.model.graph, self.ops.clone(), trainable, self.dtype, self.nf4)
+        // What an op was not found to stand for is not relied on: generation's KV cache would be wrong for an op that mixes rows.
+        program(&self.model.verified_graph(), self.ops.clone(), trainable, self.dtype, self.nf4)
     }
 
     fn with_adapters(&self, config: &LoraConfig) -> Result<(Program, Vec<Adapter>), TrainError> {
@@ -317,11 +329,11 @@ fn record_base(model: &Model) -> Option<PathBuf> {
 }
 
 /// What a run reads and never changes.
-fn bases<'a>(model: &'a Path, record_base: Option<&'a Path>) -> Vec<&'a Path> {
+pub(crate) fn bases<'a>(model: &'a Path, record_base: Option<&'a Path>) -> Vec<&'a Path> {
     std::iter::once(model).chain(record_base).collect()
 }
 
-fn check_outside(folder: &Path, bases: &[&Path]) -> Result<(), TrainError> {
+pub(crate) fn check_outside(folder: &Path, bases: &[&Path]) -> Result<(), TrainError> {
     Ok(unswag_checkpoint::check_outside(folder, bases)?)
 }
 
@@ -377,268 +389,5 @@ fn config_of(spec: &AdapterSpec) -> LoraConfig {
         alpha_pattern: alphas.filter(|(_, alpha)| is_other(*alpha)).collect(),
         modules_to_save: spec.modules_to_save().to_vec(),
         seed: 0,
-    }
-}
-
-/// The values that an adapter's files have for the program's parameters.
-fn saved_values(spec: &AdapterSpec, adapters: &[Adapter]) -> Result<BTreeMap<usize, Vec<f32>>, TrainError> {
-    let mut values = BTreeMap::new();
-    // Both are in the graph's order.
-    for (adapted, adapter) in spec.layers().iter().zip(adapters) {
-        let [a, b] = spec.matrices(adapted)?;
-        let magnitude = adapter.magnitude.zip(spec.magnitude(adapted)?);
-        for (param, read) in [(adapter.a, a), (adapter.b, b)].into_iter().chain(magnitude) {
-            values.insert(param, read.into_iter().map(|value| value as f32).collect());
-        }
-    }
-    Ok(values)
-}
-
-/// In the order of the files: each adapter's tensors after the other's, then the fully trained modules.
-fn adapter_masters(
-    graph: &Graph,
-    program: &Program,
-    adapters: &[Adapter],
-    mut values: BTreeMap<usize, Vec<f32>>,
-) -> Vec<Master> {
-    let tensors = adapters.iter().flat_map(|adapter| {
-        let tensor = |(name, param): (String, usize)| (name, param, Some(param) == adapter.magnitude);
-        adapter.peft_tensors().into_iter().map(tensor)
-    });
-    let master = |(name, param, is_vector): (String, usize, bool)| {
-        let [rows, columns] = program.params()[param].shape;
-        let shape = if is_vector { vec![columns] } else { vec![rows, columns] };
-        Some(Master { name, other_names: Vec::new(), param, shape, decays: true, values: values.remove(&param)? })
-    };
-    let mut masters: Vec<Master> = tensors.filter_map(master).collect();
-    let whole = values.into_iter().filter(|(param, _)| *param < graph.params.len());
-    masters.extend(whole.filter_map(|(param, values)| saved_master(graph, param, values)));
-    masters
-}
-
-/// A fully trained parameter. A tied matrix is trained once and saved for each of its modules, because PEFT trains and loads
-/// them apart.
-fn saved_master(graph: &Graph, param: usize, values: Vec<f32>) -> Option<Master> {
-    let (name, info) = graph.params.get_index(param)?;
-    let roles = |node: &unswag_abi::doc::Node| {
-        let role = node.params.iter().find(|(_, param)| *param == name).map(|(role, _)| role.clone())?;
-        Some(format!("base_model.model.{}.{role}", node.path))
-    };
-    let mut names = graph.nodes.iter().filter_map(roles);
-    let first = names.next()?;
-    let (shape, decays) = (info.shape.clone(), tuning::decays(graph, name));
-    Some(Master { name: first, other_names: names.collect(), param, shape, decays, values })
-}
-
-fn graph_masters(graph: &Graph, values: BTreeMap<usize, Vec<f32>>) -> Vec<Master> {
-    let master = |(param, values)| {
-        let (name, info) = graph.params.get_index(param)?;
-        let shape = info.shape.clone();
-        let (name, decays) = (name.clone(), tuning::decays(graph, name));
-        Some(Master { name, other_names: Vec::new(), param, shape, decays, values })
-    };
-    values.into_iter().filter_map(master).collect()
-}
-
-/// PEFT's: A uniform within 1 / sqrt(in) (`kaiming_uniform_` with a = sqrt(5)), B zero. By the place of the parameter.
-fn first_weights(program: &Program, adapters: &[Adapter], seed: u64) -> BTreeMap<usize, Vec<f32>> {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let mut made = BTreeMap::new();
-    for adapter in adapters {
-        let [rows, columns] = program.params()[adapter.a].shape;
-        let bound = 1.0 / (columns as f64).sqrt();
-        // 24 bits are what an f32 between 0 and 1 holds.
-        let uniform = |bits: u32| f64::from(bits >> 8) / f64::from(1u32 << 24);
-        let a = (0..rows * columns).map(|_| (bound * (2.0 * uniform(random.next_u32()) - 1.0)) as f32).collect();
-        let [rows, columns] = program.params()[adapter.b].shape;
-        made.insert(adapter.a, a);
-        made.insert(adapter.b, vec![0.0; (rows * columns) as usize]);
-    }
-    made
-}
-
-/// A trained tensor as the optimizer sees it: in f32, whatever the steps compute in.
-#[derive(Clone, Debug)]
-pub(crate) struct Master {
-    /// What files call it.
-    pub name: String,
-    /// Under these names an adapter's file has it too.
-    pub other_names: Vec<String>,
-    /// Its position among the program's parameters.
-    pub param: usize,
-    /// As files have it.
-    pub shape: Vec<u64>,
-    /// Whether weight decay applies to it.
-    pub decays: bool,
-    pub values: Vec<f32>,
-}
-
-/// A model whose weights are in memory, ready to be trained.
-pub struct TrainingModel {
-    path: PathBuf,
-    /// Where the checkpoint was that surgery rewrote, where it did.
-    record_base: Option<PathBuf>,
-    graph: Graph,
-    pub(crate) program: Program,
-    pub(crate) torch: Torch,
-    pub(crate) params: Params<TorchTensor>,
-    adapters: Vec<Adapter>,
-    pub(crate) masters: Vec<Master>,
-    tuning: Tuning,
-    checkpoint: Checkpoint,
-    dtype: Dtype,
-    nf4: Option<Nf4>,
-    base_digest: String,
-    /// What of this process was in memory before a weight was read.
-    resident_before: Option<Resident>,
-}
-
-impl TrainingModel {
-    /// What of it is trained.
-    pub fn tuning(&self) -> &Tuning {
-        &self.tuning
-    }
-
-    /// The adapters' settings, where adapters are what is trained.
-    pub fn lora(&self) -> Option<&LoraConfig> {
-        match &self.tuning {
-            Tuning::Lora(config) => Some(config),
-            Tuning::Full => None,
-        }
-    }
-
-    /// The base's files.
-    pub(crate) fn checkpoint(&self) -> &Checkpoint {
-        &self.checkpoint
-    }
-
-    /// The element type that steps compute in.
-    pub fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    /// How the weights of linear layers are held, where not as they are.
-    pub fn nf4(&self) -> Option<Nf4> {
-        self.nf4
-    }
-
-    pub fn base_path(&self) -> &Path {
-        &self.path
-    }
-
-    /// As [`UnswagModel::check_output`].
-    ///
-    /// # Errors
-    /// As there.
-    pub(crate) fn check_output(&self, folder: &Path) -> Result<(), TrainError> {
-        check_outside(folder, &bases(&self.path, self.record_base.as_deref()))
-    }
-
-    /// The folder that the base's weights lie in, links resolved.
-    pub(crate) fn checkpoint_root(&self) -> &Path {
-        self.checkpoint.root()
-    }
-
-    /// By how much this process's resident memory grew at most since the first weight was read, pages of libraries' files aside.
-    /// `None` where the system does not say.
-    pub fn resident_growth_bytes(&self) -> Option<u64> {
-        self.resident_before.as_ref()?.growth_bytes()
-    }
-
-    /// BLAKE3 over the base's graph, which says what is computed from the weights, and the weights' names, types, shapes and bytes.
-    pub fn base_digest(&self) -> &str {
-        &self.base_digest
-    }
-
-    pub fn adapters(&self) -> &[Adapter] {
-        &self.adapters
-    }
-
-    pub fn program(&self) -> &Program {
-        &self.program
-    }
-
-    /// Bytes of the tensors that are alive, and the most that were.
-    pub fn torch(&self) -> &Torch {
-        &self.torch
-    }
-
-    /// Elements that are trained.
-    pub fn trainable_parameters(&self) -> u64 {
-        self.masters.iter().map(|master| master.values.len() as u64).sum()
-    }
-
-    /// The logits of every token, \[rows, vocabulary\], in f32.
-    ///
-    /// # Errors
-    /// A batch that does not fit, or no memory.
-    pub fn logits(&self, batch: &Batch) -> Result<Vec<f32>, TrainError> {
-        Ok(self.program.forward(&self.torch, &self.params, &for_engine(batch))?.to_f32()?)
-    }
-
-    /// Keeps nothing yet.
-    pub fn cache(&self) -> Cache<TorchTensor> {
-        Cache::new(&self.program)
-    }
-
-    /// The logits after the last of these tokens, \[vocabulary\], in f32. What the cache has of the text is not computed again.
-    ///
-    /// # Errors
-    /// No token, fewer than the cache has, or no memory.
-    pub fn next_logits(&self, input_ids: &[u32], cache: &mut Cache<TorchTensor>) -> Result<Vec<f32>, TrainError> {
-        Ok(self.program.next_logits(&self.torch, &self.params, input_ids, cache)?.to_f32()?)
-    }
-
-    /// # Errors
-    /// A trained value is not finite.
-    pub(crate) fn check_finite(&self) -> Result<(), TrainError> {
-        match self.masters.iter().find(|master| !master.values.iter().all(|value| value.is_finite())) {
-            Some(master) => Err(TrainError::BadWeight { name: master.name.clone() }),
-            None => Ok(()),
-        }
-    }
-
-    /// Rounds the masters into what the steps compute with.
-    pub(crate) fn refresh(&mut self) -> Result<(), TrainError> {
-        for master in &self.masters {
-            self.torch.fill_from_f32(&self.params.tensors()[master.param], &master.values)?;
-        }
-        Ok(())
-    }
-
-    /// What PEFT is to match the trained modules by: last parts of paths where every module of that name has an adapter, else full
-    /// paths.
-    pub(crate) fn target_modules(&self) -> Vec<String> {
-        let last = |path: &str| path.rsplit('.').next().unwrap_or(path).to_owned();
-        let adapted: BTreeSet<&str> = self.adapters.iter().map(|adapter| adapter.module.as_str()).collect();
-        let linear = self.graph.nodes.iter().filter(|node| node.kind == "linear").map(|node| node.path.as_str());
-        let without = linear.filter(|module| !adapted.contains(module)).map(last);
-        // Modules that the graph leaves out, such as those of a multimodal model's images, PEFT sees all the same.
-        let others = self.checkpoint.tensors().filter(|tensor| !self.graph.params.contains_key(tensor.name));
-        let others = others.filter_map(|tensor| tensor.name.strip_suffix(".weight").map(last));
-        let without: BTreeSet<String> = without.chain(others).collect();
-        let names: BTreeSet<String> = adapted.iter().map(|module| last(module)).collect();
-        match names.is_disjoint(&without) {
-            true => names.into_iter().collect(),
-            false => adapted.into_iter().map(str::to_owned).collect(),
-        }
-    }
-
-    /// PEFT's `modules_to_save`: what was asked for, and what shares a matrix with it.
-    pub(crate) fn modules_to_save(&self) -> Vec<String> {
-        let asked = self.lora().map(|config| config.modules_to_save.clone()).unwrap_or_default();
-        let shared = self.masters.iter().filter(|master| !master.other_names.is_empty());
-        let names = shared.flat_map(|master| std::iter::once(&master.name).chain(&master.other_names));
-        let modules = names.filter_map(|name| name.strip_prefix("base_model.model.")?.rsplit_once('.'));
-        let more = modules.map(|(module, _)| module.to_owned());
-        let mut saved: Vec<String> = asked.clone();
-        saved.extend(more.filter(|module| !asked.iter().any(|name| module.ends_with(name.as_str()))));
-        saved
-    }
-
-    /// Whether the adapted layers store their weight \[in, out\], which PEFT wants to be told.
-    pub(crate) fn is_stored_transposed(&self) -> bool {
-        let linear = self.graph.nodes.iter().find(|node| node.kind == "linear");
-        linear.and_then(|node| node.attrs.get("transposed")).and_then(serde_json::Value::as_bool).unwrap_or(false)
     }
 }

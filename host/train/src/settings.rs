@@ -12,7 +12,10 @@ use std::{
 use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
 
-use crate::{Schedule, TrainError, Trainer, Warmup};
+use unswag_abi::doc::Dtype;
+use unswag_engine::Nf4;
+
+use crate::{LoraConfig, Schedule, TrainError, Trainer, TrainingArguments, Warmup};
 
 /// What may differ once it is allowed by name. All else decides which tensors a checkpoint has.
 const CHANGEABLE: [&str; 17] = [
@@ -34,6 +37,12 @@ const CHANGEABLE: [&str; 17] = [
     "max_steps",
     DATA,
 ];
+
+/// Settings that depend on the model's files, which surgery may still have to write.
+pub(crate) const OF_FILES: [&str; 3] = [BASE, TARGETS, SAVED];
+const BASE: &str = "the base's graph and weights";
+const TARGETS: &str = "lora_target_modules";
+const SAVED: &str = "modules_to_save";
 
 /// The data's name among the settings.
 pub(crate) const DATA: &str = "data";
@@ -125,57 +134,76 @@ pub(crate) fn compare(
 /// What a run's numbers depend on, by the names users know. What changes none of them is left out: how often is saved or
 /// logged, and whether activations are saved or recomputed.
 pub(crate) fn settings(trainer: &Trainer, schedule: &Schedule) -> Map<String, Json> {
-    let (arguments, model) = (trainer.arguments(), trainer.model());
-    let mut settings = json!({
-        "optim": arguments.optim,
-        "learning_rate": arguments.learning_rate,
-        "lr_scheduler_type": arguments.lr_scheduler_type,
-        "warmup_steps": schedule.warmup_steps,
-        "weight_decay": arguments.weight_decay,
-        "adam_beta1": arguments.adam_beta1,
-        "adam_beta2": arguments.beta2(),
-        "adam_epsilon": arguments.adam_epsilon,
-        "max_grad_norm": arguments.max_grad_norm,
-        "seed": arguments.seed,
-        "per_device_train_batch_size": arguments.per_device_train_batch_size,
-        "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
-        "dtype": model.dtype(),
-        "the base's graph and weights": model.base_digest(),
-    });
-    match model.lora() {
-        None => settings["full_finetuning"] = json!(true),
-        Some(lora) => {
-            settings["lora_r"] = json!(lora.r);
-            settings["lora_alpha"] = json!(lora.lora_alpha);
-            settings["lora_dropout"] = json!(lora.lora_dropout);
-            settings["use_rslora"] = json!(lora.use_rslora);
-            settings["use_dora"] = json!(lora.use_dora);
-            settings["lora_target_modules"] = json!(model.target_modules());
-            if !lora.rank_pattern.is_empty() {
-                settings["rank_pattern"] = json!(lora.rank_pattern);
-            }
-            if !lora.alpha_pattern.is_empty() {
-                settings["alpha_pattern"] = json!(lora.alpha_pattern);
-            }
-            if !lora.modules_to_save.is_empty() {
-                settings["modules_to_save"] = json!(model.modules_to_save());
-            }
+    let model = trainer.model();
+    let subject = Subject { dtype: model.dtype(), nf4: model.nf4(), lora: model.lora() };
+    let mut settings = subject.settings(trainer.arguments(), schedule);
+    settings.insert(BASE.to_owned(), json!(model.base_digest()));
+    if let Some(lora) = model.lora() {
+        settings.insert(TARGETS.to_owned(), json!(model.target_modules()));
+        if !lora.modules_to_save.is_empty() {
+            settings.insert(SAVED.to_owned(), json!(model.modules_to_save()));
         }
     }
-    if let Some(nf4) = model.nf4() {
-        settings["load_in_4bit"] = json!("nf4");
-        settings["bnb_4bit_use_double_quant"] = json!(nf4.double_quant);
-    }
-    // Tiles sum in another order, and where there are some depends on it.
-    if let Some(budget) = arguments.memory_budget {
-        settings["memory_budget"] = json!(budget);
-        settings["offload"] = json!(arguments.offload_folder.is_some());
-    }
-    if !schedule.ignores_the_end() {
-        settings["max_steps"] = json!(schedule.total_steps);
-    }
-    match settings {
-        Json::Object(settings) => settings,
-        _ => unreachable!("an object is an object"),
+    settings
+}
+
+/// What is trained, as far as it is known without the model's files.
+pub(crate) struct Subject<'a> {
+    pub dtype: Dtype,
+    pub nf4: Option<Nf4>,
+    /// The adapters; `None` where all is trained.
+    pub lora: Option<&'a LoraConfig>,
+}
+
+impl Subject<'_> {
+    /// All settings but [`OF_FILES`].
+    pub fn settings(&self, arguments: &TrainingArguments, schedule: &Schedule) -> Map<String, Json> {
+        let mut settings = json!({
+            "optim": arguments.optim,
+            "learning_rate": arguments.learning_rate,
+            "lr_scheduler_type": arguments.lr_scheduler_type,
+            "warmup_steps": schedule.warmup_steps,
+            "weight_decay": arguments.weight_decay,
+            "adam_beta1": arguments.adam_beta1,
+            "adam_beta2": arguments.beta2(),
+            "adam_epsilon": arguments.adam_epsilon,
+            "max_grad_norm": arguments.max_grad_norm,
+            "seed": arguments.seed,
+            "per_device_train_batch_size": arguments.per_device_train_batch_size,
+            "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
+            "dtype": self.dtype,
+        });
+        match &self.lora {
+            None => settings["full_finetuning"] = json!(true),
+            Some(lora) => {
+                settings["lora_r"] = json!(lora.r);
+                settings["lora_alpha"] = json!(lora.lora_alpha);
+                settings["lora_dropout"] = json!(lora.lora_dropout);
+                settings["use_rslora"] = json!(lora.use_rslora);
+                settings["use_dora"] = json!(lora.use_dora);
+                if !lora.rank_pattern.is_empty() {
+                    settings["rank_pattern"] = json!(lora.rank_pattern);
+                }
+                if !lora.alpha_pattern.is_empty() {
+                    settings["alpha_pattern"] = json!(lora.alpha_pattern);
+                }
+            }
+        }
+        if let Some(nf4) = self.nf4 {
+            settings["load_in_4bit"] = json!("nf4");
+            settings["bnb_4bit_use_double_quant"] = json!(nf4.double_quant);
+        }
+        // Tiles sum in another order, and where there are some depends on it.
+        if let Some(budget) = arguments.memory_budget {
+            settings["memory_budget"] = json!(budget);
+            settings["offload"] = json!(arguments.offload_folder.is_some());
+        }
+        if !schedule.ignores_the_end() {
+            settings["max_steps"] = json!(schedule.total_steps);
+        }
+        match settings {
+            Json::Object(settings) => settings,
+            _ => unreachable!("an object is an object"),
+        }
     }
 }

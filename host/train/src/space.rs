@@ -1,41 +1,65 @@
-//! Whether there is room on the disk for all that a run will write: checked before its first step.
+//! Whether there is room on the disk for all that a run will write: asked before its first step, not met after hours.
 
 use std::path::Path;
 
 use unswag_checkpoint::{Disk, human_bytes};
 
-use crate::{RunPlan, TrainError, folder::is_one_disk, optimizer::States};
+use crate::{TrainError, TrainingArguments, folder::is_one_disk};
 
-/// Paged state takes its own room as soon as its file is created.
-///
-/// # Errors
-/// Too little is free, or the disk does not say how much.
-pub(crate) fn require(plan: &RunPlan, states: &States, folder: &Path, disk: &dyn Disk) -> Result<(), TrainError> {
-    let fits = |path: &Path, needed: u64, what, next| {
-        let failed = |source| TrainError::Io { path: path.to_owned(), action: "ask for free space", source };
-        let free = disk.free_bytes(path).map_err(failed)?;
-        if free >= needed {
-            return Ok(());
-        }
-        let [needed, free] = [needed, free].map(human_bytes);
-        Err(TrainError::DiskSpace { path: path.to_owned(), what, needed, free, next })
-    };
-    let checkpoints = "the checkpoints of this run";
-    let fewer = "free some space, or set save_total_limit";
-    let state = match states {
-        States::Paged(paged) if !paged.is_open() => Some(paged.folder()),
-        _ => None,
-    };
-    match state {
-        None => fits(folder, plan.disk_bytes, checkpoints, fewer),
-        Some(of_state) if is_one_disk(of_state, folder) => {
-            let needed = plan.disk_bytes.saturating_add(plan.paged_bytes);
-            fits(folder, needed, "the checkpoints of this run and its optimizer's paged state", fewer)
-        }
-        Some(of_state) => {
-            let next = "free some space, or name another folder";
-            fits(of_state, plan.paged_bytes, "the optimizer's paged state", next)?;
-            fits(folder, plan.disk_bytes, checkpoints, fewer)
+/// The most that the checkpoints of a run's remaining steps and its result take at once.
+pub(crate) fn run_bytes(checkpoint_bytes: u64, steps: u64, arguments: &TrainingArguments, finished_bytes: u64) -> u64 {
+    // One is written before the oldest goes; without a rhythm there is one for whoever stops the run.
+    let written = steps.checked_div(arguments.save_steps).unwrap_or(0).max(1);
+    let count = arguments.save_total_limit.map_or(written, |limit| written.min(limit.saturating_add(1)));
+    checkpoint_bytes.saturating_mul(count).saturating_add(finished_bytes)
+}
+
+/// What a run takes on the disk.
+pub(crate) struct Needed<'a> {
+    pub run_bytes: u64,
+    /// Bytes that come free in the output folder before anything is written.
+    pub freed_bytes: u64,
+    /// The file of the optimizer's paged state and its folder, until it is open: it takes its room at once.
+    pub paged: Option<(&'a Path, u64)>,
+}
+
+impl Needed<'_> {
+    /// The output folder need not exist yet.
+    ///
+    /// # Errors
+    /// Too little is free, or the disk does not say how much.
+    pub fn require(&self, folder: &Path, disk: &dyn Disk) -> Result<(), TrainError> {
+        let output = existing(folder);
+        let fits = |path: &Path, needed: u64, freed: u64, what, next| {
+            let failed = |source| TrainError::Io { path: path.to_owned(), action: "ask for free space", source };
+            let free = disk.free_bytes(existing(path)).map_err(failed)?.saturating_add(freed);
+            if free >= needed {
+                return Ok(());
+            }
+            let [needed, free] = [needed, free].map(human_bytes);
+            Err(TrainError::DiskSpace { path: path.to_owned(), what, needed, free, next })
+        };
+        let checkpoints = "the checkpoints of this run";
+        let fewer = "free some space, or set save_total_limit";
+        match self.paged {
+            None => fits(folder, self.run_bytes, self.freed_bytes, checkpoints, fewer),
+            Some((of_state, bytes)) if is_one_disk(existing(of_state), output) => {
+                let needed = self.run_bytes.saturating_add(bytes);
+                let what = "the checkpoints of this run and its optimizer's paged state";
+                fits(folder, needed, self.freed_bytes, what, fewer)
+            }
+            Some((of_state, bytes)) => {
+                let next = "free some space, or name another folder";
+                fits(of_state, bytes, 0, "the optimizer's paged state", next)?;
+                fits(folder, self.run_bytes, self.freed_bytes, checkpoints, fewer)
+            }
         }
     }
+}
+
+/// The folder, or the nearest one above it that exists.
+fn existing(folder: &Path) -> &Path {
+    let found = folder.ancestors().find(|path| path.exists());
+    // Above a relative path is the working directory.
+    found.unwrap_or(Path::new("."))
 }

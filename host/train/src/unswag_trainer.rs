@@ -9,12 +9,12 @@ use std::{
     time::Instant,
 };
 
-use unswag_checkpoint::{Disk, RealDisk, Staging};
+use unswag_checkpoint::{Disk, NewFolders, RealDisk, Staging};
 use unswag_data::{DataLoader, Position};
 
 use crate::{
     Allowed, Observer, Resume, Resumed, RunPlan, RunReport, Schedule, TrainError, Trainer, TrainingArguments,
-    TrainingModel, adapter,
+    TrainingModel,
     batch::take_batches,
     best::Best,
     checkpoint::{self, RunState},
@@ -22,35 +22,14 @@ use crate::{
     folder::{is_same, remove_litter},
     full,
     logs::{Logs, again},
-    metrics::{Learned, METRICS, MetricsFile, StepMetrics},
+    metrics::{Learned, MetricsFile, StepMetrics},
     optimizer::States,
+    preparation::{Earlier, Output, check_validation, find_checkpoint, plan_steps},
     save_adapter, save_model,
-    settings::DATA,
+    settings::{self, DATA},
     space,
     tensorboard::EventFile,
 };
-
-/// The folders of what is finished, in the output folder: adapters, or a whole model.
-const ADAPTER: &str = "adapter";
-const MODEL: &str = "model";
-
-/// Whether a new run may write into this folder: what an earlier run left is not written over.
-///
-/// # Errors
-/// A checkpoint, metrics, an adapter or a model of an earlier run is there.
-pub fn refuse_earlier_run(folder: &Path) -> Result<(), TrainError> {
-    let earlier = checkpoint::list(folder).pop().map(|(_, path)| path);
-    // A run that took no step left no line.
-    let is_there = |path: &PathBuf| path.metadata().is_ok_and(|found| found.is_dir() || found.len() > 0);
-    let others = [METRICS, ADAPTER, MODEL].map(|name| folder.join(name)).into_iter().find(is_there);
-    match earlier.or(others) {
-        Some(found) => {
-            let found = found.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            Err(TrainError::EarlierRun { path: folder.to_owned(), found })
-        }
-        None => Ok(()),
-    }
-}
 
 /// Trains a model on data into an output folder.
 pub struct UnswagTrainer {
@@ -74,6 +53,8 @@ pub struct UnswagTrainer {
     unmeasured: Option<StepMetrics>,
     warnings: Vec<TrainError>,
     lock: Option<File>,
+    /// The output folder where this run created it: a run that is refused leaves none.
+    created: Option<NewFolders>,
 }
 
 impl UnswagTrainer {
@@ -106,6 +87,7 @@ impl UnswagTrainer {
             unmeasured: None,
             warnings: Vec::new(),
             lock: None,
+            created: None,
         })
     }
 
@@ -145,23 +127,22 @@ impl UnswagTrainer {
 
     pub fn plan(&self) -> RunPlan {
         let arguments = self.trainer.arguments();
+        let model = self.trainer.model();
         let checkpoint_bytes = checkpoint::checkpoint_bytes(&self.trainer);
         let first_step = self.trainer.progress().step;
         let steps = self.schedule.total_steps.saturating_sub(first_step);
-        // One is written before the oldest goes; without a rhythm there is one for whoever stops the run.
-        let written = steps.checked_div(arguments.save_steps).unwrap_or(0).max(1);
-        let kept = arguments.save_total_limit.map_or(written, |limit| written.min(limit + 1));
+        let finished_bytes = match model.lora() {
+            Some(_) => checkpoint_bytes,
+            None => full::model_bytes(model.checkpoint()),
+        };
         RunPlan {
-            trainable_parameters: self.trainer.model().trainable_parameters(),
+            trainable_parameters: model.trainable_parameters(),
             first_step,
             total_steps: self.schedule.total_steps,
             rows_per_epoch: self.rows_per_epoch,
             checkpoint_bytes,
             planned_peak_bytes: self.trainer.planned_peak_bytes(),
-            disk_bytes: checkpoint_bytes.saturating_mul(kept).saturating_add(match self.trainer.model().lora() {
-                Some(_) => checkpoint_bytes,
-                None => full::model_bytes(self.trainer.model()),
-            }),
+            disk_bytes: space::run_bytes(checkpoint_bytes, steps, arguments, finished_bytes),
             paged_bytes: match &self.trainer.states {
                 States::Paged(paged) => paged.file_bytes(),
                 States::Resident(_) => 0,
@@ -185,32 +166,15 @@ impl UnswagTrainer {
     pub fn resume_changed(&mut self, from: &Resume, allowed: &Allowed) -> Result<Option<Resumed>, TrainError> {
         self.trainer.model().check_output(&self.folder)?;
         self.take_lock()?;
-        let found = match from {
-            Resume::From(path) => Some((path.clone(), checkpoint::open(path)?)),
-            Resume::Auto => self.newest_whole(),
-        };
-        let Some((path, state)) = found else {
-            // Steps of a run that was killed before its first checkpoint can only be taken again; what was finished, or saved and
-            // is damaged now, is worth more than that.
-            let saved = checkpoint::list(&self.folder).pop().map(|(_, path)| path);
-            let finished = [ADAPTER, MODEL].map(|name| self.folder.join(name)).into_iter().find(|path| path.exists());
-            if let Some(found) = saved.or(finished) {
-                let found = found.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                return Err(TrainError::NothingToGoOnFrom { path: self.folder.clone(), found });
-            }
+        let Some((path, state)) = find_checkpoint(from, &self.folder, &mut self.warnings)? else {
             self.goes_on = true;
             return Ok(None);
         };
-        let fingerprint = self.data.position().fingerprint;
-        let changes = checkpoint::changes(&path, &state, &self.trainer, &self.schedule, &fingerprint, allowed)?;
-        if state.progress.step > self.schedule.total_steps {
-            return Err(TrainError::Argument {
-                what: "max_steps",
-                expected: format!("at least {}, the step of {}", state.progress.step, path.display()),
-                got: self.schedule.total_steps.to_string(),
-            });
-        }
-        self.make_folder_of_state()?;
+        let now = settings::settings(&self.trainer, &self.schedule);
+        let (warmup, fingerprint) = (self.trainer.arguments().warmup, self.data.position().fingerprint);
+        let changes = checkpoint::changes(&path, &state, &now, warmup, &fingerprint, allowed)?;
+        checkpoint::check_length(&path, &state, &self.schedule)?;
+        self.create_folder_of_state()?;
         checkpoint::restore(&mut self.trainer, &path, &state)?;
         match changes.iter().any(|change| change.setting == DATA) {
             true => self.data.start_epoch(state.position.epoch),
@@ -226,16 +190,6 @@ impl UnswagTrainer {
         self.unmeasured = state.unmeasured.filter(|_| self.goes_on);
         self.resumed = Some(Resumed { path, changes });
         Ok(self.resumed.clone())
-    }
-
-    fn newest_whole(&mut self) -> Option<(PathBuf, checkpoint::TrainerState)> {
-        for (_, path) in checkpoint::list(&self.folder).into_iter().rev() {
-            match checkpoint::open(&path) {
-                Ok(state) => return Some((path, state)),
-                Err(error) => self.warnings.push(error),
-            }
-        }
-        None
     }
 
     /// Trains to the end, or until the observer stops it.
@@ -277,80 +231,71 @@ impl UnswagTrainer {
         result.map(|()| report)
     }
 
-    /// Makes the folder ready: locked, not another run's, and with room for what will be written.
+    /// Makes the folder ready: locked, not another run's, and with room for what will be written. What can be refused is refused
+    /// before anything is written, and before an earlier run is removed.
     fn prepare(&mut self) -> Result<Logs, TrainError> {
-        let io = |path: &Path, action| {
-            let path = path.to_owned();
-            move |source| TrainError::Io { path, action, source }
-        };
         // Before anything is created: already an empty folder would change the base.
         self.trainer.model().check_output(&self.folder)?;
-        self.check_best()?;
-        fs::create_dir_all(&self.folder).map_err(io(&self.folder, "create this folder"))?;
-        self.take_lock()?;
-        let finished = self.finished();
-        if !self.goes_on && !self.replaces {
-            refuse_earlier_run(&self.folder)?;
-        }
-        // Never in the base, and never where nothing can be written: seen now, not after hours.
-        let model = self.trainer.model();
-        let existing = match model.lora() {
-            Some(_) => adapter::existing(&finished)?,
-            None => full::existing(model.checkpoint(), &finished)?,
+        check_validation(self.trainer.arguments(), self.validation.as_deref())?;
+        let step = self.trainer.progress().step;
+        let earlier = match (self.goes_on, self.replaces) {
+            (true, _) => Earlier::Continue(step),
+            (false, true) => Earlier::Remove,
+            (false, false) => Earlier::Refuse,
         };
-        drop(Staging::begin(&finished, &[model.base_path()], existing, self.disk.as_ref())?);
-        if self.replaces && !self.goes_on {
-            self.remove_earlier_run()?;
+        // Another run may be removing what would be checked.
+        self.take_lock()?;
+        let output = self.output();
+        output.check(earlier)?;
+        let paged = match &self.trainer.states {
+            States::Paged(paged) if !paged.is_open() => Some((paged.folder(), paged.file_bytes())),
+            _ => None,
+        };
+        let needed = space::Needed {
+            run_bytes: self.plan().disk_bytes,
+            freed_bytes: if earlier == Earlier::Remove { output.freed_bytes()? } else { 0 },
+            paged,
+        };
+        needed.require(&self.folder, self.disk.as_ref())?;
+        self.create_folder()?;
+        self.take_lock()?;
+        let output = self.output();
+        // What came to stand there before the lock was taken.
+        output.check(earlier)?;
+        let bases = [self.trainer.model().base_path()];
+        // Never in the base, and never where nothing can be written: seen now, not after hours.
+        drop(Staging::begin(&output.finished(), &bases, output.existing()?, self.disk.as_ref())?);
+        if earlier == Earlier::Remove {
+            output.remove_earlier_run(&bases, self.disk.as_ref())?;
         }
-        if let Some(validation) = &self.validation
-            && validation.epoch_size()?.supervised_tokens == 0
-        {
-            return Err(TrainError::NothingSupervised);
-        }
-        space::require(&self.plan(), &self.trainer.states, &self.folder, self.disk.as_ref())?;
         if let States::Paged(paged) = &mut self.trainer.states {
             paged.open()?;
         }
         // The line of a step that is measured once more is written once more.
-        let step = self.trainer.progress().step - u64::from(self.unmeasured.is_some());
+        let step = step - u64::from(self.unmeasured.is_some());
         Ok(Logs {
             metrics: self.writes_metrics.then(|| MetricsFile::open(&self.folder, step)).transpose()?,
             events: self.writes_events.then(|| EventFile::create(&self.folder, self.goes_on, step)).transpose()?,
         })
     }
 
-    /// Checkpoints, metrics and what was finished; nothing else, and no folder with a file of somebody else's.
-    fn remove_earlier_run(&self) -> Result<(), TrainError> {
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| TrainError::Io { path, action: "remove it", source }
-        };
-        let (adapter, model) = (self.folder.join(ADAPTER), self.folder.join(MODEL));
-        adapter::existing(&adapter)?;
-        full::existing(self.trainer.model().checkpoint(), &model)?;
-        let mut folders: Vec<PathBuf> = checkpoint::list(&self.folder).into_iter().map(|(_, path)| path).collect();
-        for path in &folders {
-            checkpoint::existing(path)?;
-        }
-        folders.extend([adapter, model].into_iter().filter(|path| path.exists()));
-        for path in folders {
-            self.disk.remove_tree(&path).map_err(failed(&path))?;
-        }
-        let metrics = self.folder.join(METRICS);
-        match self.disk.remove_file(&metrics) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(failed(&metrics)(source)),
-            _ => Ok(()),
-        }
+    fn output(&self) -> Output<'_> {
+        let model = self.trainer.model();
+        Output { folder: &self.folder, base: model.checkpoint(), is_full: model.lora().is_none() }
     }
 
-    /// Before its file can be made.
-    fn make_folder_of_state(&self) -> Result<(), TrainError> {
+    fn create_folder(&mut self) -> Result<(), TrainError> {
+        if self.created.is_none() {
+            let failed = |source| TrainError::Io { path: self.folder.clone(), action: "create this folder", source };
+            self.created = Some(NewFolders::create(&self.folder).map_err(failed)?);
+        }
+        Ok(())
+    }
+
+    /// Before its file can be created.
+    fn create_folder_of_state(&mut self) -> Result<(), TrainError> {
         match &self.trainer.states {
-            States::Paged(paged) if paged.folder() == self.folder => {
-                let failed =
-                    |source| TrainError::Io { path: self.folder.clone(), action: "create this folder", source };
-                fs::create_dir_all(&self.folder).map_err(failed)
-            }
+            States::Paged(paged) if paged.folder() == self.folder => self.create_folder(),
             _ => Ok(()),
         }
     }
@@ -370,25 +315,6 @@ impl UnswagTrainer {
         remove_litter(&self.folder, self.disk.as_ref());
         self.lock = Some(file);
         Ok(())
-    }
-
-    /// # Errors
-    /// What is to be chosen by the validation loss, and nothing measures it.
-    fn check_best(&self) -> Result<(), TrainError> {
-        let arguments = self.trainer.arguments();
-        let needs = match (arguments.load_best_model_at_end, arguments.early_stopping_patience) {
-            (true, _) => "load_best_model_at_end",
-            (false, Some(_)) => "early_stopping_patience",
-            (false, None) => return Ok(()),
-        };
-        if self.validation.is_some() && arguments.eval_steps > 0 {
-            return Ok(());
-        }
-        Err(TrainError::Argument {
-            what: needs,
-            expected: "validation data and eval_steps: it uses the validation loss".into(),
-            got: if self.validation.is_some() { "no eval_steps" } else { "no validation data" }.into(),
-        })
     }
 
     fn run(&mut self, logs: &mut Logs, report: &mut RunReport, observer: &mut dyn Observer) -> Result<(), TrainError> {
@@ -472,7 +398,7 @@ impl UnswagTrainer {
             let path = checkpoint::path_of(&self.folder, best.step);
             checkpoint::restore_weights(&mut self.trainer, &path)?;
         }
-        let (model, finished) = (self.trainer.model(), self.finished());
+        let (model, finished): (_, PathBuf) = (self.trainer.model(), self.output().finished());
         again(observer, || match model.lora() {
             Some(_) => save_adapter(model, &finished, self.disk.as_ref()),
             None => save_model(model, &finished, self.disk.as_ref()),
@@ -483,11 +409,6 @@ impl UnswagTrainer {
             None => report.model = Some(finished),
         }
         Ok(())
-    }
-
-    /// Where what is finished will stand.
-    fn finished(&self) -> PathBuf {
-        self.folder.join(if self.trainer.model().lora().is_some() { ADAPTER } else { MODEL })
     }
 
     /// A step, and whether the validation loss is due after it; `None` where the observer stopped it before it was done.
@@ -580,17 +501,4 @@ impl UnswagTrainer {
         self.last_saved = Some((step, path));
         Ok(())
     }
-}
-
-/// The run's length: as many steps as were asked for, or as its epochs have.
-pub(crate) fn plan_steps(
-    arguments: &TrainingArguments,
-    data: &dyn DataLoader,
-) -> Result<(Schedule, Option<u64>), TrainError> {
-    arguments.check()?;
-    if let Some(steps) = arguments.max_steps {
-        return Ok((arguments.schedule(steps), None));
-    }
-    let rows = data.epoch_size()?.rows;
-    Ok((arguments.schedule(arguments.steps(rows)), Some(rows)))
 }

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use common::{House, arguments, assert_same, left};
+use common::{House, Unsupervised, arguments, assert_same, left};
 use faulty_disk::{Fault, FaultyDisk};
 use rustix::io::Errno;
 use unswag_checkpoint::{Disk, RealDisk};
@@ -245,7 +245,7 @@ fn too_little_space_is_said_before_the_first_step_and_a_limit_makes_it_enough() 
         house.trainer("run", many.clone()).with_disk(Box::new(Free(free))).train(&mut ()).expect_err("no space");
     assert!(matches!(error, TrainError::DiskSpace { .. }), "{error}");
     assert!(error.to_string().contains("save_total_limit"), "{error}");
-    assert_eq!(fs::read_dir(house.path("run")).expect("made").count(), 0);
+    assert!(!house.path("run").exists());
     let few = TrainingArguments { save_total_limit: Some(1), ..many };
     house.trainer("run", few).with_disk(Box::new(Free(free))).train(&mut ()).expect("enough");
 }
@@ -259,7 +259,7 @@ fn too_little_space_for_paged_state_is_said_before_the_first_step() {
     let needed = plan.disk_bytes + plan.paged_bytes;
     let error = trainer().with_disk(Box::new(Free(needed - 1))).train(&mut ()).expect_err("no space").to_string();
     assert!(error.contains("the checkpoints of this run and its optimizer's paged state will take"), "{error}");
-    assert_eq!(fs::read_dir(house.path("run")).expect("made").count(), 0);
+    assert!(!house.path("run").exists());
     trainer().with_disk(Box::new(Free(needed))).train(&mut ()).expect("enough");
 }
 
@@ -298,4 +298,99 @@ fn an_output_inside_the_base_is_refused_before_the_first_step() {
     let house = House::new();
     let error = house.trainer("model/run", arguments(Optim::AdamwTorch)).train(&mut ()).expect_err("refused");
     assert!(error.to_string().contains("inside the base"), "{error}");
+}
+
+fn short(max_steps: u64) -> TrainingArguments {
+    TrainingArguments {
+        max_steps: Some(max_steps),
+        per_device_train_batch_size: 1,
+        gradient_accumulation_steps: 1,
+        save_steps: 1,
+        ..arguments(Optim::Lion32bit)
+    }
+}
+
+#[test]
+fn a_refused_run_removes_nothing_and_leaves_no_folder() {
+    let house = House::new();
+    let unsupervised = || Box::new(Unsupervised(house.validation()));
+    house.trainer("run", short(1)).train(&mut ()).expect("trained");
+    let before = left(&house.path("run"));
+    let new = |folder: &str| house.trainer(folder, short(1)).replacing_earlier_run();
+    let error = new("run").with_validation(unsupervised()).train(&mut ()).expect_err("nothing to measure");
+    assert!(matches!(error, TrainError::NothingSupervised), "{error}");
+    let error = new("run").with_disk(Box::new(Free(0))).train(&mut ()).expect_err("no space");
+    assert!(matches!(error, TrainError::DiskSpace { .. }), "{error}");
+    assert!(left(&house.path("run")) == before, "what was refused has removed files");
+
+    for folder in ["new", "above/new"] {
+        let error = new(folder).with_validation(unsupervised()).train(&mut ()).expect_err("nothing to measure");
+        assert!(matches!(error, TrainError::NothingSupervised), "{error}");
+        new(folder).with_disk(Box::new(Free(0))).train(&mut ()).expect_err("no space");
+    }
+    let free = new("run").plan().disk_bytes - 1;
+    assert!(!house.path("new").exists() && !house.path("above").exists());
+
+    // The space of what is removed counts; and each folder loses its name before it is removed.
+    REMOVED.take();
+    new("run").with_disk(Box::new(Free(free))).train(&mut ()).expect("there is room once the earlier run is removed");
+    let hidden = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(".unswag-");
+    let removed = REMOVED.take();
+    let run = removed.iter().filter(|path| !path.ends_with("metrics.jsonl")).collect::<Vec<_>>();
+    assert!(run.len() >= 2 && run.iter().all(|path| hidden(path)), "{removed:?}");
+}
+
+#[test]
+fn a_readme_beside_an_adapter_outlives_the_adapter() {
+    let house = House::new();
+    house.trainer("run", short(1)).train(&mut ()).expect("trained");
+    let readme = house.path("run/adapter/README.md");
+    fs::write(&readme, "my card").expect("written");
+    end(&house, "run", short(2), &mut ());
+    assert_eq!(fs::read_to_string(&readme).expect("kept by a resumed run"), "my card");
+    // Stopped before its first step, a new run has removed the adapter, and the card is no adapter.
+    let mut stops = Stopper { stops_at: Some(1), ..Stopper::default() };
+    house.trainer("run", short(1)).replacing_earlier_run().train(&mut stops).expect("stopped");
+    assert_eq!(fs::read_dir(house.path("run/adapter")).expect("a folder").count(), 1);
+    house.trainer("run", short(1)).train(&mut ()).expect("no earlier run is there");
+    assert_eq!(fs::read_to_string(&readme).expect("kept by a new run"), "my card");
+    assert_eq!(fs::read_dir(house.path("run/adapter")).expect("a folder").count(), 3);
+}
+
+#[test]
+fn only_checkpoints_of_this_program_are_removed_or_written_over() {
+    let house = House::new();
+    house.trainer("run", short(2)).train(&mut ()).expect("trained");
+    let foreign = |step: u64| {
+        let path = house.path(&format!("run/checkpoint-{step}"));
+        fs::create_dir_all(&path).expect("created");
+        for name in ["adapter_model.safetensors", "adapter_config.json"] {
+            fs::copy(house.path("run/adapter").join(name), path.join(name)).expect("copied");
+        }
+        path
+    };
+    fs::remove_dir_all(house.path("run/checkpoint-1")).expect("removed");
+    let (old, later) = (foreign(1), foreign(4));
+    let refused = |trainer: &mut unswag_train::UnswagTrainer| {
+        let error = trainer.train(&mut ()).expect_err("it is not ours").to_string();
+        assert!(error.contains("another program wrote it"), "{error}");
+    };
+    refused(&mut house.trainer("run", short(1)).replacing_earlier_run());
+    let limited = TrainingArguments { save_total_limit: Some(1), ..short(4) };
+    let mut trainer = house.trainer("run", limited.clone());
+    trainer.resume(&Resume::Auto).expect("the second step's is ours");
+    refused(&mut trainer);
+    drop(trainer);
+    fs::remove_dir_all(&later).expect("removed");
+    // Nor does the limit count it.
+    let mut hears = Stopper::default();
+    end(&house, "run", limited, &mut hears);
+    assert!(old.join("adapter_config.json").exists() && house.path("run/checkpoint-4").exists());
+    assert!(!house.path("run/checkpoint-3").exists() && !house.path("run/checkpoint-2").exists());
+    assert!(hears.warnings.iter().all(|warning| !warning.contains("remove")), "{:?}", hears.warnings);
+    // A folder under the name of a file is nobody's checkpoint.
+    fs::create_dir_all(house.path("run/checkpoint-9/trainer_state.json")).expect("created");
+    fs::remove_dir_all(&old).expect("removed");
+    let error = house.trainer("run", short(1)).replacing_earlier_run().train(&mut ()).expect_err("refused");
+    assert!(error.to_string().contains("trainer_state.json is there"), "{error}");
 }

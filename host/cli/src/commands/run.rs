@@ -3,10 +3,10 @@
 //! All that can be refused is refused before surgery writes: the recipe and the plugins here, and training by `unswag-torch`, which
 //! is asked to check the same command line.
 
-use std::{error::Error, ffi::OsString, fs, path::Path};
+use std::{error::Error, ffi::OsString, path::Path};
 
 use clap::ValueEnum;
-use unswag_checkpoint::{RealDisk, check_outside};
+use unswag_checkpoint::{NewFolders, RealDisk, check_outside};
 use unswag_console::recipe::Recipe;
 use unswag_graph::diff;
 use unswag_surgery::{
@@ -75,10 +75,12 @@ fn operate_on(
     force: bool,
     output: &Output,
 ) -> Result<(), Box<dyn Error>> {
+    // A refusal leaves no folder behind.
+    let mut _created = None;
     if let Some(parent) = out.parent() {
         check_outside(parent, &model.bases())?;
-        fs::create_dir_all(parent)
-            .map_err(|error| format!("{}: cannot create this folder: {error}", parent.display()))?;
+        let created = NewFolders::create(parent);
+        _created = Some(created.map_err(|error| format!("{}: cannot create this folder: {error}", parent.display()))?);
     }
     let bar = term::byte_bar(output, operation.weight_bytes(model));
     bar.set_message("writing weights");

@@ -8,7 +8,9 @@ use std::{
 };
 
 use tempfile::TempDir;
-use unswag_data::{StreamingContextDataLoader, TextOptions, Tokenizer};
+use unswag_data::{
+    Batch, DataLoader, EpochSize, Error as DataError, Position, Row, StreamingContextDataLoader, TextOptions, Tokenizer,
+};
 use unswag_tests::{Family, Tiny};
 use unswag_train::{
     LoraConfig, Optim, SchedulerType, TrainingArguments, TrainingModel, UnswagModel, UnswagTrainer, Warmup,
@@ -125,5 +127,38 @@ pub fn assert_same(a: &Path, b: &Path, what: &str) {
     assert_eq!(names(&a), names(&b), "{what}");
     for ((name, a), (_, b)) in a.iter().zip(&b) {
         assert!(a == b, "{what}: {name} differs");
+    }
+}
+
+/// Rows of which no token is supervised.
+pub struct Unsupervised(pub StreamingContextDataLoader);
+
+impl DataLoader for Unsupervised {
+    fn next_batch(&mut self, rows: usize) -> Result<Option<Batch>, DataError> {
+        self.0.next_batch(rows)
+    }
+
+    fn next_row(&mut self) -> Result<Option<Row>, DataError> {
+        self.0.next_row()
+    }
+
+    fn start_epoch(&mut self, epoch: u64) {
+        self.0.start_epoch(epoch);
+    }
+
+    fn epoch(&self) -> u64 {
+        self.0.epoch()
+    }
+
+    fn position(&self) -> Position {
+        self.0.position()
+    }
+
+    fn seek(&mut self, position: &Position) -> Result<(), DataError> {
+        self.0.seek(position)
+    }
+
+    fn epoch_size(&self) -> Result<EpochSize, DataError> {
+        Ok(EpochSize { supervised_tokens: 0, ..self.0.epoch_size()? })
     }
 }

@@ -1,0 +1,291 @@
+//! What a run requires of its output folder, its data and the disk: checked before anything is written, and by `unswag run` before
+//! surgery. Then an earlier run is removed where that was asked for.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use unswag_checkpoint::{Checkpoint, Disk, Existing, RealDisk};
+use unswag_data::DataLoader;
+
+use crate::{
+    Allowed, Resume, Schedule, TrainError, TrainingArguments, Tuning, UnswagModel, adapter,
+    checkpoint::{self, TrainerState},
+    folder::{is_same, remove_in_one_step},
+    full,
+    metrics::{self, METRICS},
+    settings, space,
+};
+
+/// The folders of what is finished, in the output folder: adapters, or a whole model.
+const ADAPTER: &str = "adapter";
+const MODEL: &str = "model";
+
+/// Whether a new run may write into this folder: what an earlier run left is not written over.
+///
+/// # Errors
+/// A checkpoint, metrics, an adapter or a model of an earlier run is there.
+pub fn refuse_earlier_run(folder: &Path) -> Result<(), TrainError> {
+    let earlier = checkpoint::list(folder).pop().map(|(_, path)| path);
+    // A run that took no step left no line.
+    let metrics = Some(folder.join(METRICS)).filter(|path| path.metadata().is_ok_and(|found| found.len() > 0));
+    match earlier.or(metrics).or_else(|| finished(folder)) {
+        Some(found) => Err(TrainError::EarlierRun { path: folder.to_owned(), found: file_name(&found) }),
+        None => Ok(()),
+    }
+}
+
+/// An adapter or a model in an output folder. A folder with nothing but a README is neither.
+fn finished(folder: &Path) -> Option<PathBuf> {
+    let [adapter, model] = [ADAPTER, MODEL].map(|name| folder.join(name));
+    if adapter::is_more_than_a_readme(&adapter) { Some(adapter) } else { Some(model).filter(|path| path.exists()) }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The checkpoint that a run resumes from; `None` where it starts at its first step. Checkpoints that were passed over are added to
+/// the warnings.
+///
+/// # Errors
+/// The checkpoint asked for is not complete, or none is and a result or a damaged one is there.
+pub(crate) fn find_checkpoint(
+    from: &Resume,
+    folder: &Path,
+    warnings: &mut Vec<TrainError>,
+) -> Result<Option<(PathBuf, TrainerState)>, TrainError> {
+    if let Resume::From(path) = from {
+        return Ok(Some((path.clone(), checkpoint::open(path)?)));
+    }
+    let list = checkpoint::list(folder);
+    for (_, path) in list.iter().rev() {
+        match checkpoint::open(path) {
+            Ok(state) => return Ok(Some((path.clone(), state))),
+            Err(error) => warnings.push(error),
+        }
+    }
+    // Steps of a run that was killed before its first checkpoint can only be taken again; what was finished, or saved and is
+    // damaged now, is worth more than that.
+    match list.into_iter().next_back().map(|(_, path)| path).or_else(|| finished(folder)) {
+        Some(found) => Err(TrainError::NothingToGoOnFrom { path: folder.to_owned(), found: file_name(&found) }),
+        None => Ok(None),
+    }
+}
+
+/// # Errors
+/// What is to be chosen by the validation loss, and nothing measures it; or no validation row has a supervised token.
+pub(crate) fn check_validation(
+    arguments: &TrainingArguments,
+    validation: Option<&dyn DataLoader>,
+) -> Result<(), TrainError> {
+    let needs = match (arguments.load_best_model_at_end, arguments.early_stopping_patience) {
+        (true, _) => Some("load_best_model_at_end"),
+        (false, Some(_)) => Some("early_stopping_patience"),
+        (false, None) => None,
+    };
+    if let Some(what) = needs.filter(|_| validation.is_none() || arguments.eval_steps == 0) {
+        return Err(TrainError::Argument {
+            what,
+            expected: "validation data and eval_steps: it goes by the validation loss".into(),
+            got: if validation.is_some() { "no eval_steps" } else { "no validation data" }.into(),
+        });
+    }
+    match validation.map(|validation| validation.epoch_size()).transpose()? {
+        Some(size) if size.supervised_tokens == 0 => Err(TrainError::NothingSupervised),
+        _ => Ok(()),
+    }
+}
+
+/// What becomes of an earlier run in the output folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Earlier {
+    /// There must be none.
+    Refuse,
+    /// This run continues it after this step.
+    Continue(u64),
+    /// It is removed before the first step.
+    Remove,
+}
+
+/// A run's output folder, which need not exist.
+#[derive(Clone, Copy)]
+pub(crate) struct Output<'a> {
+    pub folder: &'a Path,
+    pub base: &'a Checkpoint,
+    /// Whether all weights are trained, so that a model is written and no adapter.
+    pub is_full: bool,
+}
+
+impl Output<'_> {
+    /// Where what is finished will stand.
+    pub fn finished(&self) -> PathBuf {
+        self.folder.join(if self.is_full { MODEL } else { ADAPTER })
+    }
+
+    /// Whether what is finished may take the place of what stands there.
+    ///
+    /// # Errors
+    /// Something else than an adapter or a model stands there.
+    pub fn existing(&self) -> Result<Existing, TrainError> {
+        match self.is_full {
+            true => full::existing(self.base, &self.finished()),
+            false => adapter::existing(&self.finished()),
+        }
+    }
+
+    /// Writes nothing.
+    ///
+    /// # Errors
+    /// An earlier run that was not to be there, or files that are none of this program's where the run writes or removes.
+    pub fn check(&self, earlier: Earlier) -> Result<(), TrainError> {
+        match earlier {
+            Earlier::Refuse => refuse_earlier_run(self.folder)?,
+            // Later checkpoints are written over.
+            Earlier::Continue(step) => {
+                for (_, path) in checkpoint::list(self.folder).iter().filter(|(at, _)| *at > step) {
+                    checkpoint::existing(path)?;
+                }
+            }
+            Earlier::Remove => drop(self.earlier_folders()?),
+        }
+        self.existing()?;
+        metrics::check_file(self.folder)
+    }
+
+    /// Checkpoints, oldest first, an adapter and a model: nothing else, and none with a file of somebody else's.
+    fn earlier_folders(&self) -> Result<Vec<PathBuf>, TrainError> {
+        let [adapter, model] = [ADAPTER, MODEL].map(|name| self.folder.join(name));
+        adapter::existing(&adapter)?;
+        full::existing(self.base, &model)?;
+        let mut folders = Vec::new();
+        for (_, path) in checkpoint::list(self.folder) {
+            // An empty folder is left as it is.
+            if checkpoint::existing(&path)? == Existing::Replace {
+                folders.push(path);
+            }
+        }
+        folders.extend([adapter, model].into_iter().filter(|path| path.exists()));
+        Ok(folders)
+    }
+
+    /// Bytes on the disk that come free when an earlier run is removed. Files with another name elsewhere stay.
+    ///
+    /// # Errors
+    /// As [`Output::check`].
+    pub fn freed_bytes(&self) -> Result<u64, TrainError> {
+        let entries = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten();
+        let files = self.earlier_folders()?.into_iter().flat_map(entries).map(|entry| entry.path());
+        let bytes = |path: PathBuf| path.symlink_metadata().ok().filter(|found| found.is_file() && found.nlink() == 1);
+        Ok(files.filter_map(bytes).map(|found| 512 * found.blocks()).sum())
+    }
+
+    /// Removes checkpoints, metrics and what was finished, each in one step: a kill leaves none of them in part. A README beside an
+    /// adapter stays.
+    ///
+    /// # Errors
+    /// As [`Output::check`], or one cannot be removed.
+    pub fn remove_earlier_run(&self, bases: &[&Path], disk: &dyn Disk) -> Result<(), TrainError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| TrainError::Io { path, action: "remove it", source }
+        };
+        for path in self.earlier_folders()? {
+            if path.ends_with(ADAPTER) && adapter::readme(&path).is_some() {
+                adapter::reduce_to_readme(&path, bases, disk)?;
+            } else {
+                remove_in_one_step(&path, disk).map_err(failed(&path))?;
+            }
+        }
+        let metrics = self.folder.join(METRICS);
+        match disk.remove_file(&metrics) {
+            Err(source) if source.kind() != ErrorKind::NotFound => Err(failed(&metrics)(source)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A run whose weights are not read yet, and whose model may not be written yet.
+pub struct PlannedRun<'a> {
+    pub model: &'a UnswagModel,
+    /// `None` where the files of an adapter say it.
+    pub tuning: Option<&'a Tuning>,
+    pub arguments: &'a TrainingArguments,
+    pub data: &'a dyn DataLoader,
+    pub validation: Option<&'a dyn DataLoader>,
+    pub folder: &'a Path,
+    pub resume: Option<&'a Resume>,
+    pub allowed: &'a Allowed,
+    /// Whether what an earlier run left in the folder is removed.
+    pub replaces: bool,
+}
+
+impl PlannedRun<'_> {
+    /// Refuses what training would refuse before its first step, as far as no weight is needed to see it. Nothing is written.
+    ///
+    /// # Errors
+    /// As of training: the output folder, validation data, the settings of a checkpoint, or the space on the disk.
+    pub fn check(&self) -> Result<(), TrainError> {
+        self.model.check_output(self.folder)?;
+        check_validation(self.arguments, self.validation)?;
+        let (schedule, _) = plan_steps(self.arguments, self.data)?;
+        let earlier = self.earlier(&schedule)?;
+        let is_full = self.tuning == Some(&Tuning::Full);
+        let output = Output { folder: self.folder, base: &self.model.model().checkpoint, is_full };
+        output.check(earlier)?;
+        let (Some(tuning), Some(row_tokens)) = (self.tuning, self.arguments.max_row_tokens) else { return Ok(()) };
+        let plan = self.model.plan(tuning, self.arguments, row_tokens)?;
+        let first_step = if let Earlier::Continue(step) = earlier { step } else { 0 };
+        // The masters and the moments are what a checkpoint holds.
+        let checkpoint_bytes = plan.parts.optimizer;
+        let finished_bytes = match is_full {
+            true => full::model_bytes(output.base),
+            false => self.model.trainable_parameters(tuning)?.saturating_mul(4),
+        };
+        let steps = schedule.total_steps.saturating_sub(first_step);
+        let needed = space::Needed {
+            run_bytes: space::run_bytes(checkpoint_bytes, steps, self.arguments, finished_bytes),
+            freed_bytes: if earlier == Earlier::Remove { output.freed_bytes()? } else { 0 },
+            paged: None,
+        };
+        needed.require(self.folder, &RealDisk)
+    }
+
+    fn earlier(&self, schedule: &Schedule) -> Result<Earlier, TrainError> {
+        let new = if self.replaces { Earlier::Remove } else { Earlier::Refuse };
+        let Some(from) = self.resume else { return Ok(new) };
+        let Some((path, state)) = find_checkpoint(from, self.folder, &mut Vec::new())? else {
+            return Ok(Earlier::Continue(0));
+        };
+        if let Some(tuning) = self.tuning {
+            let known = self.model.settings(tuning, self.arguments, schedule);
+            let fingerprint = self.data.position().fingerprint;
+            let state = state.without(&settings::OF_FILES);
+            checkpoint::changes(&path, &state, &known, self.arguments.warmup, &fingerprint, self.allowed)?;
+        }
+        checkpoint::check_length(&path, &state, schedule)?;
+        Ok(if is_same(path.parent(), self.folder) { Earlier::Continue(state.progress.step) } else { new })
+    }
+}
+
+/// The run's length: as many steps as were asked for, or as its epochs have.
+///
+/// # Errors
+/// A setting that cannot be, data that cannot be read, or counted data without a supervised token.
+pub(crate) fn plan_steps(
+    arguments: &TrainingArguments,
+    data: &dyn DataLoader,
+) -> Result<(Schedule, Option<u64>), TrainError> {
+    arguments.check()?;
+    if let Some(steps) = arguments.max_steps {
+        return Ok((arguments.schedule(steps), None));
+    }
+    let size = data.epoch_size()?;
+    if size.supervised_tokens == 0 {
+        return Err(TrainError::NothingSupervised);
+    }
+    Ok((arguments.schedule(arguments.steps(size.rows)), Some(size.rows)))
+}
