@@ -32,9 +32,9 @@ fn unverified_nodes(step: &Step) -> Vec<String> {
     let is_unverified = |op: &str, primitive: &str| {
         lacks_claims || unverified().any(|claim| claim.op == op && claim.stands_for == primitive)
     };
-    let nodes = step.new_nodes().filter(|(_, node)| {
-        node.stands_for.as_deref().is_some_and(|primitive| is_unverified(&node.kind, primitive))
-    });
+    let nodes = step
+        .new_nodes()
+        .filter(|(_, node)| node.stands_for.as_deref().is_some_and(|primitive| is_unverified(&node.kind, primitive)));
     nodes.map(|(at, node)| node.path(at)).collect()
 }
 
