@@ -79,7 +79,9 @@ fn walk(path: &Path) -> Result<PathBuf, LockError> {
             return Err(io_error(io::Error::from_raw_os_error(libc::ELOOP)));
         }
         let uid = metadata.uid();
-        if !is_user_or_root(uid) && !(is_unmapped_trusted && !left.is_empty() && is_unmapped(uid)) {
+        // The link that is the lock file itself must have an owner who is known.
+        let is_trusted = is_user_or_root(uid) || (is_unmapped_trusted && !left.is_empty() && is_unmapped(uid));
+        if !is_trusted {
             let fault = format!("the symbolic link {} belongs to another user (number {uid})", next.display());
             return Err(untrusted(path, fault, "set UNSWAG_HOME to a folder of your own".to_owned()));
         }
@@ -111,7 +113,8 @@ fn check_holder(path: &Path, folder: &Path, is_unmapped_trusted: bool) -> Result
         return Err(untrusted(path, fault, format!("run `chmod o-w {}`", folder.display())));
     }
     let uid = metadata.uid();
-    if !is_user_or_root(uid) && !(is_unmapped_trusted && is_unmapped(uid)) {
+    let is_trusted = is_user_or_root(uid) || (is_unmapped_trusted && is_unmapped(uid));
+    if !is_trusted {
         let fault = format!("the folder {} belongs to another user (number {uid})", folder.display());
         return Err(untrusted(path, fault, "set UNSWAG_HOME to a folder of your own".to_owned()));
     }
