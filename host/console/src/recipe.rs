@@ -94,6 +94,10 @@ impl Recipe {
             return Err(RecipeError::Size { path: path.to_owned() });
         }
         let io = |source| RecipeError::Io { path: path.to_owned(), source };
+        let mut bytes = bytes;
+        if bytes.starts_with("\u{feff}".as_bytes()) {
+            bytes.drain(..3);
+        }
         let text = String::from_utf8(bytes).map_err(|error| io(io::Error::new(io::ErrorKind::InvalidData, error)))?;
         let value = values::document(&text).map_err(|source| RecipeError::Yaml { path: path.to_owned(), source })?;
         let told = |fault: Fault| RecipeError::Fault {
@@ -242,6 +246,11 @@ mod tests {
 
     fn read(text: &str) -> Result<Recipe, RecipeError> {
         Recipe::parse(Path::new("r.yaml"), text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_passed_over() {
+        assert!(read(&format!("\u{feff}{TRAIN}")).is_ok());
     }
 
     #[test]

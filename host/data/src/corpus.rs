@@ -9,7 +9,7 @@ use crate::{
     record,
     seams::{Limits, SeamTokens, TextPosition},
     shuffle,
-    source::{self, ReadRows, RowMark},
+    source::{self, BYTE_ORDER_MARK, ReadRows, RowMark},
     text::{FileText, MemoryText, cut_after},
     tokenizer::{Token, Tokenizer},
 };
@@ -81,9 +81,13 @@ impl Corpus {
             let tail = (bytes as f64 * fraction) as u64;
             cut_after(&file.file, &file.path, bytes - tail.min(bytes), bytes)
         };
+        let mut head = [0; BYTE_ORDER_MARK.len()];
+        let read =
+            files::read_up_to(&file.file, &mut head, 0).map_err(|error| Error::io(&file.path, "read it", error))?;
+        let first = if head[..read] == *BYTE_ORDER_MARK { read as u64 } else { 0 };
         Ok(match self.split {
-            Split::All => (0, bytes),
-            Split::Train { validation_fraction, .. } => (0, cut(validation_fraction)?),
+            Split::All => (first, bytes),
+            Split::Train { validation_fraction, .. } => (first, cut(validation_fraction)?.max(first)),
             Split::Validation { validation_fraction, .. } => (cut(validation_fraction)?, bytes),
         })
     }

@@ -122,7 +122,7 @@ pub enum RowFault {
     #[error("no supervised token: {why}")]
     NoSupervised { why: String },
     #[error(
-        "{tokens} tokens, more than the {limit} of a block; raise the block size, or choose to cut or to leave out such rows"
+        "{tokens} tokens, more than the {limit} of a block; raise --block-size, or give --overlong truncate or skip"
     )]
     TooLong { tokens: usize, limit: usize },
 }

@@ -16,6 +16,7 @@ use std::{path::Path, sync::Arc};
 
 pub(crate) use bytes::Bytes;
 pub(crate) use delimited::find_delimiter;
+pub(crate) use input::BYTE_ORDER_MARK;
 pub(crate) use probe::first_bytes;
 pub use probe::{ProbeFormat, read_rows};
 

@@ -76,6 +76,20 @@ fn masking_the_overlap_takes_the_loss_on_every_token_once() {
 }
 
 #[test]
+fn a_byte_order_mark_is_no_text() {
+    let dir = TempDir::new().unwrap();
+    let rows = |name: &str, content: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, content).unwrap();
+        all_rows(&mut StreamingContextDataLoader::open(&[text(&path)], smollm2(), &options(8, 0)).unwrap())
+    };
+    let ids = |rows: Vec<Row>| rows.into_iter().map(|row| row.ids).collect::<Vec<_>>();
+    let plain = "To be, or not to be, that is the question.";
+    assert_eq!(ids(rows("marked.txt", &format!("\u{feff}{plain}"))), ids(rows("plain.txt", plain)));
+    assert!(rows("mark.txt", "\u{feff}").is_empty());
+}
+
+#[test]
 fn lines_of_json_are_documents_and_keep_apart_on_request() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("rows.jsonl");

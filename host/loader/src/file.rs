@@ -19,7 +19,7 @@ use crate::{
 pub const MAX_PLUGIN_BYTES: u64 = 512 << 20;
 
 /// Enough to tell what a file is, so that something huge that is no plugin costs no memory.
-const HEAD_BYTES: u64 = 1 << 20;
+const HEAD_BYTES: u64 = 16 << 20;
 
 /// The bytes of a library that looks like a plugin for this machine, and their SHA-256. Nothing of it has run.
 #[derive(Clone)]

@@ -157,7 +157,9 @@ pub fn check(args: &Train, model: &UnswagModel) -> Result<Done, Box<dyn Error>> 
 /// Where the run begins, where it is not at its first step.
 fn resume(args: &Train) -> Option<Resume> {
     let from = args.saving.resume_from_checkpoint.as_ref()?;
-    Some(if from.as_os_str() == "auto" { Resume::Auto } else { Resume::From(from.clone()) })
+    // `true` is what transformers' scripts and recipes write.
+    let is_auto = ["auto", "true", "True"].iter().any(|word| from.as_os_str() == *word);
+    Some(if is_auto { Resume::Auto } else { Resume::From(from.clone()) })
 }
 
 /// A plan that is larger than what is left of this machine's memory is no error: rows may be shorter than they were planned.

@@ -86,9 +86,9 @@ pub enum TrainError {
     #[error("{}: {why}", path.display())]
     NotACheckpoint { path: PathBuf, why: String },
     #[error(
-        "{}: it was written with other settings:{}\n{next}",
+        "{}: it was written with other settings: {}; {next}",
         path.display(),
-        changes.iter().map(|change| format!("\n  {change}")).collect::<String>()
+        changes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     )]
     OtherSettings { path: PathBuf, changes: Vec<Change>, next: String },
     #[error("no row of the data has a token that a loss is taken on; look at it with `unswag preprocess --debug`")]

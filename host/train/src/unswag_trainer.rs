@@ -366,6 +366,10 @@ impl UnswagTrainer {
                 clock = Instant::now();
             }
         }
+        // As transformers does: a larger max_steps resumes from here.
+        if self.trainer.arguments().save_steps > 0 && self.trainer.progress().updates > 0 {
+            self.save(observer)?;
+        }
         report.stopped_early = self.trainer.progress().step < self.schedule.total_steps;
         self.finish(learned.last_fault, report, observer)
     }

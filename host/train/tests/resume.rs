@@ -264,6 +264,23 @@ fn too_little_space_for_paged_state_is_said_before_the_first_step() {
 }
 
 #[test]
+fn a_run_that_ended_between_two_checkpoints_is_extended_from_its_end() {
+    let house = House::new();
+    let run = |steps: u64, save_steps: u64| {
+        let arguments = TrainingArguments { max_steps: Some(steps), save_steps, ..arguments(Optim::AdamwTorch) };
+        let mut trainer = house.trainer("run", arguments);
+        trainer.resume(&Resume::Auto).map(|_| trainer.train(&mut ()).expect("trained"))
+    };
+    let first = run(3, 500).expect("a new run");
+    assert_eq!(first.checkpoint, Some(house.path("run/checkpoint-3")));
+    let longer = run(5, 500).expect("sound");
+    assert_eq!((longer.resumed, longer.steps), (first.checkpoint, 5));
+    // With no checkpoints at all there is nothing to resume from.
+    fs::remove_dir_all(house.path("run")).expect("removed");
+    assert_eq!(run(1, 0).expect("a new run").checkpoint, None);
+}
+
+#[test]
 fn weights_that_are_not_finite_are_never_saved_over_good_ones() {
     let house = House::new();
     // The warm-up's first step has rate 0; the second is more than an f32 holds.

@@ -1,6 +1,6 @@
 //! `unswag plan`.
 
-use std::{env, error::Error, path::PathBuf, rc::Rc};
+use std::{error::Error, path::PathBuf, rc::Rc};
 
 use clap::CommandFactory;
 use serde_json::json;
@@ -72,7 +72,7 @@ pub fn run(args: &args::Plan, output: &Output) -> Result<Done, Box<dyn Error>> {
 fn run_recipe(args: &args::Plan, output: &Output) -> Result<Done, Box<dyn Error>> {
     let recipe = Recipe::open(&args.model.path)?;
     // What was typed takes the place of the recipe's, and a default does not: only clap knows which is which.
-    let typed = Cli::command().get_matches_from(env::args_os());
+    let typed = Cli::command().get_matches_from(args::command_line());
     let args = recipe.plan_args(typed.subcommand_matches("plan"))?;
     let model = Model::open(&args.model.path, args.model.config.as_deref())?;
     let protocols = protocols(&recipe, output)?;

@@ -2,7 +2,7 @@
 //!
 //! An option that means the same is an alias. Here are the options that have no direct counterpart.
 
-use std::env;
+use std::{env, ffi::OsString};
 
 use clap::{
     Parser,
@@ -55,11 +55,26 @@ pub fn advice(name: &str) -> Option<&'static str> {
     FOREIGN.iter().find(|(names, _)| names.contains(&name.as_str())).map(|(_, advice)| *advice)
 }
 
+/// The command line, with `-` for each `_` in the names of long options: transformers takes both.
+pub fn command_line() -> impl Iterator<Item = OsString> {
+    dashed(env::args_os())
+}
+
+fn dashed(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    let mut has_ended = false;
+    args.map(move |arg| {
+        has_ended |= arg == "--";
+        let Some(text) = arg.to_str().filter(|text| !has_ended && text.starts_with("--")) else { return arg };
+        let name = text.split('=').next().unwrap_or(text);
+        format!("{}{}", name.replace('_', "-"), &text[name.len()..]).into()
+    })
+}
+
 /// Reads the command line; ends the program where clap would, with the advice where an option is another tool's.
 pub fn parse() -> Cli {
-    Cli::try_parse().unwrap_or_else(|error| {
+    Cli::try_parse_from(command_line()).unwrap_or_else(|error| {
         // clap shows arguments as they are, and a shell's pattern fills in names of files. So what is wrong is said of escaped ones.
-        let shown = env::args_os().map(|argument| term::value(argument.to_string_lossy()));
+        let shown = command_line().map(|argument| term::value(argument.to_string_lossy()));
         advised(Cli::try_parse_from(shown).err().unwrap_or(error)).exit()
     })
 }
@@ -83,6 +98,19 @@ mod tests {
 
     use super::*;
     use crate::args::{Eval, Plan, Train};
+
+    #[test]
+    fn long_options_may_be_written_with_underscores() {
+        let args = ["unswag", "train", "a_b", "--num_train_epochs=1", "--lora_alpha", "3_2", "-o", "--", "--x_y"];
+        let read: Vec<_> = dashed(args.into_iter().map(OsString::from)).collect();
+        assert_eq!(
+            read,
+            ["unswag", "train", "a_b", "--num-train-epochs=1", "--lora-alpha", "3_2", "-o", "--", "--x_y"]
+        );
+        let args = ["unswag", "eval", "m", "--data", "d", "--block_size=64"];
+        let read = Cli::try_parse_from(dashed(args.into_iter().map(OsString::from)));
+        assert!(read.is_ok(), "{:?}", read.err());
+    }
 
     #[test]
     fn common_names_of_other_tools_are_taken_or_answered_with_what_to_write() {

@@ -11,7 +11,7 @@ use super::{Bytes, RowMark, bytes::From};
 use crate::error::{Error, Place};
 
 const BUFFER_BYTES: usize = 64 << 10;
-const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+pub(crate) const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 pub(crate) struct Input {
     stream: Box<dyn BufRead>,
