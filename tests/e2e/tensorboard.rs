@@ -104,7 +104,7 @@ fn figures_go_where_they_were_asked_for_and_nowhere_else() {
         ("tensorboard", &["adapter", "runs"]),
         ("all", &["adapter", "metrics.jsonl", "runs"]),
     ] {
-        house.run(&train(report_to, &["--max-steps", "1", "--save-steps", "0", "--report-to", report_to])).ok();
+        house.run(&train(report_to, &["--max-steps", "1", "--report-to", report_to])).ok();
         assert_eq!(names(&house.path(report_to)), expected, "--report-to {report_to}");
     }
 }

@@ -8,8 +8,8 @@ use crate::{TrainError, TrainingArguments, folder::is_one_disk};
 
 /// The most that the checkpoints of a run's remaining steps and its result take at once.
 pub(crate) fn run_bytes(checkpoint_bytes: u64, steps: u64, arguments: &TrainingArguments, finished_bytes: u64) -> u64 {
-    // One is written before the oldest goes, one at the end; without an interval there is one where the run is stopped.
-    let written = steps.checked_div(arguments.save_steps).map_or(1, |count| count + 1);
+    // One is written before the oldest goes; without an interval there is one where the run is stopped.
+    let written = steps.checked_div(arguments.save_steps).unwrap_or(0).max(1);
     let count = arguments.save_total_limit.map_or(written, |limit| written.min(limit.saturating_add(1)));
     checkpoint_bytes.saturating_mul(count).saturating_add(finished_bytes)
 }

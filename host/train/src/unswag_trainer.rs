@@ -366,10 +366,6 @@ impl UnswagTrainer {
                 clock = Instant::now();
             }
         }
-        // As transformers does: a larger max_steps resumes from here.
-        if self.trainer.arguments().save_steps > 0 && self.trainer.progress().updates > 0 {
-            self.save(observer)?;
-        }
         report.stopped_early = self.trainer.progress().step < self.schedule.total_steps;
         self.finish(learned.last_fault, report, observer)
     }
@@ -408,7 +404,9 @@ impl UnswagTrainer {
             None => save_model(model, &finished, self.disk.as_ref()),
         })?;
         observer.saved(&finished);
-        match model.lora() {
+        // A run that was killed between a checkpoint and this, and had nothing left to save.
+        self.prune(observer);
+        match self.trainer.model().lora() {
             Some(_) => report.adapter = Some(finished),
             None => report.model = Some(finished),
         }
@@ -496,13 +494,19 @@ impl UnswagTrainer {
         let (trainer, folder, disk) = (&mut self.trainer, &self.folder, self.disk.as_ref());
         let path = again(observer, || checkpoint::save(trainer, &run, folder, disk))?;
         observer.saved(&path);
-        if let Some(limit) = self.trainer.arguments().save_total_limit {
-            let best = self.best.filter(|_| self.trainer.arguments().load_best_model_at_end).map(|best| best.step);
-            if let Err(error) = checkpoint::prune(&self.folder, limit, &path, best, self.disk.as_ref()) {
+        self.last_saved = Some((step, path));
+        self.prune(observer);
+        Ok(())
+    }
+
+    /// Removes the oldest checkpoints beyond the limit; that one cannot be removed is a warning.
+    fn prune(&self, observer: &mut dyn Observer) {
+        let arguments = self.trainer.arguments();
+        if let (Some(limit), Some((_, newest))) = (arguments.save_total_limit, &self.last_saved) {
+            let best = self.best.filter(|_| arguments.load_best_model_at_end).map(|best| best.step);
+            if let Err(error) = checkpoint::prune(&self.folder, limit, newest, best, self.disk.as_ref()) {
                 observer.warned(&error);
             }
         }
-        self.last_saved = Some((step, path));
-        Ok(())
     }
 }
