@@ -138,7 +138,7 @@ impl Claim {
 
         let mut calls: Vec<(Dtype, (u64, u64), u32)> = SIZES.map(|size| (own, size, 1)).into();
         calls.push((own, threaded, THREADS));
-        calls.extend(self.beyond_window().and_then(Result::ok).map(|seq| (own, (1, seq), 1)));
+        calls.extend(self.length_past_window().map(|seq| (own, (1, seq), 1)));
         if own != Dtype::F32 {
             calls.extend(SIZES.map(|size| (Dtype::F32, size, 1)));
         }
@@ -162,6 +162,7 @@ impl Claim {
             };
             samples.extend(trainings.iter().map(|&is_training| Sample {
                 inputs: Rc::clone(&inputs),
+                seq: size.1,
                 is_training,
                 is_own: dtype == own,
                 threads,
@@ -170,17 +171,25 @@ impl Claim {
         Ok(samples)
     }
 
-    /// For attention with a sliding window: a sequence longer than the window, or the window where one is too long to sample.
-    fn beyond_window(&self) -> Option<Result<u64, u64>> {
-        if self.stands_for != "attention" {
-            return None;
-        }
-        let size = |name: &str| self.plain_attrs.get(name).and_then(serde_json::Value::as_u64);
-        let window = size("sliding_window")?;
-        let seq = window.saturating_add(3);
-        let row = size("num_heads").unwrap_or(1).saturating_mul(size("head_dim").unwrap_or(1));
-        let products = seq.saturating_mul(seq).saturating_mul(row);
-        Some(if products <= MAX_PRODUCTS { Ok(seq) } else { Err(window) })
+    fn size_of(&self, attr: &str) -> Option<u64> {
+        self.plain_attrs.get(attr).and_then(serde_json::Value::as_u64)
+    }
+
+    /// Attention's sliding window, where it has one.
+    fn window(&self) -> Option<u64> {
+        self.size_of("sliding_window").filter(|_| self.stands_for == "attention")
+    }
+
+    /// A sequence longer than the window, unless the plain attention would compute for too long.
+    fn length_past_window(&self) -> Option<u64> {
+        let seq = self.window()?.saturating_add(3);
+        let row = self.size_of("num_heads").unwrap_or(1).saturating_mul(self.size_of("head_dim").unwrap_or(1));
+        Some(seq).filter(|seq| seq.saturating_mul(*seq).saturating_mul(row) <= MAX_PRODUCTS)
+    }
+
+    /// A window that no sample passes, for whatever reason: an op that ignores it would agree with all of them.
+    fn unreached_window(&self, samples: &[Sample]) -> Option<u64> {
+        self.window().filter(|window| samples.iter().all(|sample| sample.seq <= *window))
     }
 }
 
@@ -196,6 +205,7 @@ fn bound((own, shape): &(Dtype, Vec<Dim>), dtype: Dtype, batch: u64, seq: u64) -
 
 struct Sample {
     inputs: Rc<Vec<Tensor>>,
+    seq: u64,
     is_training: bool,
     threads: u32,
     /// Of the model's own element type: the op must take it.
@@ -272,7 +282,7 @@ impl Claim {
             }
             expected = Some((sample, right));
         }
-        if let Some(Err(window)) = self.beyond_window() {
+        if let Some(window) = self.unreached_window(&samples) {
             let why = format!("its sliding window of {window} tokens is not reached by what can be sampled");
             why_not.get_or_insert(why);
         }
@@ -392,11 +402,18 @@ mod tests {
             claim("attention", attrs, &[&tokens(8), &tokens(4), &tokens(4)], &[])
         };
         for window in [3, 100, 512] {
-            let longest = samples(&attention(window)).iter().map(|sample| sample.inputs[0].meta.shape[1]).max();
+            let claim = attention(window);
+            let mut samples = samples(&claim);
+            let longest = samples.iter().map(|sample| sample.inputs[0].meta.shape[1]).max();
             assert!(longest > Some(window), "{window}: {longest:?}");
+            assert_eq!(claim.unreached_window(&samples), None);
+            // Left out, whatever the reason, it is missed.
+            samples.retain(|sample| sample.seq <= window);
+            assert_eq!(claim.unreached_window(&samples), Some(window));
         }
-        assert_eq!(attention(1 << 20).beyond_window(), Some(Err(1 << 20)));
-        assert_eq!(claim("silu", json!({"sliding_window": 4}), &[], &[]).beyond_window(), None);
+        let long = attention(1 << 20);
+        assert_eq!(long.unreached_window(&samples(&long)), Some(1 << 20));
+        assert_eq!(claim("silu", json!({"sliding_window": 4}), &[], &[]).window(), None);
     }
 
     #[test]
