@@ -98,7 +98,7 @@ bench-train: programs venv $(SMOLLM2)/model.safetensors ## Measure training: the
 bench-compare: programs $(SMOLLM2)/model.safetensors ## Compare this build with that of another commit, BASE=COMMIT, in pairs (15 minutes)
 	@test -n "$(BASE)" || { echo "make bench-compare: name the commit to compare with: make bench-compare BASE=COMMIT" >&2; exit 2; }
 	scripts/fetch shakespeare
-	tests/bench/compare_commits.py $(UNSWAG) $(BASE) $(SMOLLM2) $(CACHE)/data/shakespeare/hamlet_gut.txt $(CACHE) $(PAIRS:%=--pairs %)
+	tests/bench/compare_commits.py $(UNSWAG) $(BASE) $(SMOLLM2) $(CACHE)/data/shakespeare/hamlet_gut.txt $(CACHE) $(PAIRS:%=--pairs %) $(if $(ONLY),--only "$(ONLY)")
 
 fuzz: ## Fuzz every target for SECONDS_EACH seconds: cargo-fuzz on nightly where installed, else by mutation
 	scripts/fuzz $(SECONDS_EACH)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares this build with that of another commit: training, `inspect` and `surgery`, in pairs, in one run.
 
-    tests/bench/compare_commits.py target/release/unswag BASE_COMMIT SMOLLM2_DIR TEXT CACHE [--pairs 7] [--dtype float32]
+    tests/bench/compare_commits.py target/release/unswag BASE_COMMIT SMOLLM2_DIR TEXT CACHE [--pairs 7] [--only TEXT] [--dtype float32]
 
 `make bench-compare BASE=COMMIT` runs it. BASE_COMMIT is checked out and built under CACHE/bench-compare, once. Then the two
 programs take turns (A B, B A, A B, ...), so that drift of the machine's speed reaches both, and each pair gives one ratio: the base's
@@ -132,6 +132,7 @@ def main():
     for name in ["model", "text", "cache"]:
         parser.add_argument(name, type=Path)
     parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--only", metavar="TEXT", default="", help="measure the rows whose name contains TEXT")
     parser.add_argument("--dtype", choices=TRAINING, help="what training computes in (default: bfloat16 where the CPU multiplies it)")
     options = parser.parse_args()
     for name in ["unswag", "model", "text", "cache"]:
@@ -159,6 +160,8 @@ def main():
     work["inspect"] = lambda unswag: inspect(unswag, options)
     work["surgery --link"] = lambda unswag: surgery(unswag, options)
     for what, measure in work.items():
+        if options.only not in what:
+            continue
         found = pairs(base, options.unswag, options.pairs, measure)
         median, least, most, verdict = judge([theirs["seconds"] / ours["seconds"] for theirs, ours in found])
         memory = ""
