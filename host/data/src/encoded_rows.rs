@@ -187,7 +187,7 @@ pub(crate) fn too_long<Built>(overlong: Overlong, tokens: usize, limit: usize) -
     }
 }
 
-/// What data without a sound row is told.
+/// The error of data without a sound row.
 pub(crate) fn no_row(files: &[DataFile], skipped_rows: u64) -> Error {
     let why = match skipped_rows {
         0 => "no row in it, or none in this part of the split",

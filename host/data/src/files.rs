@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     error::{Error, Place},
-    source::{self, Bytes},
+    source::{self, BYTE_ORDER_MARK, Bytes},
 };
 
 /// Bytes at either end of a file that identify it.
@@ -199,7 +199,7 @@ pub(crate) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, Err
 
 /// The JSON object that a file holds.
 pub(crate) fn object(path: &Path, content: &[u8]) -> Result<Map<String, Value>, Error> {
-    let content = content.strip_prefix("\u{feff}".as_bytes()).unwrap_or(content);
+    let content = content.strip_prefix(BYTE_ORDER_MARK).unwrap_or(content);
     serde_json::from_slice(content).map_err(|error| Error::Json { path: path.to_owned(), message: error.to_string() })
 }
 

@@ -106,7 +106,7 @@ fn text_column(name: &str) -> Vec<u8> {
     [thrift::integer(1, 6), thrift::integer(2, 0), thrift::text(1, name), vec![0]].concat()
 }
 
-/// A file of these bytes, with a footer of `count` elements of a schema and one row group of so many rows.
+/// A file of these bytes, with a footer of `count` elements of a schema and one row group of that number of rows.
 fn file(data: &[u8], (count, elements): (u64, Vec<u8>), chunks: &[Vec<u8>], rows: u64) -> Vec<u8> {
     let columns = thrift::list(1, chunks.len() as u64, &chunks.concat());
     let row_group = [columns, thrift::integer(2, rows), vec![0]].concat();

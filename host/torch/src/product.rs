@@ -128,10 +128,10 @@ mod tests {
                 [(1, 1, 1), (16, 1, 3), (513, 511, 2), (40, 1025, 513), (512, 512, 512), (520, 2051, 5), (3, 0, 5)]
             {
                 let plain = (made(rows, inner, kind), made(inner, columns, kind));
-                let turned =
+                let transposed =
                     (made(rows, inner, kind).tr().contiguous().tr(), made(inner, columns, kind).tr().contiguous().tr());
                 let exact = plain.0.to_kind(Kind::Double).matmul(&plain.1.to_kind(Kind::Double));
-                for (a, b) in [(&plain.0, &plain.1), (&turned.0, &turned.1), (&plain.0, &turned.1)] {
+                for (a, b) in [(&plain.0, &plain.1), (&transposed.0, &transposed.1), (&plain.0, &transposed.1)] {
                     for y_kind in [kind, Kind::Float] {
                         let y = Tensor::full([rows, columns], f64::NAN, (y_kind, Device::Cpu));
                         widened(&y, a, b, false).unwrap();

@@ -182,7 +182,7 @@ impl TrainingModel {
         saved
     }
 
-    /// Whether the adapted layers store their weight \[in, out\], which PEFT wants to be told.
+    /// Whether the adapted layers store their weight \[in, out\], which PEFT's configuration states.
     pub(crate) fn is_stored_transposed(&self) -> bool {
         let linear = self.graph.nodes.iter().find(|node| node.kind == "linear");
         linear.and_then(|node| node.attrs.get("transposed")).and_then(serde_json::Value::as_bool).unwrap_or(false)

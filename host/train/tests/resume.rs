@@ -406,7 +406,7 @@ fn only_checkpoints_of_this_program_are_removed_or_written_over() {
     assert!(old.join("adapter_config.json").exists() && house.path("run/checkpoint-4").exists());
     assert!(!house.path("run/checkpoint-3").exists() && !house.path("run/checkpoint-2").exists());
     assert!(hears.warnings.iter().all(|warning| !warning.contains("remove")), "{:?}", hears.warnings);
-    // A folder under the name of a file is nobody's checkpoint.
+    // A folder under the name of a file is no checkpoint.
     fs::create_dir_all(house.path("run/checkpoint-9/trainer_state.json")).expect("created");
     fs::remove_dir_all(&old).expect("removed");
     let error = house.trainer("run", short(1)).replacing_earlier_run().train(&mut ()).expect_err("refused");

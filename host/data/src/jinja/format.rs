@@ -274,7 +274,7 @@ fn general(number: f64, precision: usize, limit: usize, is_alternate: bool) -> S
     strip(&format!("{number:.decimals$}"))
 }
 
-/// Digits behind zeros, in all at least so many. (`format!` panics on a width of more than 16 bits.)
+/// Digits padded with zeros to at least this length. (`format!` panics on a width of more than 16 bits.)
 fn zero_filled(digits: &str, count: usize) -> String {
     "0".repeat(count.saturating_sub(digits.len())) + digits
 }

@@ -241,7 +241,7 @@ impl Skeleton<'_> {
             return Ok(end - if ahead.ends_with(&self.prompt.lead) { self.prompt.lead.len() } else { 0 });
         }
         let index = self.assistants[number];
-        let lost = || lost(index, "the generation prompt before it cannot be told apart from its tool calls");
+        let lost = || lost(index, "the generation prompt before it cannot be separated from its tool calls");
         let question = index.checked_sub(1).map(|before| &self.scene.messages[before]).ok_or_else(lost)?;
         let closing = match questions.get(question.role()) {
             Some(closing) => closing,

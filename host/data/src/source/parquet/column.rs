@@ -67,7 +67,7 @@ impl Share {
         Share { pages: pages.clone(), bytes: 0 }
     }
 
-    /// Takes so many bytes in place of those that it has.
+    /// Charges this number of bytes in place of those that it has.
     fn set(&mut self, bytes: usize) -> Result<(), Fault> {
         let together = self.pages.bytes.get() - self.bytes + bytes;
         if together > self.pages.most {
