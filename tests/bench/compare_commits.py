@@ -6,7 +6,7 @@
 `make bench-compare BASE=COMMIT` runs it. BASE_COMMIT is checked out and built under CACHE/bench-compare, once. Then the two
 programs take turns (A B, B A, A B, ...), so that drift of the machine's speed reaches both, and each pair gives one ratio: the base's
 time divided by ours, so that 1.05 is 5 % faster and 0.97 is 3 % slower. Quoted is the median ratio with a distribution-free
-interval: the second smallest to the second largest ratio, which holds the true median with a probability of 87.5 % for seven pairs.
+interval that holds the true median with a probability of 87.5 %: for seven pairs, the second smallest to the second largest ratio.
 
 A row passes where the interval lies at or above 0.97 as a whole, fails where the median is below, and is `open` in between: run it
 on a quieter machine, or with more pairs. Memory is compared without a tolerance: the tensors of a training step must be exactly
@@ -17,6 +17,7 @@ Exit status: 0 every row passes; 1 one does not; 2 something could not be run. N
 
 import argparse
 import json
+import math
 import os
 import platform
 import shutil
@@ -117,9 +118,21 @@ def pairs(base, ours, count, measure):
     return found
 
 
+def interval(ratios):
+    """The narrowest pair of order statistics that holds the true median with a probability of 87.5 %, or the whole range."""
+    count, outside, rank = len(ratios), 0.0, 0
+    while rank < (count - 1) // 2:
+        outside += 2 * math.comb(count, rank) / 2**count
+        if outside > 0.125:
+            break
+        rank += 1
+    rank = max(rank - 1, 0)
+    return ratios[rank], ratios[-1 - rank]
+
+
 def judge(ratios):
     ratios = sorted(ratios)
-    least, most = (ratios[1], ratios[-2]) if len(ratios) >= 5 else (ratios[0], ratios[-1])
+    least, most = interval(ratios)
     median = statistics.median(ratios)
     verdict = "passes" if least >= LEAST_RATIO else "open" if median >= LEAST_RATIO else "FAILS"
     return median, least, most, verdict
