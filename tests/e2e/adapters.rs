@@ -14,7 +14,7 @@ fn house() -> House {
     let text: String = (0..60).map(|line| format!("{line} men went to mow, went to mow a meadow.\n")).collect();
     fs::write(house.path("text.txt"), text).unwrap();
     train(&house, "run", &[]);
-    assert_eq!(names(&house.path("run")), ["adapter"]);
+    assert_eq!(names(&house.path("run")), ["adapter", "checkpoint-12"]);
     house
 }
 

@@ -49,7 +49,7 @@ fn a_recipe_does_what_surgery_and_train_do_with_its_options() {
     let house = house(&[("recipe.yaml", RECIPE)]);
     let base = Base::guard(house.path("model"));
     house.run(&["run", "recipe.yaml"]).ok();
-    assert_eq!(names(&house.path("out")), ["adapter", "metrics.jsonl", "patched"]);
+    assert_eq!(names(&house.path("out")), ["adapter", "checkpoint-4", "metrics.jsonl", "patched"]);
 
     house.run(&["surgery", "-p", "delhi:mode=4bit,group=32", "model", "-o", "by-hand"]).ok();
     let args = ["train", "by-hand", "--data", "text.txt", "--block-size", "48", "--max-steps", "4"];
@@ -137,7 +137,7 @@ fn what_is_typed_takes_the_place_of_what_the_recipe_says() {
     let args = ["run", "recipe.yaml", "--model", "other", "-o", "elsewhere", "--max-steps", "3", "--report-to", "all"];
     let report = house.json(&args);
     assert_eq!(report["steps"], 3);
-    assert_eq!(names(&house.path("elsewhere")), ["adapter", "metrics.jsonl", "patched", "runs"]);
+    assert_eq!(names(&house.path("elsewhere")), ["adapter", "checkpoint-3", "metrics.jsonl", "patched", "runs"]);
     assert!(!house.path("out").exists());
     let config = fs::read_to_string(house.path("elsewhere/patched/config.json")).unwrap();
     assert!(config.contains("qwen2"), "{config}");
@@ -379,7 +379,7 @@ fn an_earlier_run_is_refused_before_surgery_and_replaced_by_force() {
 
     fs::write(house.path("out/notes.txt"), "mine").unwrap();
     house.run(&["run", "other.yaml", "--force", "--max-steps", "1"]).ok();
-    assert_eq!(names(&house.path("out")), ["adapter", "metrics.jsonl", "notes.txt", "patched"]);
+    assert_eq!(names(&house.path("out")), ["adapter", "checkpoint-1", "metrics.jsonl", "notes.txt", "patched"]);
     assert!(fs::read_to_string(house.path("out/patched/unswag.yaml")).unwrap().contains("mode: 8bit"));
     // One line: the first run's are gone.
     assert_eq!(fs::read_to_string(house.path("out/metrics.jsonl")).unwrap().lines().count(), 1);

@@ -19,7 +19,8 @@ const RESUME: [&str; 2] = ["--resume-from-checkpoint", "auto"];
 #[test]
 fn a_run_is_extended_and_other_settings_are_listed_and_allowed_by_name() {
     let house = house();
-    let short = ["--max-steps", "4", "--save-steps", "2"];
+    // Fewer steps than lie between two checkpoints by default.
+    let short = ["--max-steps", "4"];
     let constant = ["--lr-scheduler-type", "constant"];
     house.run(&train("run", &[&short[..], &constant].concat())).ok();
     let longer = ["--max-steps", "7", "--save-steps", "2"];
@@ -53,8 +54,13 @@ fn a_run_is_extended_and_other_settings_are_listed_and_allowed_by_name() {
 
     // Fewer steps than were taken, and a setting that decides which tensors there are.
     let resume = |more: &[&str]| house.run(&train("run", &[more, &constant, &RESUME].concat())).code(2).to_owned();
-    assert!(resume(&["--max-steps", "5"]).contains("expected at least 6"));
+    assert!(resume(&["--max-steps", "5"]).contains("expected at least 7"));
     assert!(resume(&["--max-steps", "8", "--use-dora"]).contains("use_dora cannot change within a run"));
+
+    // Going back in the same folder would mix two runs' checkpoints.
+    let back = ["--max-steps", "8", "--resume-from-checkpoint", "run/checkpoint-4"];
+    let said = house.run(&train("run", &[&back[..], &constant].concat())).code(2).to_owned();
+    assert!(said.contains("run/checkpoint-4: later checkpoints are beside it, up to checkpoint-7"), "{said}");
 
     // Other data is another run, unless it is asked for.
     fs::write(house.path("other.txt"), "A rose by any other name would smell as sweet.\n".repeat(60)).unwrap();

@@ -99,10 +99,10 @@ fn a_killed_run_leaves_a_readable_file_and_goes_on_in_another() {
 fn figures_go_where_they_were_asked_for_and_nowhere_else() {
     let house = house();
     for (report_to, expected) in [
-        ("none", &["adapter"][..]),
-        ("jsonl", &["adapter", "metrics.jsonl"]),
-        ("tensorboard", &["adapter", "runs"]),
-        ("all", &["adapter", "metrics.jsonl", "runs"]),
+        ("none", &["adapter", "checkpoint-1"][..]),
+        ("jsonl", &["adapter", "checkpoint-1", "metrics.jsonl"]),
+        ("tensorboard", &["adapter", "checkpoint-1", "runs"]),
+        ("all", &["adapter", "checkpoint-1", "metrics.jsonl", "runs"]),
     ] {
         house.run(&train(report_to, &["--max-steps", "1", "--report-to", report_to])).ok();
         assert_eq!(names(&house.path(report_to)), expected, "--report-to {report_to}");

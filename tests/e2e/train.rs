@@ -62,7 +62,7 @@ fn the_loss_falls_and_the_adapter_is_written() {
         |lines: &[Value]| lines.iter().map(|line| line["loss"].as_f64().unwrap()).sum::<f64>() / lines.len() as f64;
     assert!(mean(&lines[25..]) < 0.8 * mean(&lines[..5]), "{} to {}", mean(&lines[..5]), mean(&lines[25..]));
     assert_eq!(report["steps"], 30);
-    assert_eq!(names(&house.path("run")), ["adapter", "metrics.jsonl"]);
+    assert_eq!(names(&house.path("run")), ["adapter", "checkpoint-30", "metrics.jsonl"]);
     assert_eq!(names(&house.path("run/adapter")), ["adapter_config.json", "adapter_model.safetensors"]);
 }
 

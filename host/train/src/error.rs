@@ -70,6 +70,12 @@ pub enum TrainError {
     )]
     NothingToGoOnFrom { path: PathBuf, found: String },
     #[error(
+        "{}: later checkpoints are beside it, up to {last}, and this run would be mixed with theirs; remove them, or give another folder \
+         and keep both",
+        path.display()
+    )]
+    LaterCheckpoints { path: PathBuf, last: String },
+    #[error(
         "only adapters were trained, and the model's own weights are as they were; write the adapters with save_adapter"
     )]
     OnlyAdapters,

@@ -52,14 +52,16 @@ fn file_name(path: &Path) -> String {
 /// the warnings.
 ///
 /// # Errors
-/// The checkpoint asked for is not complete, or none is and a result or a damaged one is there.
+/// The checkpoint asked for is not complete or has later ones beside it, or none is complete and a result or a damaged one is there.
 pub(crate) fn find_checkpoint(
     from: &Resume,
     folder: &Path,
     warnings: &mut Vec<TrainError>,
 ) -> Result<Option<(PathBuf, TrainerState)>, TrainError> {
     if let Resume::From(path) = from {
-        return Ok(Some((path.clone(), checkpoint::open(path)?)));
+        let state = checkpoint::open(path)?;
+        refuse_later(path, state.progress.step, folder)?;
+        return Ok(Some((path.clone(), state)));
     }
     let list = checkpoint::list(folder);
     for (_, path) in list.iter().rev() {
@@ -73,6 +75,15 @@ pub(crate) fn find_checkpoint(
     match list.into_iter().next_back().map(|(_, path)| path).or_else(|| finished(folder)) {
         Some(found) => Err(TrainError::NothingToGoOnFrom { path: folder.to_owned(), found: file_name(&found) }),
         None => Ok(None),
+    }
+}
+
+/// Refuses to go back to a checkpoint of this folder while later ones are there: `auto` would take those of two runs for one's.
+fn refuse_later(path: &Path, step: u64, folder: &Path) -> Result<(), TrainError> {
+    let last = checkpoint::list(folder).pop().filter(|(last, _)| *last > step && is_same(path.parent(), folder));
+    match last {
+        Some((_, last)) => Err(TrainError::LaterCheckpoints { path: path.to_owned(), last: file_name(&last) }),
+        None => Ok(()),
     }
 }
 
@@ -245,7 +256,7 @@ impl PlannedRun<'_> {
             true => full::model_bytes(output.base),
             false => self.model.trainable_parameters(tuning)?.saturating_mul(4),
         };
-        let steps = schedule.total_steps.saturating_sub(first_step);
+        let steps = first_step..schedule.total_steps;
         let needed = space::Needed {
             run_bytes: space::run_bytes(checkpoint_bytes, steps, self.arguments, finished_bytes),
             freed_bytes: if earlier == Earlier::Remove { output.freed_bytes()? } else { 0 },

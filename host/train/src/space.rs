@@ -1,17 +1,29 @@
 //! Whether there is room on the disk for all that a run will write: asked before its first step, not met after hours.
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use unswag_checkpoint::{Disk, human_bytes};
 
 use crate::{TrainError, TrainingArguments, folder::is_one_disk};
 
 /// The most that the checkpoints of a run's remaining steps and its result take at once.
-pub(crate) fn run_bytes(checkpoint_bytes: u64, steps: u64, arguments: &TrainingArguments, finished_bytes: u64) -> u64 {
-    // One is written before the oldest goes; without an interval there is one where the run is stopped.
-    let written = steps.checked_div(arguments.save_steps).unwrap_or(0).max(1);
+pub(crate) fn run_bytes(
+    checkpoint_bytes: u64,
+    steps: Range<u64>,
+    arguments: &TrainingArguments,
+    finished_bytes: u64,
+) -> u64 {
+    let through = |step: u64| step.checked_div(arguments.save_steps);
+    let written = match (through(steps.start), through(steps.end)) {
+        (Some(before), Some(after)) => {
+            after.saturating_sub(before) + u64::from(!steps.end.is_multiple_of(arguments.save_steps))
+        }
+        // Without an interval there is one where the run is stopped.
+        _ => 1,
+    };
+    // One is written before the oldest goes.
     let count = arguments.save_total_limit.map_or(written, |limit| written.min(limit.saturating_add(1)));
-    checkpoint_bytes.saturating_mul(count).saturating_add(finished_bytes)
+    checkpoint_bytes.saturating_mul(count.max(1)).saturating_add(finished_bytes)
 }
 
 /// What a run takes on the disk.

@@ -130,7 +130,6 @@ impl UnswagTrainer {
         let model = self.trainer.model();
         let checkpoint_bytes = checkpoint::checkpoint_bytes(&self.trainer);
         let first_step = self.trainer.progress().step;
-        let steps = self.schedule.total_steps.saturating_sub(first_step);
         let finished_bytes = match model.lora() {
             Some(_) => checkpoint_bytes,
             None => full::model_bytes(model.checkpoint()),
@@ -142,7 +141,12 @@ impl UnswagTrainer {
             rows_per_epoch: self.rows_per_epoch,
             checkpoint_bytes,
             planned_peak_bytes: self.trainer.planned_peak_bytes(),
-            disk_bytes: space::run_bytes(checkpoint_bytes, steps, arguments, finished_bytes),
+            disk_bytes: space::run_bytes(
+                checkpoint_bytes,
+                first_step..self.schedule.total_steps,
+                arguments,
+                finished_bytes,
+            ),
             paged_bytes: match &self.trainer.states {
                 States::Paged(paged) => paged.file_bytes(),
                 States::Resident(_) => 0,
@@ -391,6 +395,10 @@ impl UnswagTrainer {
                 what: last_fault.unwrap_or_else(|| "the loss or a gradient".to_owned()),
                 why: self.trainer.model().why_not_finite(),
             });
+        }
+        // As transformers does: a finished run can be extended.
+        if self.trainer.arguments().save_steps > 0 {
+            self.save(observer)?;
         }
         if self.trainer.arguments().load_best_model_at_end
             && let Some(best) = self.best.filter(|best| best.step != progress.step)

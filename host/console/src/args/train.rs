@@ -309,7 +309,7 @@ pub struct Optimizer {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Checkpoints and logs")]
 pub struct Saving {
-    /// Write a checkpoint every N steps; 0 writes one on Ctrl-C only.
+    /// Write a checkpoint every N steps and after the last; 0 writes one on Ctrl-C only.
     #[arg(long, value_name = "N", default_value_t = 500)]
     pub save_steps: u64,
     /// Keep only the newest N checkpoints; without this option, all.
