@@ -31,6 +31,7 @@ mod jinja;
 mod limits;
 mod loader;
 mod message;
+mod newlines;
 mod options;
 mod pack;
 mod preview;

@@ -12,6 +12,7 @@
 
 use crate::{
     error::Error,
+    newlines::Newlines,
     tokenizer::{Token, Tokenizer},
 };
 
@@ -20,6 +21,9 @@ const AGREEING_BYTES: u64 = 512;
 
 /// A text that is read by position.
 pub(crate) trait TextSource {
+    /// Whether its line ends are read as Python reads a text file's; see [`Newlines`].
+    const IS_TEXT_FILE: bool;
+
     fn len_bytes(&self) -> u64;
 
     /// The text from `start`, at most `most_bytes`, ending at a whole character.
@@ -127,10 +131,12 @@ impl Window {
         overlap_bytes: usize,
     ) -> Result<Self, Error> {
         let text = source.read(start, window_bytes)?;
-        let mut tokens = tokenizer.encode_with_bytes(&text).map_err(|error| source.locate(start, error))?;
+        let encode = |text: &str| tokenizer.encode_with_bytes(text).map_err(|error| source.locate(start, error));
+        let lines = (S::IS_TEXT_FILE && text.contains('\r')).then(|| Newlines::of(&text));
+        let mut tokens = encode(lines.as_ref().map_or(&text, |lines| &lines.text))?;
         for token in &mut tokens {
-            token.start += start;
-            token.end += start;
+            let original = |at| start + lines.as_ref().map_or(at, |lines| lines.original(at));
+            (token.start, token.end) = (original(token.start), original(token.end));
         }
         let end = start + text.len() as u64;
         let overlap_start = text.floor_char_boundary(text.len().saturating_sub(overlap_bytes));

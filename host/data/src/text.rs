@@ -25,6 +25,8 @@ pub(crate) struct FileText {
 }
 
 impl TextSource for FileText {
+    const IS_TEXT_FILE: bool = true;
+
     fn len_bytes(&self) -> u64 {
         self.end - self.start
     }
@@ -73,6 +75,8 @@ pub(crate) struct MemoryText {
 }
 
 impl TextSource for MemoryText {
+    const IS_TEXT_FILE: bool = false;
+
     fn len_bytes(&self) -> u64 {
         self.text.len() as u64
     }

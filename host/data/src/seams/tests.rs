@@ -5,7 +5,10 @@ use std::{fs, sync::Arc};
 use unswag_tests::cached;
 
 use super::*;
-use crate::{error::Place, text::MemoryText};
+use crate::{
+    error::Place,
+    text::{FileText, MemoryText},
+};
 
 fn smollm2() -> Tokenizer {
     Tokenizer::load(&unswag_tests::smollm2()).unwrap()
@@ -183,5 +186,27 @@ fn every_position_resumes_the_same_tokens() {
             }
         }
         stream.next(&tokenizer).unwrap();
+    }
+}
+
+#[test]
+fn a_text_file_with_line_ends_of_windows_has_the_tokens_that_python_gives_it() {
+    let (tokenizer, text) = (smollm2(), play("macbeth"));
+    let folder = tempfile::TempDir::new().unwrap();
+    for (name, line_end) in [("windows", "\r\n"), ("old_mac", "\r")] {
+        let path = folder.path().join(name);
+        let written = text.replace('\n', line_end);
+        fs::write(&path, &written).unwrap();
+        let file = Arc::new(fs::File::open(&path).unwrap());
+        for window in [1501, 4096, 64 << 10] {
+            let source = FileText { file: file.clone(), path: path.clone(), start: 0, end: written.len() as u64 };
+            let limits = limits(window, (window / 2).min(1400));
+            let mut stream = SeamTokens::new(source, &tokenizer, limits, TextPosition::default()).unwrap();
+            let tokens: Vec<Token> = std::iter::from_fn(|| stream.next(&tokenizer).unwrap()).collect();
+            let ids = |tokens: &[Token]| tokens.iter().map(|token| token.id).collect::<Vec<_>>();
+            assert_eq!(ids(&tokens), ids(&tokenizer.encode_with_bytes(&text).unwrap()), "{name}, {window}");
+            assert_eq!(stream.forced_seams(), 0);
+            assert_eq!(tokens.last().unwrap().end, written.len() as u64);
+        }
     }
 }
