@@ -184,6 +184,11 @@ impl Columns {
         if any(MESSAGES) {
             return Ok(RowFormat::Chat);
         }
+        if any(&["chosen"]) && any(&["rejected"]) {
+            return Err("a chosen and a rejected answer are preference data (DPO), which unswag does not train on: to learn the chosen \
+                        answers, give --completion-column chosen, or --chat --messages-column chosen where they are messages"
+                .to_owned());
+        }
         Err("no column has a name that is known: name the columns with --text-column for text, --prompt-column and --completion-column for prompts and completions, or --chat --messages-column for conversations".to_owned())
     }
 }

@@ -28,7 +28,7 @@ pub(crate) fn parse(row: &str) -> Result<Conversation, RowFault> {
     let object = match serde_json::from_str(row) {
         Ok(Doc::Object(object)) => object,
         Ok(other) => return Err(RowFault::NotAnObject { found: other.kind() }),
-        Err(error) => return Err(RowFault::Json { message: error.to_string() }),
+        Err(error) => return Err(RowFault::json(&error)),
     };
     of_object(object)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     columns::{Columns, Shape},
-    error::Error,
+    error::{Error, RowFault},
     files::{self, DataFile, Format},
     record,
     source::{self, RowMark},
@@ -178,6 +178,9 @@ fn look(file: &DataFile, columns: &Columns, is_chat: bool) -> Result<Option<RowR
                 Ok(shape) => return Ok(read(shape, has, false)),
                 Err(why) => unknown(why, has),
             },
+            Err(RowFault::Json { .. }) if file.format == Format::Text => {
+                Error::Row { place: row.place, fault: RowFault::NotRows }
+            }
             Err(fault) => Error::Row { place: row.place, fault },
         };
         first_fault.get_or_insert(fault);

@@ -89,6 +89,10 @@ pub enum RowFault {
     TooLongRow { limit_bytes: usize },
     #[error("not valid JSON: {message}; expected one object a line, or one list of objects")]
     Json { message: String },
+    #[error(
+        "expected a JSON object on each line, which --chat renders as a conversation; leave out --chat to train on the file as text"
+    )]
+    NotRows,
     #[error("not valid CSV: {message}")]
     Delimited { message: String },
     #[error("field {field:?}: not UTF-8; write the column as text")]
@@ -125,6 +129,19 @@ pub enum RowFault {
         "{tokens} tokens, more than the {limit} of a block; raise --block-size, or give --overlong truncate or skip"
     )]
     TooLong { tokens: usize, limit: usize },
+}
+
+impl RowFault {
+    /// What the parser found in a row. It counts lines from the row's first one, which the place of the row says.
+    pub(crate) fn json(error: &serde_json::Error) -> Self {
+        let said = error.to_string();
+        let what = said.split(" at line ").next().unwrap_or(&said);
+        let message = match (error.line(), error.column()) {
+            (1, column @ 1..) => format!("{what} at column {column}"),
+            _ => what.to_owned(),
+        };
+        RowFault::Json { message }
+    }
 }
 
 /// Names shown in a message before it cuts.

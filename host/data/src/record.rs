@@ -13,7 +13,7 @@ pub(crate) fn parse(row: &str) -> Result<Fields, RowFault> {
     match serde_json::from_str(row) {
         Ok(Doc::Object(fields)) => Ok(fields),
         Ok(other) => Err(RowFault::NotAnObject { found: other.kind() }),
-        Err(error) => Err(RowFault::Json { message: error.to_string() }),
+        Err(error) => Err(RowFault::json(&error)),
     }
 }
 

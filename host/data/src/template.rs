@@ -157,8 +157,7 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         extra: &Map<String, Json>,
     ) -> Result<String, RowFault> {
-        let messages: Vec<Value> =
-            serde_json::from_str(messages).map_err(|error| RowFault::Json { message: error.to_string() })?;
+        let messages: Vec<Value> = serde_json::from_str(messages).map_err(|error| RowFault::json(&error))?;
         Ok(self.render_values(&messages, add_generation_prompt, &variables(extra)?)?.text)
     }
 
