@@ -6,7 +6,7 @@ use std::{
 };
 
 use unswag_abi::doc::{Dtype, Graph};
-use unswag_checkpoint::{Checkpoint, parse_header, regular_file};
+use unswag_checkpoint::{Checkpoint, next_step_without, parse_header, regular_file};
 
 use crate::{
     AdapterError,
@@ -25,6 +25,24 @@ pub const BASE_QUANTIZATION: &str = "base_quantization";
 /// Bytes of a README that are searched for what PEFT says of the base.
 const MOST_README_BYTES: u64 = 1 << 20;
 
+/// What to do where a path is no adapter's folder.
+fn next_step(path: &Path) -> String {
+    let adapter = path.join("adapter");
+    if adapter.join(CONFIG).exists() {
+        return format!("give {}", adapter.display());
+    }
+    if path.is_file() {
+        return "give the folder that the file is in".to_owned();
+    }
+    if !path.exists() {
+        return next_step_without(path);
+    }
+    match path.join("config.json").exists() {
+        true => "it has config.json, as a complete model: give it as the model, without --adapter".to_owned(),
+        false => "give the folder that training or PEFT's save_pretrained wrote".to_owned(),
+    }
+}
+
 /// An adapter's folder, checked within itself and against the model's graph.
 #[derive(Debug)]
 pub struct AdapterSpec {
@@ -42,6 +60,9 @@ impl AdapterSpec {
     /// A file is missing or unsound; a kind of adapter or a setting that is not understood; a tensor without its other half, or
     /// without a module of the model; settings that select other modules than the file has tensors for.
     pub fn open(path: &Path, graph: &Graph, base: &Checkpoint) -> Result<Self, AdapterError> {
+        if !path.join(CONFIG).exists() {
+            return Err(AdapterError::NoAdapter { path: path.to_owned(), next: next_step(path) });
+        }
         let config = Config::read(&path.join(CONFIG))?;
         let weights = Checkpoint::open(path.join(WEIGHTS))?;
         let file = path.join(WEIGHTS);

@@ -9,6 +9,8 @@ pub enum AdapterError {
     Checkpoint(#[from] unswag_checkpoint::Error),
     #[error(transparent)]
     Write(#[from] WriteError),
+    #[error("{}: expected an adapter's folder, with adapter_config.json in it; {next}", path.display())]
+    NoAdapter { path: PathBuf, next: String },
     #[error("{}: cannot read it", path.display())]
     Io { path: PathBuf, source: std::io::Error },
     #[error("{}: {what}: expected {expected}, got {got}", path.display())]

@@ -1,7 +1,10 @@
 //! What can be wrong with a checkpoint that is read: each error names the file, what was found, what was expected, and
 //! what to do next. I/O errors carry the system's reason as their source.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     foreign::Foreign,
@@ -14,7 +17,7 @@ use crate::{
 pub enum Error {
     #[error("{}: cannot {action}", path.display())]
     Io { path: PathBuf, action: &'static str, source: io::Error },
-    #[error("{}: no such file or folder; check the path", path.display())]
+    #[error("{}: no such file or folder; {}", path.display(), next_step_without(path))]
     Missing { path: PathBuf },
     #[error("{}: expected a file or a folder, found a {found}", path.display())]
     NotAFile { path: PathBuf, found: &'static str },
@@ -78,12 +81,28 @@ pub enum IndexFault {
     Duplicate { tensor: Quoted, first: Quoted, second: Quoted },
 }
 
+/// What to do where there is no file or folder at `path`: it may be the id of a model on the Hugging Face Hub.
+pub fn next_step_without(path: &Path) -> String {
+    let is_part = |part: &str| part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    let parts: Option<Vec<&str>> = path.components().map(|part| part.as_os_str().to_str()).collect();
+    match parts.as_deref() {
+        Some(&[owner, name])
+            if is_part(owner) && is_part(name) && owner != "." && owner != ".." && !Path::new(owner).exists() =>
+        {
+            format!(
+                "check the path; a model of the Hugging Face Hub is downloaded first: hf download {owner}/{name} --local-dir {name}"
+            )
+        }
+        _ => "check the path".to_owned(),
+    }
+}
+
 fn did_you_mean(near: &Option<String>) -> String {
     near.as_ref().map(|name| format!("; did you mean {}?", Quoted::new(name))).unwrap_or_default()
 }
 
 impl Error {
-    /// An I/O error at `path`, with "not found" told apart.
+    /// An I/O error at `path`; [`Error::Missing`] where nothing is there.
     pub(crate) fn io(path: impl Into<PathBuf>, action: &'static str, source: io::Error) -> Self {
         let path = path.into();
         if source.kind() == io::ErrorKind::NotFound {

@@ -32,7 +32,7 @@ mod writer;
 
 pub use checkpoint::{Checkpoint, OWN_MODEL_TYPE, WeightFile};
 pub use disk::{Disk, RealDisk};
-pub use error::{Error, IndexFault};
+pub use error::{Error, IndexFault, next_step_without};
 pub use foreign::{Foreign, identify};
 pub use hash::{Hash, Progress, hash_file, silent};
 pub use header::{Header, HeaderError, TensorFault, check_name, header_length, parse_header};
