@@ -5,7 +5,7 @@
 use std::{env, ffi::OsString};
 
 use clap::{
-    Parser,
+    Command, CommandFactory as _, FromArgMatches as _,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
@@ -45,6 +45,10 @@ const FOREIGN: &[(&[&str], &str)] = &[
         &["adapter-name-or-path", "lora-model-dir", "resume-adapter"],
         "--adapter DIR starts from the weights of an adapter",
     ),
+    (
+        &["train-on-inputs", "train-on-prompt", "completion-only-loss", "assistant-only-loss"],
+        "the loss is taken on the completion or the assistant's turns; to learn prompts too, write both into one text column",
+    ),
     (&["template", "chat-template"], "--chat uses the chat template in the model's folder"),
     (&["gpus", "num-processes", "nproc-per-node"], "training runs in one process; --device names the device"),
 ];
@@ -72,29 +76,58 @@ fn dashed(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString
 
 /// Reads the command line; ends the program where clap would, with the advice where an option is another tool's.
 pub fn parse() -> Cli {
-    Cli::try_parse_from(command_line()).unwrap_or_else(|error| {
+    read(command_line()).unwrap_or_else(|error| {
         // clap shows arguments as they are, and a shell's pattern fills in names of files. So what is wrong is said of escaped ones.
-        let shown = command_line().map(|argument| term::value(argument.to_string_lossy()));
-        advised(Cli::try_parse_from(shown).err().unwrap_or(error)).exit()
+        let shown = command_line().map(|argument| term::value(argument.to_string_lossy()).into());
+        let error = advised(read(shown).err().unwrap_or(error));
+        if error.exit_code() != 0 && command_line().take_while(|arg| arg != "--").any(|arg| arg == "--json") {
+            let _ = term::print(&format!("{}\n", serde_json::json!({ "error": first_line(&error) })));
+        }
+        error.exit()
     })
 }
 
+/// A negative number is a value, so that an option says what it expects instead.
+fn read(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let mut matches = with_negative_numbers(Cli::command()).try_get_matches_from(args)?;
+    Cli::from_arg_matches_mut(&mut matches)
+}
+
+fn with_negative_numbers(command: Command) -> Command {
+    let names: Vec<String> = command.get_subcommands().map(|inner| inner.get_name().to_owned()).collect();
+    let command = command.mut_args(|arg| match arg.is_positional() {
+        true => arg,
+        false => arg.allow_negative_numbers(true),
+    });
+    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, with_negative_numbers))
+}
+
+/// What is wrong, without the tips and the usage that clap writes for people.
+fn first_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
+}
+
 fn advised(mut error: clap::Error) -> clap::Error {
-    let advice = match (error.kind(), error.get(ContextKind::InvalidArg)) {
-        (ErrorKind::UnknownArgument, Some(ContextValue::String(arg))) => advice(arg.split('=').next().unwrap_or(arg)),
-        _ => None,
+    let unknown = match (error.kind(), error.get(ContextKind::InvalidArg)) {
+        (ErrorKind::UnknownArgument, Some(ContextValue::String(arg))) => arg.clone(),
+        _ => return error,
     };
-    if let Some(advice) = advice {
+    if let Some(advice) = advice(unknown.split('=').next().unwrap_or(&unknown)) {
         // The nearest of our own names would mislead.
         error.remove(ContextKind::SuggestedArg);
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![advice.into()]));
+    } else if unknown.starts_with("--") {
+        // clap would say how to pass it as a value, which nobody means by an option's name.
+        error.remove(ContextKind::Suggested);
     }
     error
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::{Args, Command, CommandFactory};
+    use clap::{Args, Parser as _};
 
     use super::*;
     use crate::args::{Eval, Plan, Train};
@@ -143,6 +176,19 @@ mod tests {
         }
         // A misspelt name of ours still gets the nearest one.
         assert!(read(&["--learnin-rate=1"]).expect_err("misspelt").contains("--learning-rate"));
+    }
+
+    #[test]
+    fn a_negative_number_is_a_value_and_an_unknown_option_is_none() {
+        let read = |args: &[&str]| {
+            let args = ["unswag", "train", "m", "--data", "f", "-o", "o"].iter().chain(args);
+            read(args.map(OsString::from)).map_err(|error| advised(error).to_string())
+        };
+        assert!(read(&["--warmup-ratio", "-0.5", "--learning-rate", "-0.001"]).is_ok());
+        let said = read(&["--max-steps", "-1"]).expect_err("no such number of steps");
+        assert!(said.starts_with("error: invalid value '-1' for '--max-steps"), "{said}");
+        let said = read(&["--no-such-option=1"]).expect_err("no such option");
+        assert!(said.contains("unexpected argument '--no-such-option'") && !said.contains("as a value"), "{said}");
     }
 
     #[test]
