@@ -301,7 +301,7 @@ pub fn dry_run(args: &Train, model: &UnswagModel, output: &Output) -> Result<Don
     term::print(&format!(
         "would train {} parameters in {dtype}, {}\n\
          an epoch: {} rows, {} tokens, {} of them supervised; the longest row has {}\n\
-         a step of {} x {} tokens: at most {}, including the optimizer's state, operations' workspace and libtorch's own\n{beyond}",
+         a step of {} x {} tokens: about {}, including the optimizer's state, operations' workspace and libtorch's own\n{beyond}",
         term::count(trainable),
         term::counted(steps, "step"),
         term::thousands(size.rows),
@@ -349,6 +349,9 @@ fn print(report: &RunReport, output: &Output) -> Result<(), Box<dyn Error>> {
 
 /// The losses, each by its name, and what a step took.
 fn figures(report: &RunReport) -> String {
+    if report.tokens == 0 && report.resumed.is_some() && !report.stopped {
+        return format!("{} were done before, and none was left\n", term::counted(report.steps, "step"));
+    }
     let named = |name: &str, loss: Option<f64>| loss.map(|loss| format!("{name} {loss:.4}"));
     let best = report.best_eval_loss.zip(report.best_step);
     let best = best.map(|(loss, step)| format!("lowest {loss:.4} after step {step}"));
