@@ -5,14 +5,18 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Read},
+    io::{self, Read as _, Write as _},
     os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
+
+use memmap2::Mmap;
 
 use crate::{
     digest::Sha256,
     elf::{self, NotAPlugin},
+    memfd::{MemoryFile, SealError, SealedLibrary},
 };
 
 /// The largest plugin that is read. A plugin with all its device code as text has a few megabytes.
@@ -25,8 +29,16 @@ const HEAD_BYTES: u64 = 16 << 20;
 #[derive(Clone)]
 pub struct PluginFile {
     path: PathBuf,
-    bytes: Vec<u8>,
+    memory: Arc<Memory>,
     sha256: Sha256,
+}
+
+/// Where the bytes are.
+enum Memory {
+    /// In a file that this process, or a child of it, can open as a library: they are copied once.
+    Sealed { library: SealedLibrary, bytes: Mmap },
+    /// Where this system has no such files: they can be looked at, and not run.
+    Plain(Vec<u8>),
 }
 
 /// Why a file could not be read as a plugin.
@@ -71,9 +83,12 @@ impl PluginFile {
             };
             return Err(FileError::NotAFile { path, found });
         }
-        let bytes = read_plugin(file, metadata.len(), &path)?;
-        let sha256 = Sha256::of(&bytes);
-        Ok(Self { path, bytes, sha256 })
+        let memory = match MemoryFile::create() {
+            Ok(into) => copy_plugin(&file, metadata.len(), into, &path)?,
+            Err(_) => Memory::Plain(read_plugin(&file, metadata.len(), &path)?),
+        };
+        let sha256 = Sha256::of(memory.bytes());
+        Ok(Self { path, memory: Arc::new(memory), sha256 })
     }
 
     /// Where it was read from, with links resolved.
@@ -82,41 +97,86 @@ impl PluginFile {
     }
 
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        self.memory.bytes()
     }
 
     pub fn sha256(&self) -> Sha256 {
         self.sha256
     }
+
+    /// The bytes as a file that can be opened as a library.
+    pub(crate) fn sealed(&self) -> Result<SealedLibrary, SealError> {
+        match self.memory.as_ref() {
+            Memory::Sealed { library, .. } => Ok(library.try_clone()?),
+            Memory::Plain(bytes) => SealedLibrary::new(bytes),
+        }
+    }
 }
 
-fn read_plugin(file: File, file_bytes: u64, path: &Path) -> Result<Vec<u8>, FileError> {
-    let not_a_plugin = |reason| FileError::NotAPlugin { path: path.to_owned(), reason };
+impl Memory {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Memory::Sealed { bytes, .. } => bytes,
+            Memory::Plain(bytes) => bytes,
+        }
+    }
+}
+
+fn copy_plugin(file: &File, file_bytes: u64, mut into: MemoryFile, path: &Path) -> Result<Memory, FileError> {
+    let io_error = |source| FileError::Io { path: path.to_owned(), source };
+    let mut head = Vec::new();
+    if file_bytes > HEAD_BYTES {
+        file.take(HEAD_BYTES).read_to_end(&mut head).map_err(io_error)?;
+        check_head(&head, file_bytes, path)?;
+        into.file().write_all(&head).map_err(io_error)?;
+    }
+    // The kernel copies from one file to the other: no byte passes through this process's memory.
+    let rest = io::copy(&mut file.take(MAX_PLUGIN_BYTES + 1 - head.len() as u64), into.file()).map_err(io_error)?;
+    check_size(head.len() as u64 + rest, path)?;
+    let library = into.seal().map_err(io_error)?;
+    let bytes = library.map().map_err(io_error)?;
+    check(&bytes, path)?;
+    Ok(Memory::Sealed { library, bytes })
+}
+
+fn read_plugin(file: &File, file_bytes: u64, path: &Path) -> Result<Vec<u8>, FileError> {
     let io_error = |source| FileError::Io { path: path.to_owned(), source };
     let mut bytes = Vec::new();
-    (&file).take(HEAD_BYTES).read_to_end(&mut bytes).map_err(io_error)?;
-    elf::check_identity(&bytes).map_err(not_a_plugin)?;
-    if file_bytes > MAX_PLUGIN_BYTES {
-        return Err(FileError::TooLarge { path: path.to_owned(), bytes: file_bytes });
-    }
+    file.take(HEAD_BYTES).read_to_end(&mut bytes).map_err(io_error)?;
+    check_head(&bytes, file_bytes, path)?;
     bytes
         .try_reserve_exact(usize::try_from(file_bytes).unwrap_or(0).saturating_sub(bytes.len()))
         .map_err(|error| io_error(io::Error::new(io::ErrorKind::OutOfMemory, error)))?;
-    // One byte more than allowed, so that a file that grows while it is read is noticed.
-    let read_bytes = bytes.len() as u64;
-    (&file).take(MAX_PLUGIN_BYTES + 1 - read_bytes).read_to_end(&mut bytes).map_err(io_error)?;
-    if bytes.len() as u64 > MAX_PLUGIN_BYTES {
-        return Err(FileError::TooLarge { path: path.to_owned(), bytes: bytes.len() as u64 });
-    }
-    elf::check_plugin_library(&bytes).map_err(not_a_plugin)?;
+    let head_bytes = bytes.len() as u64;
+    file.take(MAX_PLUGIN_BYTES + 1 - head_bytes).read_to_end(&mut bytes).map_err(io_error)?;
+    check_size(bytes.len() as u64, path)?;
+    check(&bytes, path)?;
     Ok(bytes)
+}
+
+/// Before the rest of a large file is read.
+fn check_head(head: &[u8], file_bytes: u64, path: &Path) -> Result<(), FileError> {
+    elf::check_identity(head).map_err(|reason| FileError::NotAPlugin { path: path.to_owned(), reason })?;
+    check_size(file_bytes, path)
+}
+
+/// Of a file that grows while it is read, one byte more than allowed is read.
+fn check_size(bytes: u64, path: &Path) -> Result<(), FileError> {
+    match bytes > MAX_PLUGIN_BYTES {
+        true => Err(FileError::TooLarge { path: path.to_owned(), bytes }),
+        false => Ok(()),
+    }
+}
+
+fn check(bytes: &[u8], path: &Path) -> Result<(), FileError> {
+    elf::check_plugin_library(bytes).map_err(|reason| FileError::NotAPlugin { path: path.to_owned(), reason })
 }
 
 impl std::fmt::Debug for PluginFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PluginFile")
             .field("path", &self.path)
-            .field("bytes", &self.bytes.len())
+            .field("bytes", &self.bytes().len())
             .field("sha256", &self.sha256)
             .finish()
     }

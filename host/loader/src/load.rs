@@ -112,7 +112,7 @@ pub fn load(file: &PluginFile, consent: Consent<'_>) -> Result<Plugin, LoadError
     let plugin = match loaded.get(&file.sha256()) {
         Some(plugin) => plugin.clone(),
         None => {
-            let sealed = SealedLibrary::new(file.bytes()).map_err(|reason| LoadError::Seal { path: path(), reason })?;
+            let sealed = file.sealed().map_err(|reason| LoadError::Seal { path: path(), reason })?;
             let library = sealed.path();
             exit_guard::arm();
             let (raw, manifest) = open(sealed).map_err(|reason| LoadError::Open { path: path(), reason })?;

@@ -10,6 +10,7 @@ use std::{
     path::PathBuf,
 };
 
+use memmap2::{Mmap, MmapOptions};
 use rustix::{
     fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
     io::Errno,
@@ -33,11 +34,19 @@ pub enum SealError {
 
 impl SealedLibrary {
     pub fn new(bytes: &[u8]) -> Result<Self, SealError> {
-        let mut file = File::from(create()?);
-        file.write_all(bytes)?;
-        fcntl_add_seals(&file, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)
-            .map_err(io::Error::from)?;
-        Ok(Self(file))
+        let mut file = MemoryFile::create()?;
+        file.file().write_all(bytes)?;
+        Ok(file.seal()?)
+    }
+
+    /// Its bytes, in the pages that the library is loaded from.
+    pub fn map(&self) -> io::Result<Mmap> {
+        // SAFETY: a sealed file neither changes nor shrinks.
+        unsafe { MmapOptions::new().map_copy_read_only(&self.0) }
+    }
+
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self(self.0.try_clone()?))
     }
 
     /// The path under which this process can open it, as long as `self` lives.
@@ -52,6 +61,24 @@ impl SealedLibrary {
 
     pub fn into_fd(self) -> OwnedFd {
         self.0.into()
+    }
+}
+
+/// One that is written still.
+pub(crate) struct MemoryFile(File);
+
+impl MemoryFile {
+    pub fn create() -> Result<Self, SealError> {
+        Ok(Self(create()?.into()))
+    }
+
+    pub fn file(&mut self) -> &mut File {
+        &mut self.0
+    }
+
+    pub fn seal(self) -> io::Result<SealedLibrary> {
+        fcntl_add_seals(&self.0, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
+        Ok(SealedLibrary(self.0))
     }
 }
 

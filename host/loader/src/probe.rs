@@ -41,7 +41,7 @@ use self::report::Report;
 use crate::{
     file::PluginFile,
     manifest::{ManifestError, parse_manifest},
-    memfd::{SealError, SealedLibrary},
+    memfd::SealError,
     plain,
 };
 
@@ -192,7 +192,7 @@ fn error(path: &Path, failure: ProbeFailure, sandbox: Option<Sandbox>, output: O
 
 /// Starts the child: the library on standard input, the report on standard output, all that is printed on standard error.
 fn start(file: &PluginFile, options: &ProbeOptions) -> Result<Child, ProbeFailure> {
-    let sealed = SealedLibrary::new(file.bytes())?;
+    let sealed = file.sealed()?;
     let child = Command::new(&options.program)
         .arg(PROBE_COMMAND)
         .env_clear()

@@ -36,7 +36,7 @@ pub use self::{
 };
 use crate::{
     file::PluginFile,
-    memfd::{SealError, SealedLibrary},
+    memfd::SealError,
     plain,
     plugin::Plugin,
     probe::{Pipe, Sandbox, signal_name, system_call_name},
@@ -147,7 +147,7 @@ pub enum Library<'a> {
 impl Library<'_> {
     fn open(self) -> Result<OwnedFd, TrialError> {
         Ok(match self {
-            Library::File(file) => SealedLibrary::new(file.bytes())?.into_fd(),
+            Library::File(file) => file.sealed()?.into_fd(),
             Library::Loaded(plugin) => File::open(plugin.library_path())?.into(),
         })
     }
