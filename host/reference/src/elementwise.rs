@@ -18,18 +18,22 @@ fn relu(x: f32) -> f32 {
 fn activation(kind: &str, call: &Call<'_>) -> fn(f32) -> (f32, f32) {
     let is_tanh = call.attrs.get("approximate").and_then(serde_json::Value::as_str) == Some("tanh");
     match kind {
-        // The argument of the exponential may be rounded: a relative error that grows with |x|.
-        "silu" | "swiglu" => |x| (math::silu(x), math::silu(x) * (1.0 + x.abs())),
+        "silu" | "swiglu" => |x| grows_with_x(math::silu(x), x),
         // 1 + erf(x) cancels where x is negative: what is left is off by units of x.
         "gelu" | "geglu" if is_tanh => |x| (math::gelu_tanh(x), x),
         "gelu" | "geglu" => |x| (math::gelu(x), x),
         "tanh" => |x| (math::tanh(x), 1.0),
-        "sigmoid" => |x| (math::sigmoid(x), math::sigmoid(x) * (1.0 + x.abs())),
+        "sigmoid" => |x| grows_with_x(math::sigmoid(x), x),
         "relu" | "reglu" => |x| (relu(x), 0.0),
         "relu2" => |x| (relu(x) * relu(x), 0.0),
         // Dropout without training.
         _ => |x| (x, 0.0),
     }
+}
+
+/// The argument of the exponential may be rounded: a relative error that grows with |x|.
+fn grows_with_x(y: f32, x: f32) -> (f32, f32) {
+    (y, y * (1.0 + x.abs()))
 }
 
 pub(crate) fn unary(kind: &str, call: &Call<'_>) -> Vec<Element> {
