@@ -38,7 +38,7 @@ install: programs ## Install unswag, unswag-torch and the plugins under PREFIX (
 	ln -sfn ../lib/unswag/unswag $(PREFIX)/bin/unswag
 	@case ":$$PATH:" in *":$(PREFIX)/bin:"*) ;; *) echo "$(PREFIX)/bin is not on PATH: export PATH=\"$(PREFIX)/bin:\$$PATH\"";; esac
 
-demo: programs $(SMOLLM2)/model.safetensors ## Operate on SmolLM2-135M with the Delhi plugin, train the result, and let it speak
+demo: programs $(SMOLLM2)/model.safetensors ## Apply the Delhi plugin to SmolLM2-135M, train the result and generate text
 	scripts/fetch shakespeare
 	$(UNSWAG) surgery --plugin delhi $(SMOLLM2)/model.safetensors -o $(SMOLLM2)-delhi --force
 	$(UNSWAG) verify $(SMOLLM2)-delhi

@@ -1,3 +1,5 @@
+//! Fuzzes the parser of `unswag.lock`.
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| unswag_fuzz::lock(data));

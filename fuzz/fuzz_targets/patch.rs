@@ -1,3 +1,5 @@
+//! Fuzzes the parser of patch documents, and their application to a sample graph.
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| unswag_fuzz::patch(data));

@@ -36,11 +36,11 @@ fn edit(house: &House, name: &str, change: impl FnOnce(&mut Value)) {
 }
 
 #[test]
-fn rows_longer_than_the_table_of_positions_are_refused_by_every_command() {
+fn rows_longer_than_the_position_embedding_are_refused_by_every_command() {
     for family in [Family::Gpt2, Family::Opt] {
         let house = house(family);
         let data = ["model", "--data", "text.txt", "--block-size", "129"];
-        let table = ["129 tokens", "table of positions has 128 rows"];
+        let table = ["129 tokens", "position embedding has 128 rows"];
         for command in ["train", "eval", "preprocess"] {
             let output: &[&str] = if command == "train" { &["-o", "run", "--max-steps", "1"] } else { &[] };
             refused(&house, &[&[command], &data[..], output].concat(), &[&table[..], &["--block-size 128"]].concat());

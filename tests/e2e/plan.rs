@@ -57,12 +57,12 @@ fn the_parts_add_up_to_the_peak_and_a_budget_is_kept() {
 }
 
 #[test]
-fn a_budget_that_nothing_fits_says_the_least_that_would() {
+fn a_budget_that_no_policy_fits_says_the_least_that_would() {
     let house = house();
     let refused = house.run(&["plan", "model", "--memory-budget", "1k"]);
     let said = refused.code(2);
     let least = said.split('(').nth(1).and_then(|rest| rest.split(" bytes").next()).expect(said).replace(',', "");
-    assert!(said.contains("nothing fits --memory-budget 1.0 KiB"), "{said}");
+    assert!(said.contains("no policy fits --memory-budget 1.0 KiB"), "{said}");
     let fits = house.json(&["plan", "model", "--memory-budget", &least]);
     assert_eq!(fits["plan"]["peak_bytes"].to_string(), least);
     let less = (least.parse::<u64>().unwrap() - 1).to_string();

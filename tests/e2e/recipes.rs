@@ -396,7 +396,7 @@ fn an_earlier_run_is_refused_before_surgery_and_replaced_by_force() {
     let force = ["run", "recipe.yaml", "--force"];
     let resume = ["run", "recipe.yaml", "--resume-from-checkpoint", "auto"];
     for (args, more, said) in [
-        (&force[..], &[][..], "notes.txt is there, and is no part of an adapter"),
+        (&force[..], &[][..], "contains notes.txt, which is not part of an adapter"),
         (&resume, &[], "no complete checkpoint"),
         (&force, &["--load-best-model-at-end"], "--eval-steps"),
     ] {

@@ -1,4 +1,4 @@
-//! Makes damaged inputs from sound ones: the same ones for the same seed.
+//! Deterministic mutations of valid inputs.
 
 /// Numbers at which parsers go wrong.
 const NUMBERS: [u64; 14] = [
@@ -17,7 +17,7 @@ const NUMBERS: [u64; 14] = [
     u64::MAX - 1,
     u64::MAX,
 ];
-/// Pieces of JSON that mean something else than what they take the place of.
+/// Replacements of a JSON value: values of other types, extreme numbers, unclosed lists.
 const WORDS: [&str; 16] = [
     "null",
     "true",
@@ -36,7 +36,7 @@ const WORDS: [&str; 16] = [
     "\"*\"",
     "\"model.layers.0\"",
 ];
-/// Pieces of templates and YAML that do much for their length.
+/// Short fragments of templates and YAML that are expensive to process.
 const PIECES: [&str; 24] = [
     "{{",
     "}}",

@@ -287,7 +287,7 @@ impl Checkpoint {
 
     fn check_unchanged(&self, handle: &File, file: usize) -> Result<(), Error> {
         let path = &self.files[file].path;
-        let metadata = handle.metadata().map_err(|source| Error::io(path, "ask for its size", source))?;
+        let metadata = handle.metadata().map_err(|source| Error::io(path, "get its size", source))?;
         self.check_identity(file, &metadata)
     }
 

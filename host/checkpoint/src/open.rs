@@ -37,7 +37,7 @@ pub fn regular_file(path: &Path) -> Result<(File, Metadata), Error> {
         .custom_flags(flags)
         .open(path)
         .map_err(|source| Error::io(path, "open it for reading", source))?;
-    let metadata = file.metadata().map_err(|source| Error::io(path, "ask for its size", source))?;
+    let metadata = file.metadata().map_err(|source| Error::io(path, "get its size", source))?;
     if !metadata.is_file() {
         return Err(Error::NotAFile { path: path.to_owned(), found: kind_of(&metadata) });
     }

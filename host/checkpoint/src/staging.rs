@@ -133,7 +133,8 @@ impl<'d> Staging<'d> {
     /// # Errors
     /// Fewer than `bytes` bytes are free where the output goes.
     pub fn require_space(&self, bytes: u64) -> Result<(), WriteError> {
-        let free_bytes = self.disk.free_bytes(&self.temp).map_err(|source| self.error("ask for free space", source))?;
+        let free_bytes =
+            self.disk.free_bytes(&self.temp).map_err(|source| self.error("query the free disk space", source))?;
         if free_bytes < bytes {
             let path = self.out.shown.clone();
             return Err(WriteError::NoSpace { path, needed_bytes: bytes, free_bytes });

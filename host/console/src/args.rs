@@ -136,8 +136,8 @@ pub struct Surgery {
     /// Show every node and parameter that changes.
     #[arg(long)]
     pub diff: bool,
-    /// Hard-link untouched weight files instead of copying them. They become read-only in the output, and a tool that
-    /// forces its way past that changes the base too.
+    /// Hard-link untouched weight files instead of copying them. They become read-only in the output. A program that
+    /// writes to them anyway also changes the base.
     #[arg(long)]
     pub link: bool,
     /// Replace OUT if it is an earlier result of surgery and holds nothing else.
@@ -166,7 +166,7 @@ Examples:
 pub struct Inspect {
     #[command(flatten)]
     pub model: Model,
-    /// Every node of this layer, instead of equal layers in one.
+    /// Show every node of layer N instead of one entry for identical layers.
     #[arg(long, value_name = "N")]
     pub layer: Option<u64>,
     /// Print the graph document that plugins receive.

@@ -70,10 +70,10 @@ pub fn open_at(
     Ok(Box::new(StreamingContextDataLoader::open(&data.data, tokenizer, &options)?))
 }
 
-/// Compares the length of rows with the model's table of positions.
+/// Compares the length of rows with the model's position embedding.
 ///
 /// # Errors
-/// The table has fewer.
+/// The embedding has fewer rows.
 pub fn check_rows(data: &Data, limits: ModelLimits) -> Result<(), Error> {
     let next = |rows| format!("give --block-size {rows}");
     limits.check_positions(row_tokens(data, limits), "rows of --block-size", next)
@@ -96,7 +96,7 @@ pub fn fitted(data: &Data, limits: ModelLimits) -> Data {
 pub fn length_note(given: Option<u64>, limits: ModelLimits) -> Option<String> {
     let tokens = given.unwrap_or_else(|| limits.fitting(DEFAULT_BLOCK_SIZE));
     if given.is_none() && tokens < DEFAULT_BLOCK_SIZE {
-        return Some(format!("rows have {tokens} tokens, where the model's table of positions ends"));
+        return Some(format!("rows have {tokens} tokens, the size of the model's position embedding"));
     }
     limits.note(tokens)
 }
@@ -151,12 +151,9 @@ fn columns(data: &Data) -> Columns {
 /// An option that means nothing for text.
 pub fn text_options(data: &Data, kind: DataKind, order: Order) -> Result<TextOptions, Error> {
     if let Some(overlong) = data.overlong {
-        let expected = "conversations (--chat), or prompts with completions: text is cut into rows".to_owned();
-        return Err(Error::Setting {
-            name: "--overlong",
-            expected,
-            got: format!("{overlong:?} for text").to_lowercase(),
-        });
+        let expected =
+            "none for text, which is split into blocks (it applies to conversations and completions)".to_owned();
+        return Err(Error::Setting { name: "--overlong", expected, got: format!("{overlong:?}").to_lowercase() });
     }
     let plain = TextOptions::default();
     let column = match kind {
@@ -179,7 +176,7 @@ pub fn text_options(data: &Data, kind: DataKind, order: Order) -> Result<TextOpt
 /// An option that means nothing for prompts and completions.
 pub fn completion_options(data: &Data, order: Order) -> Result<CompletionOptions, Error> {
     if let Some(overlap) = data.overlap {
-        let expected = "none for prompts and completions, which are a row each".to_owned();
+        let expected = "none for prompts and completions (it applies to text only)".to_owned();
         return Err(Error::Setting { name: "--overlap", expected, got: overlap.to_string() });
     }
     let plain = CompletionOptions::default();

@@ -13,15 +13,15 @@ use std::error::Error;
 
 use args::Output;
 
-/// How a command ended that did not fail.
+/// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Done {
     Ok,
     /// It compared or checked, and something differs.
     Differs,
-    /// It checked, and what it checked did not let it finish.
+    /// The check could not finish (a crash or a timeout).
     Unfinished,
-    /// It was told to stop, and everything so far is kept.
+    /// Interrupted; training that had started has saved a checkpoint.
     Stopped,
     /// It failed in another process, which said why.
     Failed,
@@ -74,7 +74,7 @@ pub fn exit(output: &Output, result: Result<Done, Box<dyn Error>>) -> u8 {
     }
 }
 
-/// Settles colour and Ctrl-C: what a program does first.
+/// Sets up colours and the Ctrl-C handler. Call first.
 pub fn begin(output: &Output) {
     term::init(output);
     if let Err(error) = term::catch_interrupts() {

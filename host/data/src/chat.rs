@@ -402,8 +402,7 @@ fn why_nothing(conversation: &Conversation, supervised: usize, limit: usize) -> 
         return "no message has the role \"assistant\"; remove the row, or correct its roles".to_owned();
     }
     if turns.all(|message| !message.is_learned) {
-        return "its assistant messages are all marked as not learned (weight, train or training); remove the row"
-            .to_owned();
+        return "all assistant messages have weight 0, train: false or training: false; remove the row".to_owned();
     }
     "the assistant's turns are empty; remove the row".to_owned()
 }

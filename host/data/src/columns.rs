@@ -95,7 +95,7 @@ impl Optional {
     /// Its text, where there is one and it is not empty.
     pub fn text(&self, row: &Fields) -> Result<Option<String>, RowFault> {
         let Some((name, _)) = self.value(row)? else { return Ok(None) };
-        Ok(Some(record::text_or_integer(row, name, "a text")?).filter(|text| !text.is_empty()))
+        Ok(Some(record::text_or_integer(row, name, "a string")?).filter(|text| !text.is_empty()))
     }
 }
 
@@ -189,7 +189,7 @@ impl Columns {
                         answers, give --completion-column chosen, or --chat --messages-column chosen where they are messages"
                 .to_owned());
         }
-        Err("no column has a name that is known: name the columns with --text-column for text, --prompt-column and --completion-column for prompts and completions, or --chat --messages-column for conversations".to_owned())
+        Err("no column has a known name: name the columns with --text-column for text, --prompt-column and --completion-column for prompts and completions, or --chat --messages-column for conversations".to_owned())
     }
 }
 

@@ -108,10 +108,10 @@ impl Misfit {
     }
 }
 
-const OBJECTS: &str = "a list of objects, or a JSON text of one";
+const OBJECTS: &str = "a list of objects, or a JSON string of one";
 
-/// The objects of a list. The list may be given as JSON text, and so may each object: a table has one type a column, and
-/// tools of several shapes fit only as text. `None` for an empty text and for null, which stand for no list.
+/// The objects of a list. The list may be given as a JSON string, and so may each object: a table has one type a column, and
+/// tools of several shapes fit only as strings. `None` for an empty text and for null, which stand for no list.
 ///
 /// # Errors
 /// Anything else: a template would walk through a text letter by letter, and through an object name by name.
@@ -119,7 +119,7 @@ pub(crate) fn list_of_objects(name: &str, value: Doc) -> Result<Option<Vec<Doc>>
     let misfit = |found| Misfit { field: name.to_owned(), expected: OBJECTS, found };
     let list = match value {
         Doc::Text(text) if text.trim().is_empty() => return Ok(None),
-        Doc::Text(text) => serde_json::from_str(&text).map_err(|_| misfit("a text that is not JSON"))?,
+        Doc::Text(text) => serde_json::from_str(&text).map_err(|_| misfit("a string that is not JSON"))?,
         list => list,
     };
     let items = match list {
@@ -129,12 +129,12 @@ pub(crate) fn list_of_objects(name: &str, value: Doc) -> Result<Option<Vec<Doc>>
     };
     let object = |(index, item)| {
         let misfit =
-            |found| Misfit { field: format!("{name}[{index}]"), expected: "an object, or its JSON text", found };
+            |found| Misfit { field: format!("{name}[{index}]"), expected: "an object, or a JSON string of one", found };
         match item {
             Doc::Object(_) => Ok(item),
             Doc::Text(text) => match serde_json::from_str(&text) {
                 Ok(object @ Doc::Object(_)) => Ok(object),
-                _ => Err(misfit("a text that is no JSON object")),
+                _ => Err(misfit("a string that is not a JSON object")),
             },
             other => Err(misfit(other.kind())),
         }

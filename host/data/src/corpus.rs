@@ -14,7 +14,7 @@ use crate::{
     tokenizer::{Token, Tokenizer},
 };
 
-/// Where a reader of files stands. Opaque: saved and given back.
+/// Read position in a set of files. Opaque; save it and pass it to `seek`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cursor {
@@ -24,7 +24,7 @@ pub struct Cursor {
     pub(crate) offset: u64,
     pub(crate) line: u64,
     /// Where in the document; `None` where the next one is yet to be opened.
-    pub(crate) inside: Option<Inside>,
+    pub(crate) inside: Option<DocumentPosition>,
 }
 
 impl Cursor {
@@ -35,10 +35,11 @@ impl Cursor {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Inside {
-    /// Tokens given of those before and after the text.
+pub(crate) struct DocumentPosition {
+    /// Special tokens already emitted before the text.
     before: u64,
     text: TextPosition,
+    /// Special tokens already emitted after the text.
     after: u64,
 }
 
@@ -104,8 +105,8 @@ pub(crate) fn surroundings(tokenizer: &Tokenizer, append_eos: bool) -> Result<(V
         let eos = tokenizer.eos_id().ok_or_else(|| {
             setting(
                 "append_eos",
-                "false, or a tokenizer that states its eos_token",
-                "true, and the tokenizer states none",
+                "false, or an eos_token in tokenizer_config.json",
+                "true, and the tokenizer has no eos_token",
             )
         })?;
         if after.last() != Some(&eos) {
@@ -172,13 +173,13 @@ impl CorpusTokens {
         &self.corpus
     }
 
-    /// Cuts in text that could not be put where they change no token.
+    /// Number of window boundaries at which tokens may differ from tokenizing the full text.
     pub fn forced_seams(&self) -> u64 {
         self.forced_seams + self.document.as_ref().map_or(0, |document| document.body.forced_seams())
     }
 
     pub fn cursor(&self) -> Cursor {
-        let inside = self.document.as_ref().map(|document| Inside {
+        let inside = self.document.as_ref().map(|document| DocumentPosition {
             before: document.before as u64,
             text: document.body.position(),
             after: document.after as u64,
@@ -189,12 +190,14 @@ impl CorpusTokens {
     /// Goes to where [`CorpusTokens::cursor`] was taken, in the same epoch.
     pub fn seek(&mut self, cursor: &Cursor) -> Result<(), Error> {
         let file = usize::try_from(cursor.file).ok().filter(|file| *file <= self.order.len());
-        self.file = file.ok_or_else(|| Error::Position { why: format!("there is no file {}", cursor.file) })?;
+        self.file = file.ok_or_else(|| Error::Position {
+            why: format!("file index {} of {} files", cursor.file, self.order.len()),
+        })?;
         self.mark = cursor.mark();
         (self.rows, self.document) = (None, None);
         if let Some(inside) = cursor.inside {
             if !self.open_document(inside.text)? {
-                return Err(Error::Position { why: "the document that it stands in is not there".to_owned() });
+                return Err(Error::Position { why: "its document no longer exists".to_owned() });
             }
             let (before, after) = (self.corpus.before.len() as u64, self.corpus.after.len() as u64);
             let document = self.document.as_mut().expect("it was opened");

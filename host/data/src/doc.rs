@@ -30,7 +30,7 @@ impl Doc {
             Doc::Null => "null",
             Doc::Bool(_) => "a boolean",
             Doc::Number(_) => "a number",
-            Doc::Text(_) => "a text",
+            Doc::Text(_) => "a string",
             Doc::List(_) => "a list",
             Doc::Object(_) => "an object",
         }

@@ -32,7 +32,7 @@ pub enum Error {
         path.display(), rows.saturating_sub(1)
     )]
     BeyondEmbedding { path: PathBuf, token: String, id: u32, rows: u64 },
-    #[error("{what}: {tokens} tokens, and the model's table of positions has {rows} rows; {next}")]
+    #[error("{what}: {tokens} tokens, and the model's position embedding has {rows} rows; {next}")]
     BeyondPositions { what: String, tokens: u64, rows: u64, next: String },
     #[error("{}: the tokenizer cannot encode this: {message}", place)]
     Encode { place: Place, message: String },

@@ -107,7 +107,7 @@ fn alpaca_prompt(system: Option<&str>, instruction: &str, input: Option<&str>) -
 fn plain_text(row: &Fields, name: &str, expected: &'static str) -> Result<String, RowFault> {
     match record::text_or_integer(row, name, expected) {
         Err(RowFault::FieldKind { field, found: "a list", .. }) => {
-            let expected = "a text, or --chat, which renders messages";
+            let expected = "a string, or --chat, which renders messages";
             Err(RowFault::FieldKind { field, expected, found: "a list" })
         }
         text => text,
@@ -123,7 +123,7 @@ fn message(role: &str, content: &str) -> Doc {
 /// learned.
 fn side(row: &Fields, name: &str, role: &str, is_learned: bool) -> Result<Vec<Doc>, RowFault> {
     let Some(Doc::List(messages)) = row.get(name) else {
-        let text = record::text_or_integer(row, name, "a text or a list of messages")?;
+        let text = record::text_or_integer(row, name, "a string or a list of messages")?;
         return Ok(vec![message(role, &text)]);
     };
     let mut messages = messages.clone();
@@ -142,7 +142,7 @@ fn side(row: &Fields, name: &str, role: &str, is_learned: bool) -> Result<Vec<Do
 fn earlier_turns(name: &str, turns: &Doc) -> Result<Vec<Doc>, RowFault> {
     let wrong = |value: &Doc| RowFault::FieldKind {
         field: name.to_owned(),
-        expected: "a list of pairs of texts",
+        expected: "a list of pairs of strings",
         found: value.kind(),
     };
     let Doc::List(turns) = turns else { return Err(wrong(turns)) };
@@ -164,8 +164,8 @@ fn unpacked(value: &Doc, name: &str) -> Result<Doc, RowFault> {
             Ok(list @ Doc::List(_)) => Ok(list),
             _ => Err(RowFault::FieldKind {
                 field: name.to_owned(),
-                expected: "a list, or the JSON text of one",
-                found: "a text",
+                expected: "a list, or a JSON string of one",
+                found: "a string",
             }),
         },
         other => Ok(other.clone()),

@@ -165,7 +165,7 @@ fn open_regular(path: &Path) -> Result<(File, u64), Error> {
     let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
     let file = opened.map_err(|source| Error::io(path, "open it for reading", source))?;
-    let metadata = file.metadata().map_err(|source| Error::io(path, "ask for its size", source))?;
+    let metadata = file.metadata().map_err(|source| Error::io(path, "get its size", source))?;
     if !metadata.is_file() {
         let found = if metadata.is_dir() { "a folder" } else { "a pipe or a device" };
         return Err(Error::NotAFile { path: path.to_owned(), found });

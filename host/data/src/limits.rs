@@ -8,9 +8,9 @@ use crate::{error::Error, tokenizer::Tokenizer};
 pub struct ModelLimits {
     /// Rows of the embedding of tokens.
     pub token_rows: Option<u64>,
-    /// Rows of a learned table of positions.
+    /// Rows of a learned position embedding.
     pub position_rows: Option<u64>,
-    /// The longest text that the model's configuration states, table or not.
+    /// `max_position_embeddings` (or `n_positions`) of the model's configuration.
     pub stated_positions: Option<u64>,
 }
 
@@ -28,10 +28,10 @@ impl ModelLimits {
         Err(Error::BeyondEmbedding { path: tokenizer.path().to_owned(), token, id, rows })
     }
 
-    /// Compares a length in tokens with the table of positions. `what` names what is that long, `next` what helps.
+    /// Compares a length in tokens with the position embedding. `what` names what is that long, `next` what helps.
     ///
     /// # Errors
-    /// The table ends before.
+    /// The embedding has fewer rows.
     pub fn check_positions(&self, tokens: u64, what: &str, next: impl FnOnce(u64) -> String) -> Result<(), Error> {
         match self.position_rows {
             Some(rows) if tokens > rows => {
@@ -41,17 +41,14 @@ impl ModelLimits {
         }
     }
 
-    /// `tokens`, or as many of them as the table of positions has rows for: for a default length.
+    /// `tokens`, or as many of them as the position embedding has rows for: for a default length.
     pub fn fitting(&self, tokens: u64) -> u64 {
         self.position_rows.map_or(tokens, |rows| rows.min(tokens))
     }
 
-    /// A note on a length that the model computes and was not trained for: positions without a table have no end.
+    /// A note on a length that the model computes and was not trained for: rotary positions have no last one.
     pub fn note(&self, tokens: u64) -> Option<String> {
         let stated = self.stated_positions.filter(|stated| self.position_rows.is_none() && tokens > *stated)?;
-        Some(format!(
-            "{tokens} tokens are more than the {stated} of max_position_embeddings: rotary positions extend past it, but \
-             models are seldom good there"
-        ))
+        Some(format!("{tokens} tokens exceed max_position_embeddings ({stated}); quality usually degrades beyond it"))
     }
 }

@@ -53,7 +53,7 @@ pub(crate) fn openai(mut fields: Fields) -> Result<Message, String> {
     fields.retain(|_, value| !value.is_null());
     let role = match fields.get("role") {
         Some(Doc::Text(role)) if !role.is_empty() => role.clone(),
-        _ => return Err("no \"role\"; expected a text such as \"user\" or \"assistant\"".to_owned()),
+        _ => return Err("no \"role\"; expected a string such as \"user\" or \"assistant\"".to_owned()),
     };
     if fields.contains_key("function_call") {
         return Err("\"function_call\" is OpenAI's old form of a call; write it as \"tool_calls\"".to_owned());
@@ -69,7 +69,7 @@ pub(crate) fn openai(mut fields: Fields) -> Result<Message, String> {
         Some(Doc::Text(_) | Doc::List(_)) => {}
         None if says_more() => {}
         None => return Err("no \"content\"; expected the text of the turn".to_owned()),
-        Some(other) => return Err(format!("content: expected a text or a list of parts, found {}", other.kind())),
+        Some(other) => return Err(format!("content: expected a string or a list of parts, found {}", other.kind())),
     }
     let is_learned = is_learned(&fields, &role)?;
     Ok(Message { fields: with_thoughts(fields), is_learned })
@@ -112,7 +112,7 @@ pub(crate) fn sharegpt(fields: Fields) -> Result<Message, String> {
     Ok(message)
 }
 
-/// Calls as `tool_calls` has them. `function.arguments` may be an object or its JSON text and is passed as it is, as
+/// Calls as `tool_calls` has them. `function.arguments` may be an object or a JSON string and is passed as it is, as
 /// transformers does: templates ask which of the two it is.
 fn read_calls(value: Doc) -> Result<Option<Vec<Doc>>, String> {
     let misfit = |field: &str, expected: &str, found: &str| format!("{field}: expected {expected}, found {found}");
@@ -129,17 +129,17 @@ fn read_calls(value: Doc) -> Result<Option<Vec<Doc>>, String> {
             None | Some(Doc::Null | Doc::Text(_) | Doc::Object(_)) => {}
             Some(other) => {
                 let field = format!("tool_calls[{index}].function.arguments");
-                return Err(misfit(&field, "an object, or its JSON text", other.kind()));
+                return Err(misfit(&field, "an object, or a JSON string of one", other.kind()));
             }
         }
     }
     Ok(calls)
 }
 
-/// The calls of a ShareGPT turn: the JSON text of `{"name", "arguments"}`, or of a list of them.
+/// The calls of a ShareGPT turn: a JSON string of `{"name", "arguments"}`, or of a list of them.
 fn sharegpt_calls(value: &str) -> Result<Vec<Doc>, String> {
     let expected =
-        "\"value\" of function_call: expected the JSON text of {\"name\", \"arguments\"}, or of a list of them";
+        "\"value\" of function_call: expected a JSON string of {\"name\", \"arguments\"}, or of a list of them";
     let calls = match serde_json::from_str(value) {
         Ok(Doc::List(calls)) => calls,
         Ok(call @ Doc::Object(_)) => vec![call],
@@ -183,7 +183,7 @@ fn is_learned(fields: &Fields, role: &str) -> Result<bool, String> {
         // A weight of 1 on every message is how tables are filled; `train` is set on purpose.
         if says && name != "weight" && role != ASSISTANT {
             return Err(format!(
-                "{name} is true on a message of role {:?}, and only those of the assistant are learned; remove the field",
+                "{name} is true on a message of role {:?}, and only assistant messages can be supervised; remove the field",
                 cut(role)
             ));
         }

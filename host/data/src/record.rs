@@ -29,7 +29,7 @@ pub(crate) fn names(fields: &Fields) -> Vec<String> {
 pub(crate) fn text(fields: &Fields, name: &str, expected: &'static str) -> Result<String, RowFault> {
     match fields.get(name) {
         Some(Doc::Text(text)) => Ok(text.clone()),
-        Some(other) => Err(RowFault::FieldKind { field: name.to_owned(), expected: "a text", found: other.kind() }),
+        Some(other) => Err(RowFault::FieldKind { field: name.to_owned(), expected: "a string", found: other.kind() }),
         None => Err(RowFault::NoField { field: name.to_owned(), expected, has: names(fields) }),
     }
 }

@@ -1,8 +1,8 @@
-//! Where rows come from: every format of file that holds rows, read one row at a time, from any of them on.
+//! Readers for every row format; each yields one row at a time and can start at any row.
 //!
 //! A row leaves its reader as the text of one JSON object, whatever the file is, so that what follows (columns, templates,
-//! the split) knows one form only. A reader holds one row, and for Parquet the pages that the row lies in; never a file. The
-//! mark of a row is all that a checkpoint saves: reading starts there and yields the same rows.
+//! the split) knows one form only. A reader holds one row, and for Parquet the pages that the row lies in; never a file.
+//! Within a file, a row's mark is enough to resume reading.
 
 mod bytes;
 mod delimited;
@@ -29,7 +29,7 @@ use crate::{
 /// Longest row that is read: a row is held in memory.
 pub(crate) const MAX_ROW_BYTES: usize = 64 << 20;
 
-/// Where a row begins.
+/// Where a row begins; the unit depends on the format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RowMark {
     /// Bytes of the file before it, of the decompressed ones where it is compressed; in Parquet, rows.
@@ -87,7 +87,8 @@ fn reader(
             let header = delimited::Header::read(input(RowMark::default())?, delimiter, limit_bytes)?;
             Box::new(delimited::Delimited::new(input(header.first_row(mark))?, header, limit_bytes))
         }
-        Format::JsonLines | Format::Text | Format::Parquet => Box::new(lines::Lines::new(input(mark)?, limit_bytes)),
+        Format::JsonLines | Format::Text => Box::new(lines::Lines::new(input(mark)?, limit_bytes)),
+        Format::Parquet => unreachable!("handled above"),
     })
 }
 
@@ -155,7 +156,9 @@ impl RowFiles {
     /// There is no such file.
     pub fn seek(&mut self, cursor: &Cursor) -> Result<(), Error> {
         let file = usize::try_from(cursor.file).ok().filter(|file| *file <= self.order.len());
-        self.file = file.ok_or_else(|| Error::Position { why: format!("there is no file {}", cursor.file) })?;
+        self.file = file.ok_or_else(|| Error::Position {
+            why: format!("file index {} of {} files", cursor.file, self.order.len()),
+        })?;
         (self.mark, self.reader) = (cursor.mark(), None);
         Ok(())
     }

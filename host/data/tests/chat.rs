@@ -281,7 +281,7 @@ fn rows_that_teach_nothing_or_are_broken_are_refused_by_line() {
     second(json!({"messages": [turn("user", "Hi")]}), &["no supervised token", "role \"assistant\""]);
     second(json!({"messages": []}), &["no message"]);
     second(json!({"text": "plain"}), &["no field \"messages\"", "\"conversations\"", "\"text\""]);
-    second(json!({"messages": "Hi"}), &["expected a list of messages, found a text"]);
+    second(json!({"messages": "Hi"}), &["expected a list of messages, found a string"]);
     second(json!({"messages": [5]}), &["message 0", "expected an object, found a number"]);
     second(json!({"messages": [{"content": "x"}]}), &["message 0", "no \"role\""]);
     second(json!({"messages": [turn("user", "x"), {"role": "assistant"}]}), &["message 1", "no \"content\""]);

@@ -76,7 +76,7 @@ fn masking_the_overlap_takes_the_loss_on_every_token_once() {
 }
 
 #[test]
-fn a_byte_order_mark_is_no_text() {
+fn byte_order_mark_is_skipped() {
     let dir = TempDir::new().unwrap();
     let rows = |name: &str, content: &str| {
         let path = dir.path().join(name);
@@ -142,7 +142,7 @@ fn training_and_validation_share_no_text() {
     // Rows that are repeated are on one side too.
     assert!(validation.iter().all(|document| !train.contains(document)));
 
-    // A text file: both parts, one behind the other, are the file.
+    // A text file: train followed by validation is the file.
     let file = [work("tempest")];
     let part = |split| {
         let options = TextOptions { split, append_eos: false, ..options(700, 0) };
@@ -181,7 +181,7 @@ fn a_shuffle_gives_the_same_rows_in_another_order_each_epoch() {
 }
 
 #[test]
-fn every_position_resumes_what_would_have_come() {
+fn seek_yields_the_same_remaining_rows() {
     let tokenizer = smollm2();
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("rows.jsonl");
@@ -203,7 +203,7 @@ fn resumes<L: DataLoader>(open: impl Fn() -> L) {
     assert!(all.len() > 40);
     loader.start_epoch(2);
     for given in 0..=all.len() {
-        // By way of the text that a checkpoint holds.
+        // Round-trip through JSON, as in a checkpoint.
         let saved = serde_json::to_string(&loader.position()).unwrap();
         let position: Position = serde_json::from_str(&saved).unwrap();
         let mut resumed = open();
@@ -232,7 +232,7 @@ fn a_position_of_other_data_or_options_is_refused() {
 }
 
 #[test]
-fn packed_documents_are_whole_and_start_at_position_zero() {
+fn packed_documents_are_not_split_and_start_at_position_zero() {
     let tokenizer = smollm2();
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("rows.jsonl");
@@ -276,7 +276,7 @@ fn packed_documents_are_whole_and_start_at_position_zero() {
 }
 
 #[test]
-fn faults_are_told_by_file_and_line() {
+fn errors_name_file_and_line() {
     let tokenizer = smollm2();
     let dir = TempDir::new().unwrap();
     let refuse = |name: &str, content: &[u8], expected: &[&str]| {
@@ -288,7 +288,7 @@ fn faults_are_told_by_file_and_line() {
         assert!(expected.iter().all(|part| said.contains(part)), "{name}: {said}");
     };
     refuse("a.jsonl", b"{\"text\": \"a\"}\n\n{\"txt\": 1}\n", &["a.jsonl:3", "no field \"text\"", "\"txt\""]);
-    refuse("b.jsonl", b"{\"text\": 5}", &["b.jsonl:1", "expected a text, found a number"]);
+    refuse("b.jsonl", b"{\"text\": 5}", &["b.jsonl:1", "expected a string, found a number"]);
     refuse("c.jsonl", b"{\"text\": \"a\"}\n{\"text\": \"a\"", &["c.jsonl:2", "JSON"]);
     refuse("d.jsonl", b"[1, 2]", &["d.jsonl:1", "expected an object, found a number"]);
     refuse("e.jsonl", b"{\"text\": \"a\"}\n{\"text\": \"\xff\"}", &["e.jsonl:2", "byte 24", "UTF-8"]);
@@ -364,8 +364,8 @@ proptest! {
         let path = dir.path().join("rows.jsonl");
         fs::write(&path, texts.iter().map(|text| format!("{}\n", serde_json::json!({"text": text}))).collect::<String>()).unwrap();
         let eos = tokenizer.eos_id().unwrap();
-        let kept = texts.iter().filter(|text| !text.is_empty());
-        let expected: Vec<u32> = kept.flat_map(|text| [tokenizer.encode(text, true).unwrap(), vec![eos]].concat()).collect();
+        let non_empty = texts.iter().filter(|text| !text.is_empty());
+        let expected: Vec<u32> = non_empty.flat_map(|text| [tokenizer.encode(text, true).unwrap(), vec![eos]].concat()).collect();
         prop_assume!(!expected.is_empty());
         let overlap = (block as f64 * overlap_share) as usize;
         let open = |options: &TextOptions| StreamingContextDataLoader::open(&[text(&path)], tokenizer.clone(), options).unwrap();

@@ -84,18 +84,18 @@ fn steps_that_multiply_a_text_are_refused_before_one_is_encoded() {
     let each = json!({"Regex": "."});
     let ids: Vec<u32> = vec![1; 1000];
     for (part, value, expected) in [
-        ("normalizer", sequence(vec![replace(each.clone(), 1000); 3]), "bytes of one"),
-        ("normalizer", sequence(vec![replace(json!({"String": "a"}), 200); 2]), "bytes of one"),
-        ("normalizer", replace(json!({"Regex": "x*"}), 20_000), "bytes of one"),
+        ("normalizer", sequence(vec![replace(each.clone(), 1000); 3]), "can expand one byte to"),
+        ("normalizer", sequence(vec![replace(json!({"String": "a"}), 200); 2]), "can expand one byte to"),
+        ("normalizer", replace(json!({"Regex": "x*"}), 20_000), "can expand one byte to"),
         ("normalizer", json!({"type": "Prepend", "prepend": "x".repeat(10_000)}), "Prepend of 10000 bytes"),
         ("normalizer", json!({"type": "Prepend", "prepend": "x".repeat(10_000_000)}), "10000"),
         ("normalizer", sequence(vec![json!({"type": "NFC"}); 200]), "steps"),
         (
             "pre_tokenizer",
             json!({"type": "Sequence", "pretokenizers": vec![json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true}); 30]}),
-            "bytes of one",
+            "can expand one byte to",
         ),
-        ("decoder", replace(json!({"String": "a"}), 5000), "bytes of one"),
+        ("decoder", replace(json!({"String": "a"}), 5000), "can expand one byte to"),
         (
             "pre_tokenizer",
             json!({"type": "Split", "pattern": {"Regex": "\\p{L}{1000}{1000}"}, "behavior": "Isolated", "invert": false}),
@@ -126,7 +126,7 @@ fn a_normalizer_that_seldom_grows_is_taken_until_it_grows() {
     assert_eq!(tokenizer.encode("ácE", false).unwrap(), [0, 2, 4]);
     assert_eq!(tokenizer.encode("b", false).unwrap().len(), 100);
     let said = chain(&tokenizer.encode(&"b".repeat(100_000), false).unwrap_err());
-    assert!(said.contains("the normalizer writes more than"), "{said}");
+    assert!(said.contains("the normalizer expanded"), "{said}");
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub struct Kind {
     pub outputs: &'static [&'static str],
     pub params: &'static [Role],
     pub attrs: &'static [Attr],
-    /// What eager PyTorch keeps for the backward, in words; [`Kind::saves`] gives it in bytes.
+    /// What PyTorch saves for the backward, with fused norms and SDPA, in words; [`Kind::saves`] returns it in bytes.
     pub saves_doc: &'static str,
     infer: fn(&Call<'_>) -> Result<Vec<Value>, KindError>,
     saves: fn(&Call<'_>) -> Vec<Save>,
@@ -137,8 +137,8 @@ impl Kind {
         (self.infer)(&call)
     }
 
-    /// What eager PyTorch keeps for the backward when every parameter and input needs a gradient. Empty for a call that
-    /// [`Kind::infer`] refuses.
+    /// What PyTorch saves for the backward, with fused norms and SDPA, where every linear layer is trained or has LoRA and
+    /// every input needs a gradient. Empty for a call that [`Kind::infer`] refuses.
     pub fn saves(&self, inputs: &[&Value], params: &[(&str, &Param)], attrs: &Attrs) -> Vec<Save> {
         match self.infer(inputs, params, attrs) {
             Ok(_) => (self.saves)(&Call { kind: self, inputs, params, attrs }),

@@ -7,7 +7,7 @@ use unswag_abi::doc::Graph;
 pub struct IndexLimits {
     /// Ids of tokens are below it.
     pub token_rows: Option<u64>,
-    /// Positions are below it: rows of a learned table of positions, those that no position uses (OPT's first two) left
+    /// Positions are below it: rows of a learned position embedding, those that no position uses (OPT's first two) left
     /// out. Rotary embeddings have no table.
     pub position_rows: Option<u64>,
 }

@@ -17,7 +17,7 @@ const LAYER: f64 = {
 };
 
 #[test]
-fn a_llama_layer_keeps_what_eager_pytorch_keeps() {
+fn a_llama_layer_saves_what_pytorch_saves_with_fused_norms_and_sdpa() {
     let report = saved(&TINY_LLAMA.graph());
     assert_eq!(report.under("model.layers.0"), LAYER);
     assert_eq!(report.under("model.layers.21"), LAYER);

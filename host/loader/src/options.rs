@@ -180,7 +180,7 @@ fn show(value: &Value) -> String {
 
 fn kind_name(kind: OptionType) -> &'static str {
     match kind {
-        OptionType::String => "a text",
+        OptionType::String => "a string",
         OptionType::Path => "a path",
         OptionType::Boolean => "true or false",
         OptionType::Integer => "an integer",

@@ -64,7 +64,7 @@ pub fn run(args: &Generate, output: &Output) -> Result<Done, Box<dyn Error>> {
     Ok(if term::interrupted() { Done::Stopped } else { Done::Ok })
 }
 
-/// What helps where the table of positions is too short.
+/// What helps where the position embedding is too short.
 fn next(prompt: u64, rows: u64) -> String {
     match (rows + 1).checked_sub(prompt) {
         None | Some(0) => format!("the prompt alone has {prompt}: shorten it"),

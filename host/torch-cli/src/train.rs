@@ -172,7 +172,7 @@ fn warn_of_memory(trainer: &UnswagTrainer, output: &Output) {
         && more > left
     {
         let text = format!(
-            "a step is planned to take {} more, and {} of this machine's memory are left: the system may kill the run; {LESS}",
+            "a step needs {} more memory and {} is available; the process may be killed; {LESS}",
             term::bytes(more),
             term::bytes(left)
         );
@@ -181,7 +181,7 @@ fn warn_of_memory(trainer: &UnswagTrainer, output: &Output) {
 }
 
 /// What makes a step smaller.
-const LESS: &str = "--memory-budget, a smaller --block-size, --load-in-4bit or an 8-bit --optim take less";
+const LESS: &str = "use --memory-budget, a smaller --block-size, --load-in-4bit or an 8-bit --optim";
 
 /// The date that a chat template may ask for: one for all data of a run, and that of its start where it is resumed.
 fn template_date(args: &Train) -> String {

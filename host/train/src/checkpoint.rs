@@ -149,11 +149,11 @@ pub(crate) fn existing(path: &Path) -> Result<Existing, TrainError> {
     }
     let not = |why: String| Err(TrainError::NotACheckpoint { path: path.to_owned(), why });
     if let Some(found) = first_other(path, |name| FILES.contains(&name)) {
-        return not(format!("{found} is there, which is no part of a checkpoint; move it away"));
+        return not(format!("contains {found}, which is not part of a checkpoint; move it away"));
     }
     match is_ours(path) {
         true => Ok(Existing::Replace),
-        false => not(format!("it has no {STATE}, so that another program wrote it; move it away")),
+        false => not(format!("no {STATE} in it: not an unswag checkpoint; move it away")),
     }
 }
 

@@ -50,13 +50,13 @@ pub enum TrainError {
     #[error("{what} take {needed}, this machine has {available} of memory left for this process; {next}")]
     Memory { what: &'static str, needed: String, available: String, next: &'static str },
     #[error(
-        "{}: {found} is there, and is no part of an adapter: a folder is replaced only where it holds nothing else; give another",
+        "{}: contains {found}, which is not part of an adapter; move it away or choose another folder",
         path.display()
     )]
     NotAnAdapter { path: PathBuf, found: String },
-    #[error("{}: {found} is there, which is no file of the model's; move it away, or give another folder", path.display())]
+    #[error("{}: contains {found}, which is not a file of the model; move it away or choose another folder", path.display())]
     NotAModel { path: PathBuf, found: String },
-    #[error("weight {name} is not finite, and was not saved")]
+    #[error("weight {name} is not finite, and was not saved; lower the learning rate, or use --dtype float32")]
     BadWeight { name: String },
     #[error(
         "{}: {found} is there, of an earlier run; continue it with --resume-from-checkpoint auto, replace it with --force, or give another folder",
@@ -64,7 +64,7 @@ pub enum TrainError {
     )]
     EarlierRun { path: PathBuf, found: String },
     #[error(
-        "{}: there is no complete checkpoint to resume from, and {found} is there: nothing was changed; give another folder (a \
+        "{}: contains {found}, but no complete checkpoint to resume from; nothing was changed; choose another folder (a \
          new run can start from the weights of an adapter: --adapter), or move that away to start a new run",
         path.display()
     )]
@@ -82,8 +82,7 @@ pub enum TrainError {
     #[error("the model has no adapters: all of it is trained; write it with save_model")]
     NoAdapters,
     #[error(
-        "{}: its model type is {model_type}: surgery changed what it computes, and no other program would load the trained \
-         weights; train adapters instead",
+        "{}: full fine-tuning is not supported for model type {model_type}, which surgery changed; train adapters",
         path.display()
     )]
     OwnModelType { path: PathBuf, model_type: String },

@@ -7,9 +7,9 @@ use unswag_checkpoint::{Checkpoint, Commit, Disk, Existing, Staging, TensorData,
 
 use crate::{TrainError, TrainingModel, folder::first_other};
 
-/// Writes the model as a folder that transformers loads: the base's files, its tensors' names, types and places, and the trained
-/// values in them, rounded once. What surgery wrote is not among it: its rewrites keep the function, so that the result is a
-/// plain checkpoint. What stood at `folder` is replaced in one step, or stays as it was.
+/// Writes the model as a folder that transformers loads: the base's files, its tensors' names, dtypes and shard files, and the
+/// trained values in them, rounded once. What surgery wrote is not among it: its rewrites keep the function, so that the result
+/// is a plain checkpoint. Replaces `folder` atomically.
 ///
 /// # Errors
 /// Only adapters were trained, a weight is not finite, something else stands there, or the disk refuses.
@@ -30,7 +30,7 @@ pub fn save_model(model: &TrainingModel, folder: &Path, disk: &dyn Disk) -> Resu
 }
 
 /// # Errors
-/// Surgery changed what the model computes, so that its weights, all trained, would be nobody else's.
+/// Surgery changed what the model computes, so no other program could load the weights.
 pub(crate) fn check_base(base: &Checkpoint) -> Result<(), TrainError> {
     match base.own_model_type() {
         Some(name) => Err(TrainError::OwnModelType { path: base.root().to_owned(), model_type: name.to_owned() }),
@@ -38,7 +38,7 @@ pub(crate) fn check_base(base: &Checkpoint) -> Result<(), TrainError> {
     }
 }
 
-/// Whether what stands at the folder may go: files as they are written here, and nothing else.
+/// Whether the folder may be replaced: it holds only files that [`save_model`] writes.
 pub(crate) fn existing(base: &Checkpoint, folder: &Path) -> Result<Existing, TrainError> {
     // What cannot be listed is refused by the staging, with its reason.
     if std::fs::read_dir(folder).is_err() {
@@ -55,7 +55,8 @@ pub(crate) fn existing(base: &Checkpoint, folder: &Path) -> Result<Existing, Tra
     }
 }
 
-/// Bytes of the files that [`save_model`] writes.
+/// Estimated bytes of the weight files that [`save_model`] writes (256 header bytes per tensor); config and tokenizer are not
+/// counted.
 pub(crate) fn model_bytes(base: &Checkpoint) -> u64 {
     base.tensors().map(|tensor| tensor.shape.iter().product::<u64>() * tensor.dtype.bytes() + 256).sum()
 }

@@ -21,7 +21,7 @@ pub(crate) struct Memory {
 
 impl Memory {
     /// # Errors
-    /// A budget that nothing fits, or that no length of rows was given for; a folder that cannot be offloaded to.
+    /// No policy fits the budget, or no length of rows was given for it; a folder that cannot be offloaded to.
     pub fn of(model: &TrainingModel, arguments: &TrainingArguments) -> Result<Self, TrainError> {
         let Some(row_tokens) = arguments.max_row_tokens else {
             if arguments.memory_budget.is_some() {

@@ -174,7 +174,7 @@ impl UnswagModel {
     /// What a step on rows of so many tokens takes, and how it is run, without reading a weight: the step is run on sizes alone.
     ///
     /// # Errors
-    /// As [`UnswagModel::for_training`], but for files; a memory budget that nothing fits.
+    /// As [`UnswagModel::for_training`], but for files; no policy fits the memory budget.
     pub fn plan(&self, tuning: &Tuning, arguments: &TrainingArguments, row_tokens: u64) -> Result<Plan, TrainError> {
         let (program, _) = self.tuned(tuning)?;
         memory::plan(&program, self.dtype, arguments, row_tokens)

@@ -101,7 +101,7 @@ pub(crate) fn check_validation(
     if let Some(what) = needs.filter(|_| validation.is_none() || arguments.eval_steps == 0) {
         return Err(TrainError::Argument {
             what,
-            expected: "validation data and eval_steps: it goes by the validation loss".into(),
+            expected: "validation data and eval_steps, since it uses the validation loss".into(),
             got: if validation.is_some() { "no eval_steps" } else { "no validation data" }.into(),
         });
     }

@@ -1,5 +1,5 @@
-//! The date that a saved run's chat template was given. It is read before the data is opened, which is before a run can be
-//! resumed.
+//! The date with which a saved run's chat template was rendered. It is read before the data is opened, which is before a run
+//! can be resumed.
 
 use std::{io::Read, path::Path};
 
@@ -12,9 +12,8 @@ use crate::{
     checkpoint::{self, MAX_STATE_BYTES, STATE},
 };
 
-/// The date that the chat template of a saved run was given, where it asks for one: give it to the template to resume.
-///
-/// `None` too where there is nothing to resume: why not is said when the run is resumed.
+/// The date with which a saved run's chat template was rendered; pass it to [`unswag_data::ChatTemplate`] when resuming. `None`
+/// if there is no checkpoint or the template uses no date.
 pub fn saved_template_date(from: &Resume, folder: &Path) -> Option<String> {
     let paths = match from {
         Resume::From(path) => vec![path.clone()],

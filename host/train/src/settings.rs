@@ -64,6 +64,8 @@ impl Display for Change {
         };
         match self.setting.as_str() {
             DATA => write!(f, "data (files, tokenizer or how they are cut into rows) differs"),
+            // Its value is a digest, which says nothing to a reader.
+            BASE => write!(f, "the base model (graph or weights) differs"),
             setting => write!(f, "{setting} was {} and is {}", shown(&self.then), shown(&self.now)),
         }
     }
@@ -123,8 +125,9 @@ pub(crate) fn compare(
             let names: BTreeSet<&str> = names.into_iter().chain(others).collect();
             format!("to continue with the new values: --allow-changed {}", Vec::from_iter(names).join(","))
         }
+        [BASE] => "use the base of the checkpoint, or start a new run with --adapter".to_owned(),
         fixed => format!(
-            "{} cannot change within a run: give it as it was, or start a new run (with --adapter, from the weights of an adapter)",
+            "{} cannot change within a run: use the values of the checkpoint, or start a new run (with --adapter, from the weights of an adapter)",
             fixed.join(", ")
         ),
     };

@@ -43,7 +43,7 @@ impl Needed<'_> {
     pub fn require(&self, folder: &Path, disk: &dyn Disk) -> Result<(), TrainError> {
         let output = existing(folder);
         let fits = |path: &Path, needed: u64, freed: u64, what, next| {
-            let failed = |source| TrainError::Io { path: path.to_owned(), action: "ask for free space", source };
+            let failed = |source| TrainError::Io { path: path.to_owned(), action: "query the free disk space", source };
             let free = disk.free_bytes(existing(path)).map_err(failed)?.saturating_add(freed);
             if free >= needed {
                 return Ok(());

@@ -71,8 +71,8 @@ pub fn run(args: &Inspect, output: &Output) -> Result<Done, Box<dyn Error>> {
     page.push_str(&tree.render(&Colours));
     page.push_str(&paint(
         DIM,
-        "saved: what eager PyTorch keeps for the backward where every weight is trained or has LoRA; without optimizer, \
-         gradients and workspaces",
+        "saved: what PyTorch saves for the backward with fused norms and SDPA, where every linear layer is trained or has LoRA; \
+         without optimizer, gradients and workspaces",
     ));
     page.push('\n');
     let lists = [("unclaimed tensors (no node uses them)", &model.unclaimed), ("notes", &model.notes)];

@@ -38,7 +38,7 @@ pub struct Subject {
     limits: ModelLimits,
 }
 
-/// What ids and lengths of texts a model can look up.
+/// Largest token id and sequence length of a model.
 pub fn model_limits(model: &Model) -> ModelLimits {
     let (tables, stated_positions) = (model.index_limits(), model.stated_positions());
     ModelLimits { token_rows: tables.token_rows, position_rows: tables.position_rows, stated_positions }
@@ -68,10 +68,10 @@ pub fn run(args: &args::Plan, output: &Output) -> Result<Done, Box<dyn Error>> {
     show(args, &Subject::of_model(&model), output)
 }
 
-/// Plans what a recipe trains. Its surgery is worked out and not done.
+/// Plans what a recipe trains. Computes the surgery's graph; writes nothing.
 fn run_recipe(args: &args::Plan, output: &Output) -> Result<Done, Box<dyn Error>> {
     let recipe = Recipe::open(&args.model.path)?;
-    // What was typed takes the place of the recipe's, and a default does not: only clap knows which is which.
+    // Options on the command line override the recipe; clap's defaults do not.
     let typed = Cli::command().get_matches_from(args::command_line());
     let args = recipe.plan_args(typed.subcommand_matches("plan"))?;
     let model = Model::open(&args.model.path, args.model.config.as_deref())?;
@@ -91,7 +91,7 @@ pub fn show(args: &args::Plan, subject: &Subject, output: &Output) -> Result<Don
     let paged_bytes = state.paged_bytes(&program);
     let survey = Survey::new(&program, &options)?;
     let plan = match args.memory_budget {
-        Some(budget) => Plan::within(&program, &options, budget).map_err(|error| told(error, args, &survey))?,
+        Some(budget) => Plan::within(&program, &options, budget).map_err(|error| budget_error(error, args, &survey))?,
         None => {
             let policy = Policy::unsearched(args.gradient_checkpointing);
             Plan::new(&program, &options, &vec![policy; program.blocks()])?
@@ -100,8 +100,8 @@ pub fn show(args: &args::Plan, subject: &Subject, output: &Output) -> Result<Don
     let budget = args.memory_budget.map_or_else(|| device_bytes(args.device), Ok)?;
     let fits = longest_seq(&program, &options, budget)?;
     let longest = fits.map(|fits| fits.min(subject.limits.position_rows.unwrap_or(fits)));
-    let alike: Vec<Alike> =
-        options.policies.iter().filter_map(|&policy| Alike::of(policy, &program, &survey)).collect();
+    let uniform: Vec<UniformPolicy> =
+        options.policies.iter().filter_map(|&policy| UniformPolicy::of(policy, &program, &survey)).collect();
     let trainable = (0..program.params().len()).filter(|&index| program.is_trainable(index));
     let trainable: u64 = trainable.map(|index| program.params()[index].shape.iter().product::<u64>()).sum();
     if output.json {
@@ -114,7 +114,7 @@ pub fn show(args: &args::Plan, subject: &Subject, output: &Output) -> Result<Don
             "plan": plan,
             "paged_optimizer_bytes": paged_bytes,
             "longest_seq": {"memory_bytes": budget, "seq": longest},
-            "policies": alike.iter().map(Alike::json).collect::<Vec<_>>(),
+            "policies": uniform.iter().map(UniformPolicy::json).collect::<Vec<_>>(),
         });
         term::print(&format!("{page:#}\n"))?;
         return Ok(Done::Ok);
@@ -131,7 +131,7 @@ pub fn show(args: &args::Plan, subject: &Subject, output: &Output) -> Result<Don
         term::count(trainable),
     );
     page.push_str(&format!(
-        "a step of {} x {} tokens takes at most {}, the optimizer's state included, in the {} of {}\n\n",
+        "peak memory of a step of {} x {} tokens: {} (with optimizer state), in the {} of {}\n\n",
         term::thousands(plan.batch),
         term::thousands(plan.seq),
         paint(BOLD, term::bytes(plan.peak_bytes)),
@@ -146,35 +146,35 @@ pub fn show(args: &args::Plan, subject: &Subject, output: &Output) -> Result<Don
     if paged_bytes > 0 {
         page.push_str(&format!("{} {} in a file\n", paint(DIM, "optimizer:"), term::bytes(paged_bytes)));
     }
-    page.push_str(&format!("\n{}\n{}", paint(DIM, "bytes alive over the step"), chart(&plan.bars)));
-    page.push_str(&format!("\n{}", alternatives(&alike)));
+    page.push_str(&format!("\n{}\n{}", paint(DIM, "live bytes over the step"), chart(&plan.bars)));
+    page.push_str(&format!("\n{}", alternatives(&uniform)));
     let of = if args.memory_budget.is_some() { "the budget" } else { "the device's memory" };
     let longest = match longest {
-        Some(seq) if longest != fits => format!("{} tokens, where its table of positions ends", term::thousands(seq)),
+        Some(seq) if longest != fits => format!("{} tokens, the size of its position embedding", term::thousands(seq)),
         Some(seq) => format!("{} tokens", term::thousands(seq)),
-        None => "none: not even one token".to_owned(),
+        None => "none (one token does not fit)".to_owned(),
     };
     page.push_str(&format!(
-        "\nlongest sequence that fits {of} of {}, with the policies above: {}\n",
+        "\nlongest sequence within {of} of {}, with the policies that take the least memory: {}\n",
         term::bytes(budget),
         paint(BOLD, longest),
     ));
-    let workspace = format!(
-        "tensors and the optimizer's state, to the byte; the workspace of an operation, at most {}, and the program itself come on top",
-        term::bytes(plan.workspace_bytes)
-    );
-    page.push_str(&paint(DIM, workspace));
+    let workspace = match plan.workspace_bytes {
+        0 => String::new(),
+        bytes => format!("operator workspace (at most {}) and ", term::bytes(bytes)),
+    };
+    page.push_str(&paint(DIM, format!("not counted: {workspace}the process itself")));
     page.push('\n');
     term::print(&page)?;
     Ok(Done::Ok)
 }
 
-/// Says what a run of this length would be refused for.
+/// Checks --seq against the position embedding, and notes what training would reject.
 fn check_limits(args: &args::Plan, subject: &Subject, output: &Output) -> Result<(), Box<dyn Error>> {
     let limits = subject.limits;
     limits.check_positions(tokens(args, limits), "--seq", |rows| format!("give --seq {rows}"))?;
     let mut notes = Vec::from_iter(data::length_note(args.seq, limits));
-    // A plan needs no tokenizer: one that is not there, or unsound, is the business of what reads text.
+    // A plan needs no tokenizer: a missing or invalid one is reported by commands that read text.
     if let Ok(tokenizer) = Tokenizer::load(&subject.root)
         && let Err(error) = limits.check_ids(&tokenizer)
     {
@@ -276,23 +276,23 @@ fn device_bytes(device: args::Device) -> Result<u64, Box<dyn Error>> {
         }
         args::Device::Cuda => {
             let gpu = Machine::detect().nvidia.gpus.into_iter().next();
-            let none = "--device cuda: no GPU was found, so say what it has: --memory-budget 24GiB";
+            let none = "--device cuda: no GPU found; pass its memory, for example --memory-budget 24GiB";
             Ok(gpu.ok_or(none)?.memory_bytes)
         }
     }
 }
 
-/// A budget that nothing fits, with what the command line could say instead.
-fn told(error: EngineError, args: &args::Plan, survey: &Survey<'_>) -> Box<dyn Error> {
+/// A budget that no policy fits, with the options that would help.
+fn budget_error(error: EngineError, args: &args::Plan, survey: &Survey<'_>) -> Box<dyn Error> {
     let EngineError::Budget { batch, seq, budget_bytes, .. } = error else { return error.into() };
     let least = survey.least_bytes();
     let offload = match args.offload_folder {
         Some(_) => "",
-        None => ", let layers write to --offload-folder,",
+        None => "add --offload-folder, ",
     };
     format!(
-        "nothing fits --memory-budget {}: the least that a step of {} x {} tokens takes is {} ({} bytes); give it that{offload} or \
-         take a smaller --seq or --batch",
+        "no policy fits --memory-budget {}: a step of {} x {} tokens needs at least {} ({} bytes); raise the budget, {offload}or \
+         lower --seq or --batch",
         term::bytes(budget_bytes),
         term::thousands(batch),
         term::thousands(seq),
@@ -330,11 +330,11 @@ fn chosen(plan: &Plan) -> String {
             _ => runs.push((block, block, policy)),
         }
     }
-    let told = runs.iter().map(|(start, end, policy)| {
+    let ranges = runs.iter().map(|(start, end, policy)| {
         let range = if start == end { start.to_string() } else { format!("{start}..{end}") };
         format!("{range} {}", paint(NAME, policy.name()))
     });
-    format!("blocks {}", told.collect::<Vec<_>>().join(", "))
+    format!("blocks {}", ranges.collect::<Vec<_>>().join(", "))
 }
 
 /// A line for each run over a block, or for several where there are many.
@@ -349,7 +349,7 @@ fn chart(bars: &[Bar]) -> String {
         let label = if first == last { first.clone() } else { format!("{first} .. {last}") };
         table.row([label, bar(bytes as f64 / most as f64), term::bytes(bytes)]);
     }
-    // Without the line of headings: there are none.
+    // Without the header row.
     table.render().split_once('\n').map_or_else(String::new, |(_, rows)| rows.to_owned())
 }
 
@@ -361,7 +361,7 @@ fn label(index: usize, bar: &Bar) -> String {
     }
 }
 
-/// Eighths of a cell.
+/// A bar in eighths of a cell.
 fn bar(share: f64) -> String {
     let eighths = (share * CELLS as f64 * 8.0).round() as usize;
     let rest = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"][eighths % 8];
@@ -369,36 +369,41 @@ fn bar(share: f64) -> String {
 }
 
 /// The same policy for all blocks.
-struct Alike {
+struct UniformPolicy {
     policy: Policy,
     peak_bytes: u64,
-    /// By all blocks, in memory.
-    kept_bytes: u64,
+    /// Bytes that all blocks save in memory.
+    saved_bytes: u64,
     seconds: f64,
 }
 
-impl Alike {
+impl UniformPolicy {
     fn of(policy: Policy, program: &Program, survey: &Survey<'_>) -> Option<Self> {
         let blocks = vec![policy; program.blocks()];
-        let kept_bytes = (0..program.blocks()).filter_map(|block| survey.kept_bytes(block, policy)).sum();
-        Some(Alike { policy, peak_bytes: survey.peak_bytes(&blocks)?, kept_bytes, seconds: survey.seconds(&blocks)? })
+        let saved_bytes = (0..program.blocks()).filter_map(|block| survey.kept_bytes(block, policy)).sum();
+        Some(UniformPolicy {
+            policy,
+            peak_bytes: survey.peak_bytes(&blocks)?,
+            saved_bytes,
+            seconds: survey.seconds(&blocks)?,
+        })
     }
 
     fn json(&self) -> serde_json::Value {
-        json!({"policy": self.policy, "peak_bytes": self.peak_bytes, "kept_bytes": self.kept_bytes,
+        json!({"policy": self.policy, "peak_bytes": self.peak_bytes, "kept_bytes": self.saved_bytes,
             "estimated_seconds": self.seconds})
     }
 }
 
-fn alternatives(alike: &[Alike]) -> String {
-    let fastest = alike.iter().map(|alike| alike.seconds).fold(f64::INFINITY, f64::min);
+fn alternatives(uniform: &[UniformPolicy]) -> String {
+    let fastest = uniform.iter().map(|row| row.seconds).fold(f64::INFINITY, f64::min);
     let mut table = Table::new(&["every block", ">peak", ">saved by blocks", ">estimated time"]);
-    for alike in alike {
+    for row in uniform {
         table.row([
-            paint(NAME, alike.policy.name()),
-            term::bytes(alike.peak_bytes),
-            term::bytes(alike.kept_bytes),
-            format!("x {:.2}", alike.seconds / fastest),
+            paint(NAME, row.policy.name()),
+            term::bytes(row.peak_bytes),
+            term::bytes(row.saved_bytes),
+            format!("x {:.2}", row.seconds / fastest),
         ]);
     }
     table.render()

@@ -60,9 +60,9 @@ fn head(files: &[DataDescription], is_chat: bool, shown: &[PreviewRow]) -> Strin
 
 fn count(size: &EpochSize) -> String {
     format!(
-        "{} rows, {} tokens, {} of them supervised; the longest row has {}",
-        term::thousands(size.rows),
-        term::thousands(size.tokens),
+        "{}, {}, {} of them supervised; the longest row has {}",
+        term::counted(size.rows, "row"),
+        term::counted(size.tokens, "token"),
         term::thousands(size.supervised_tokens),
         term::thousands(size.longest_row_tokens)
     )
@@ -179,23 +179,23 @@ fn chat(
     Ok(if report.fault_count == 0 { Done::Ok } else { Done::Differs })
 }
 
-/// A row's tokens: `[…]` what is learned, plain what is not, marked where a text ends.
+/// A row's tokens, one per line: `loss` for a supervised one, `eos` where a text ends.
 fn show(index: usize, row: &PreviewRow) -> String {
     let place = row.place.as_deref().map_or(String::new(), |place| format!(" ({})", term::value(place)));
-    let learned = row.supervised_tokens;
     let mut page = format!(
-        "{}{place}: {} tokens, {learned} learned{}\n",
+        "{}{place}: {}, {} supervised{}\n",
         paint(BOLD, format!("row {}", index + 1)),
-        row.tokens.len(),
-        if row.supervises_an_end { "" } else { ", no end among them" },
+        term::counted(row.tokens.len() as u64, "token"),
+        term::thousands(row.supervised_tokens as u64),
+        if row.supervises_an_end { "" } else { ", no end token supervised" },
     );
     for token in &row.tokens {
         let text = token.text.escape_debug().to_string();
         let line = match (token.is_supervised, token.is_eos) {
-            (true, true) => paint(GOOD, format!("{:>8}  learn end  {text}", token.id)),
-            (true, false) => paint(GOOD, format!("{:>8}  learn      {text}", token.id)),
-            (false, true) => paint(WARN, format!("{:>8}  -     end  {text}", token.id)),
-            (false, false) => paint(DIM, format!("{:>8}  -          {text}", token.id)),
+            (true, true) => paint(GOOD, format!("{:>8}  loss eos  {text}", token.id)),
+            (true, false) => paint(GOOD, format!("{:>8}  loss      {text}", token.id)),
+            (false, true) => paint(WARN, format!("{:>8}  -    eos  {text}", token.id)),
+            (false, false) => paint(DIM, format!("{:>8}  -         {text}", token.id)),
         };
         page.push_str(&line);
         page.push('\n');

@@ -154,7 +154,7 @@ fn forward_note(steps: &[Step]) -> Option<&'static str> {
     changing.peek()?;
     Some(match changing.any(Step::is_unverified) {
         true => {
-            "it is not verified that the model computes what it did: config.json says so, and transformers will refuse the output"
+            "the forward was not verified to be unchanged: config.json says so, and transformers will refuse the output"
         }
         false => "the model computes something else now: config.json says so, and transformers will refuse the output",
     })

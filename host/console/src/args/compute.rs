@@ -1,4 +1,4 @@
-//! How a model is held and computed: the same of every command that computes.
+//! Options shared by all commands that run the model.
 
 use clap::{Args, ValueEnum};
 
@@ -20,14 +20,18 @@ pub struct Compute {
 /// The device to compute on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Device {
+    /// The CPU.
     Cpu,
-    /// The first GPU, by libtorch's own operations; needs a libtorch for CUDA.
+    /// The first CUDA device; needs a CUDA build of libtorch.
     Cuda,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Precision {
+    /// The dtype of the checkpoint, or float32 where that is float16.
     Auto,
+    /// 32-bit floats.
     Float32,
+    /// 16-bit floats with the exponent of float32.
     Bfloat16,
 }

@@ -18,10 +18,8 @@ const FOREIGN: &[(&[&str], &str)] = &[
         &["model", "model-name", "model-name-or-path", "base-model", "model-id"],
         "the model has no option: `unswag train MODEL --data FILE -o DIR`, or `model:` at the top of a recipe",
     ),
-    (
-        &["bf16", "fp16"],
-        "--dtype bfloat16 or --dtype float32 sets the dtype to compute in; without it, the checkpoint's is used",
-    ),
+    (&["bf16"], "--dtype bfloat16 sets the dtype to compute in; without it, the checkpoint's is used"),
+    (&["fp16"], "float16 is not supported: use --dtype bfloat16 or float32"),
     (&["load-in-8bit"], "--load-in-4bit holds the base in 4 bits; there is no 8-bit form"),
     (&["eval-strategy", "evaluation-strategy"], "--eval-steps N measures the validation loss every N steps"),
     (&["save-strategy"], "--save-steps N writes a checkpoint every N steps"),

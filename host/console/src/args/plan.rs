@@ -25,7 +25,7 @@ Exit status: 0 done; 2 could not be done, or no policy fits the budget.")]
 pub struct Plan {
     #[command(flatten)]
     pub model: Model,
-    /// Tokens per row. [default: 1024, or the length of the model's table of positions where that is less]
+    /// Tokens per row. [default: 1024, or the size of the model's learned position embedding if smaller]
     #[arg(long, visible_alias = "block-size", aliases = SEQUENCE_LENGTH, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub seq: Option<u64>,
     /// Rows per batch.
@@ -36,6 +36,7 @@ pub struct Plan {
     pub gradient_accumulation_steps: u64,
     #[command(flatten)]
     pub lora: Lora,
+    /// The optimizer.
     #[arg(long, value_enum, default_value_t = Optim::AdamwTorch)]
     pub optim: Optim,
     /// The dtype to compute in; `auto` is that of the checkpoint, or float32 where that is float16.
@@ -46,9 +47,9 @@ pub struct Plan {
     pub device: Device,
     #[command(flatten)]
     pub quantization: Quantization,
-    /// Choose what each layer saves for the fastest step whose weights, gradients, activations and optimizer (f32
-    /// master weights and moments) fit in this size together. The workspace of single operations and libtorch's own 22
-    /// MiB come on top.
+    /// Choose what each layer saves for the step with the lowest estimated time whose weights, gradients, activations and
+    /// optimizer (f32 master weights and moments) fit in this size together. The workspace of single operations and
+    /// libtorch's own 22 MiB come on top.
     #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with = "gradient_checkpointing", help_heading = "Memory")]
     pub memory_budget: Option<u64>,
     /// Save only the input of each layer and recompute the rest in the backward.
@@ -82,7 +83,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         letter => powers.iter().position(|power| *power == letter).ok_or_else(wrong)? + 1,
     };
     let bytes = number * f64::from(base).powi(power as i32);
-    // Above this no machine is, and sums would not fit.
+    // 2^60 bytes at most, so that sums fit in u64.
     if (1.0..=(1u64 << 60) as f64).contains(&bytes) { Ok(bytes as u64) } else { Err(wrong()) }
 }
 

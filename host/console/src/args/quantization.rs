@@ -9,6 +9,7 @@ pub struct Quantization {
     /// quantised weights, which differ from the checkpoint's by the rounding.
     #[arg(long)]
     pub load_in_4bit: bool,
+    /// 4-bit data type.
     #[arg(long, value_enum, default_value_t = QuantType::Nf4, requires = "load_in_4bit")]
     pub bnb_4bit_quant_type: QuantType,
     /// Hold the scales of the 4-bit weights in 8 bits: 0.516 bytes per weight instead of 0.563.

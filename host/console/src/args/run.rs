@@ -8,8 +8,8 @@ use super::{Compute, Data, Model};
 
 /// Measure a model on data: loss, perplexity and bits per byte.
 ///
-/// The loss is the mean of -log p over the tokens, in nats; perplexity is e to it. Bits per byte divides by the bytes of the text
-/// instead of by its tokens, so that models with different tokenizers can be compared; conversations have none.
+/// loss: mean negative log-likelihood per supervised token, in nats. perplexity = exp(loss). bits per byte = total loss / (ln 2 *
+/// bytes of text), comparable across tokenizers; not reported for conversations and packed rows.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -55,17 +55,19 @@ pub struct Generate {
     /// A LoRA adapter in PEFT's format.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub adapter: Option<PathBuf>,
+    /// Maximum number of tokens to generate.
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub max_new_tokens: usize,
-    /// Divide the logits by this; 0 always takes the most likely token.
+    /// Divide the logits by this; 0: greedy decoding.
     #[arg(long, value_name = "T", default_value_t = 1.0)]
     pub temperature: f64,
     /// Sample from the K most likely tokens; 0 for all.
     #[arg(long, value_name = "K", default_value_t = 50)]
     pub top_k: usize,
-    /// Sample from the most likely tokens whose probabilities add up to P.
+    /// Sample from the smallest set of most likely tokens whose probabilities sum to at least P (nucleus sampling).
     #[arg(long, value_name = "P", default_value_t = 1.0)]
     pub top_p: f64,
+    /// Seed for sampling.
     #[arg(long, value_name = "N", default_value_t = 42)]
     pub seed: u64,
     #[command(flatten)]
@@ -74,11 +76,11 @@ pub struct Generate {
 
 /// Merge a LoRA adapter into a checkpoint's weights.
 ///
-/// W + scale * B A is computed in float64 and rounded once to the dtype of the weight; modules that the adapter saves in full
+/// W + scale * (B @ A) is computed in float64 and rounded once to the dtype of the weight; modules that the adapter saves in full
 /// (modules_to_save) replace those of the base. The base is not changed, and the output appears complete or not at all. A merge
 /// that would change no weight is refused. A merge into a folder that surgery wrote gives a plain model with the base's graph; where
-/// a patch changes what the model computes, it is refused. A head that no longer shares the embedding's matrix has its own in the
-/// output, and config.json says so.
+/// a patch changes what the model computes, it is refused. If a tied lm_head changed, it is written untied and config.json gets
+/// tie_word_embeddings: false.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -112,6 +114,7 @@ pub struct Merge {
 pub enum MergeDtype {
     /// That of the base.
     Auto,
+    /// 32-bit floats.
     Float32,
 }
 
@@ -130,14 +133,14 @@ Examples:
   unswag preprocess ./SmolLM2-135M --data chat.jsonl --chat --debug
   unswag preprocess ./SmolLM2-135M --data plays/*.txt --block-size 512 --json
 
-Exit status: 0 sound; 1 rows have faults; 2 could not be read.")]
+Exit status: 0 valid; 1 invalid rows; 2 data could not be read.")]
 pub struct Preprocess {
     /// The model whose tokenizer and chat template are used.
     #[arg(value_name = "MODEL", value_hint = ValueHint::DirPath)]
     pub model: PathBuf,
     #[command(flatten)]
     pub data: Data,
-    /// Show the first rows token by token: what is learned, what is not, and where texts end.
+    /// Show the first rows token by token: which are supervised, and where a text ends.
     #[arg(long)]
     pub debug: bool,
     /// Rows to show.

@@ -1,4 +1,6 @@
-//! `unswag train`: transformers' and PEFT's names and defaults, wherever they have one.
+//! `unswag train`: the names of transformers and PEFT, wherever they have one, and their defaults except
+//! --per-device-train-batch-size 1, --logging-steps 10, --report-to jsonl, --optim adamw_torch, --lora-target-modules
+//! all-linear and --bnb-4bit-quant-type nf4.
 
 use std::{
     path::{Path, PathBuf},
@@ -71,9 +73,9 @@ pub struct Train {
     /// result.
     #[arg(long, help_heading = "Memory")]
     pub gradient_checkpointing: bool,
-    /// Choose what each layer saves for the fastest step whose weights, gradients, activations and optimizer (f32
-    /// master weights and moments) fit in this size together. The workspace of single operations and libtorch's own 22
-    /// MiB come on top.
+    /// Choose what each layer saves for the step with the lowest estimated time whose weights, gradients, activations and
+    /// optimizer (f32 master weights and moments) fit in this size together. The workspace of single operations and
+    /// libtorch's own 22 MiB come on top.
     #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with = "gradient_checkpointing", help_heading = "Memory")]
     pub memory_budget: Option<u64>,
     /// Let layers offload saved activations to a file in this folder until their backward, where the budget requires
@@ -116,8 +118,8 @@ pub struct Data {
     pub chat: bool,
     #[command(flatten)]
     pub columns: DataColumns,
-    /// Tokens per row; the maximum for a conversation, or for a prompt with its completion. [default: 1024, or the
-    /// length of the model's table of positions where that is less]
+    /// Tokens per row; the maximum for a conversation, or for a prompt with its completion. [default: 1024, or the size
+    /// of the model's learned position embedding if smaller]
     #[arg(long, aliases = SEQUENCE_LENGTH, value_name = "N")]
     pub block_size: Option<usize>,
     /// Tokens that a row shares with the row before it. Training uses them twice an epoch; `eval` and a validation loss
@@ -172,8 +174,8 @@ pub struct Validation {
     /// Measure the validation loss every N steps and at the end; without this option, at the end alone.
     #[arg(long, value_name = "N", requires = "held_out", value_parser = clap::value_parser!(u64).range(1..))]
     pub eval_steps: Option<u64>,
-    /// Publish the weights with the lowest validation loss instead of the last ones. Each new best is saved as a
-    /// checkpoint, which --save-total-limit does not remove.
+    /// Write the weights with the lowest validation loss at the end, instead of the last ones. Each new best is saved as
+    /// a checkpoint, which --save-total-limit does not remove.
     #[arg(long, requires = "eval_steps")]
     pub load_best_model_at_end: bool,
     /// The metric that the best weights are chosen by; both names are the validation loss.
@@ -221,7 +223,7 @@ pub struct Lora {
     /// JSON object. The first match counts.
     #[arg(long, value_name = "NAME=R", num_args = 1.., value_parser = pattern::<u64>)]
     pub rank_pattern: Vec<Pattern<u64>>,
-    /// Alphas that differ from --lora-alpha: NAME=ALPHA, as above, or a JSON object.
+    /// Alphas that differ from --lora-alpha: NAME=ALPHA, as for --rank-pattern; or a JSON object.
     #[arg(long, value_name = "NAME=ALPHA", num_args = 1.., value_parser = pattern::<f64>)]
     pub alpha_pattern: Vec<Pattern<f64>>,
     /// Train all weights of these modules (embed_tokens, lm_head), and save them with the adapter. A matrix that the
@@ -279,10 +281,13 @@ pub struct Length {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Optimizer")]
 pub struct Optimizer {
+    /// The optimizer.
     #[arg(long, value_enum, default_value_t = Optim::AdamwTorch)]
     pub optim: Optim,
+    /// Peak learning rate.
     #[arg(long, visible_alias = "lr", value_name = "RATE", default_value_t = 5e-5)]
     pub learning_rate: f64,
+    /// Learning-rate schedule.
     #[arg(long, aliases = ["lr-scheduler", "scheduler"], value_enum, default_value_t = Scheduler::Linear)]
     pub lr_scheduler_type: Scheduler,
     /// Steps in which the learning rate rises from 0.
@@ -291,14 +296,16 @@ pub struct Optimizer {
     /// Warmup steps as a share of all steps.
     #[arg(long, value_name = "SHARE")]
     pub warmup_ratio: Option<f64>,
+    /// Decoupled weight decay; none of biases and norms.
     #[arg(long, value_name = "RATE", default_value_t = 0.0)]
     pub weight_decay: f64,
-    /// [default: 0.9]
+    /// Decay rate of the first moment; for Lion, the share of the momentum in the update. [default: 0.9]
     #[arg(long, value_name = "BETA")]
     pub adam_beta1: Option<f64>,
-    /// [default: 0.999; 0.99 for Lion]
+    /// Decay rate of the second moment; for Lion, of the momentum. [default: 0.999; 0.99 for Lion]
     #[arg(long, value_name = "BETA")]
     pub adam_beta2: Option<f64>,
+    /// Added to the denominator of Adam.
     #[arg(long, value_name = "EPS", default_value_t = 1e-8)]
     pub adam_epsilon: f64,
     /// Clip the L2 norm of the gradient, over all trained parameters, to this; 0 turns clipping off.
@@ -383,11 +390,12 @@ impl Optim {
     }
 
     /// # Errors
-    /// A folder that nothing would go to.
+    /// A folder that would have no effect.
     pub fn check_offload_folder(self, folder: Option<&Path>, memory_budget: Option<u64>) -> Result<(), String> {
         match folder {
             Some(_) if memory_budget.is_none() && !self.is_paged() => {
-                Err("--offload-folder: nothing goes there without --memory-budget or a paged --optim".into())
+                Err("--offload-folder has no effect without --memory-budget or a paged --optim; add one or remove it"
+                    .into())
             }
             _ => Ok(()),
         }
@@ -400,7 +408,7 @@ impl Optim {
     pub fn memory_budget(self, asked: Option<u64>) -> Result<Option<u64>, String> {
         match asked {
             Some(_) if !self.is_paged() => {
-                Err("--optim-memory-budget: only a paged --optim has one, such as paged_adamw_8bit".into())
+                Err("--optim-memory-budget needs a paged --optim, such as paged_adamw_8bit".into())
             }
             asked => Ok(self.is_paged().then(|| asked.unwrap_or(OPTIM_MEMORY_BUDGET))),
         }

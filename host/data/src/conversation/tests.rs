@@ -72,10 +72,10 @@ fn tools_and_documents_are_lists_of_objects_or_their_json_text() {
     for (value, expected) in [
         (r#"{"name": "f"}"#, ["\"tools\"", "found an object"]),
         (r#""{\"name\": \"f\"}""#, ["\"tools\"", "found an object"]),
-        (r#""clock, weather""#, ["\"tools\"", "a text that is not JSON"]),
+        (r#""clock, weather""#, ["\"tools\"", "a string that is not JSON"]),
         ("true", ["\"tools\"", "found a boolean"]),
         (r#"[{"name": "f"}, 7]"#, ["\"tools[1]\"", "found a number"]),
-        (r#"["clock"]"#, ["\"tools[0]\"", "a text that is no JSON object"]),
+        (r#"["clock"]"#, ["\"tools[0]\"", "a string that is not a JSON object"]),
     ] {
         refused(&format!(r#"{{"messages": [{{"role": "user", "content": "x"}}], "tools": {value}}}"#), &expected);
     }
@@ -96,7 +96,7 @@ fn tool_calls_are_lists_of_objects_and_arguments_stay_as_they_are() {
     assert_eq!(messages(&of("\"\"")), r#"[{"role":"assistant","content":"","id":1}]"#);
     refused(&of("{}"), &["message 0", "tool_calls", "found an object"]);
     refused(&of("[\"clock\"]"), &["message 0", "tool_calls[0]"]);
-    refused(&of(r#"[{"function": "clock"}]"#), &["message 0", "tool_calls[0].function", "found a text"]);
+    refused(&of(r#"[{"function": "clock"}]"#), &["message 0", "tool_calls[0].function", "found a string"]);
     refused(&of(r#"[{"function": {"name": "f", "arguments": [1]}}]"#), &["tool_calls[0].function.arguments", "a list"]);
     let old = r#"{"messages": [{"role": "assistant", "content": null, "function_call": {"name": "f"}}]}"#;
     refused(old, &["message 0", "function_call", "tool_calls"]);
@@ -114,7 +114,7 @@ fn sharegpt_turns_keep_their_calls_and_their_marks() {
     assert_eq!(messages(row), expected);
     let learned: Vec<bool> = read(row).messages.iter().map(|message| message.is_learned).collect();
     assert_eq!(learned, [true, false, false, true, true]);
-    refused(r#"{"conversations": [{"from": "function_call", "value": "clock()"}]}"#, &["message 0", "JSON text"]);
+    refused(r#"{"conversations": [{"from": "function_call", "value": "clock()"}]}"#, &["message 0", "JSON string"]);
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn marks_of_a_message_are_two_valued() {
     refused(&of("assistant", r#""training": 0"#), &["training: expected true or false, found 0"]);
     read(&of("user", r#""weight": 1"#));
     read(&of("user", r#""train": false"#));
-    refused(&of("user", r#""train": true"#), &["message 0", "role \"user\"", "only those of the assistant"]);
+    refused(&of("user", r#""train": true"#), &["message 0", "role \"user\"", "only assistant messages"]);
 }
 
 #[test]

@@ -292,7 +292,7 @@ impl<'de> Visitor<'de> for Merges {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of pairs, or of texts such as \"a b\"")
+        f.write_str("a list of pairs, or of strings such as \"a b\"")
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
@@ -324,7 +324,7 @@ impl<'de> Deserialize<'de> for Merge<'de> {
             type Value = Merge<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a merge: two tokens, or a text such as \"a b\"")
+                f.write_str("a merge: two tokens, or a string such as \"a b\"")
             }
 
             fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Merge<'de>, E> {

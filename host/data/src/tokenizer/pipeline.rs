@@ -71,14 +71,16 @@ impl Growth {
         use tokenizers::{NormalizedString, Normalizer};
         let Some(normalizer) = tokenizer.get_normalizer().filter(|_| self.normalizer > CERTAIN) else { return Ok(()) };
         let piece_bytes = MEASURED_BYTES / self.normalizer as usize;
+        let limit = MEASURED_BYTES + CERTAIN as usize * text.len();
         let (mut rest, mut made) = (text, 0);
         while !rest.is_empty() {
             let (piece, behind) = rest.split_at(rest.ceil_char_boundary(piece_bytes.min(rest.len())));
             let mut normalized = NormalizedString::from(piece);
             normalizer.normalize(&mut normalized).map_err(|error| error.to_string())?;
             made += normalized.get().len();
-            if made > MEASURED_BYTES + CERTAIN as usize * text.len() {
-                return Err(format!("the normalizer writes more than {made} bytes for {}", text.len() - behind.len()));
+            if made > limit {
+                let read = text.len() - behind.len();
+                return Err(format!("the normalizer expanded {read} bytes to {made}; the limit is {limit}"));
             }
             rest = behind;
         }
@@ -94,7 +96,7 @@ pub(super) fn check(part: Part, value: &Value, growth: &mut Growth) -> Result<()
     let factor = walk(value, growth)?;
     let most = if part == Part::Normalizer { MOST } else { CERTAIN };
     if factor > most {
-        return Err(format!("its steps may make {factor} bytes of one, at most {most} are allowed"));
+        return Err(format!("its steps can expand one byte to {factor}; the limit is {most}"));
     }
     if part == Part::Normalizer {
         growth.normalizer = factor;

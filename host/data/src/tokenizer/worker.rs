@@ -1,5 +1,5 @@
 //! A thread that runs the tokenizers library, so that a damaged file ends in an error: a panic there is caught and says
-//! nothing on stderr, and work that does not end in time is given up.
+//! nothing on stderr, and work that does not end in time is abandoned.
 //!
 //! A thread cannot be stopped from outside. An abandoned one runs until the process ends, and its worker takes no
 //! further work. What memory the library takes is bounded before, by what [`super::file`] accepts.
@@ -23,9 +23,12 @@ type Task = Box<dyn FnOnce() + Send>;
 pub(super) enum Fault {
     #[error("the tokenizers library fails on it: {0}")]
     Panicked(String),
-    #[error("it took longer than {} s and was given up; a pattern in the file takes too long on this text", .0.as_secs())]
+    #[error(
+        "the tokenizers library took longer than {} s and was abandoned; a regular expression in the file is too slow on this text",
+        .0.as_secs()
+    )]
     TooSlow(Duration),
-    #[error("earlier work on it did not end in time, and nothing more is started")]
+    #[error("the tokenizer is disabled after an earlier timeout")]
     GivenUp,
     #[error("no thread can be started for it: {0}")]
     NoThread(String),
@@ -33,7 +36,7 @@ pub(super) enum Fault {
 
 /// One thread, which does one task after the other.
 pub(super) struct Worker {
-    /// `None` after a task that was given up.
+    /// `None` after a task that was abandoned.
     tasks: Mutex<Option<mpsc::Sender<Task>>>,
 }
 

@@ -1,4 +1,5 @@
-//! What each kind keeps for its backward in eager PyTorch, where every parameter (or a LoRA beside it) is trained.
+//! What PyTorch saves for the backward of each kind, with fused norms and SDPA, where every linear layer is trained or has
+//! LoRA. Transformers' eager RMSNorm saves more: intermediate tensors in f32.
 //!
 //! Only called on calls that passed inference, so an index or a last dimension that inference asked for is there.
 

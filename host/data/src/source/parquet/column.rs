@@ -319,7 +319,7 @@ impl Column {
                 Err(fault) => return Err(fault),
             }
         }
-        Err(Fault::damaged(format!("a page of column {:?} has a header of megabytes", self.leaf.path)))
+        Err(Fault::damaged(format!("the header of a page of column {:?} exceeds the limit", self.leaf.path)))
     }
 
     fn decompress(&self, compressed: Vec<u8>, bytes: usize) -> Result<Vec<u8>, Fault> {
@@ -348,7 +348,7 @@ impl Column {
             Codec::Snappy => {
                 // No three bytes of Snappy are more than 64 of text.
                 if snap::raw::decompress_len(&compressed).ok() != Some(bytes) || bytes / 64 > compressed.len() {
-                    return Err(damaged("it says another size than its header"));
+                    return Err(damaged("its size differs from the page header"));
                 }
                 let mut page = vec![0; bytes];
                 let mut decoder = snap::raw::Decoder::new();
