@@ -3,7 +3,9 @@
 use std::{
     collections::BTreeMap,
     error::Error,
+    panic::resume_unwind,
     path::{Path, PathBuf},
+    thread,
 };
 
 use serde_json::json;
@@ -27,24 +29,32 @@ use crate::{
 };
 
 pub fn run(args: &Surgery, output: &Output) -> Result<Done, Box<dyn Error>> {
-    let model = Model::open(&args.model.path, args.model.config.as_deref())?;
+    let log = term::plugin_log(output);
+    // Each takes some ten milliseconds, and neither needs the other unless the model chooses.
+    let (model, plugins) = thread::scope(|scope| {
+        let model = scope.spawn(|| Model::open(&args.model.path, args.model.config.as_deref()));
+        let plugins = (!args.auto).then(|| open_plugins(&args.plugins, &log));
+        (model.join().unwrap_or_else(|panic| resume_unwind(panic)), plugins)
+    });
+    let model = model?;
     let verdicts = if args.auto { automatic(&model.graph)? } else { Vec::new() };
     for verdict in &verdicts {
         let (mark, style) = if verdict.chosen { ("+", GOOD) } else { ("-", DIM) };
         term::note(output, &format!("{} {}: {}", paint(style, mark), verdict.protocol, verdict.because));
     }
-    let specs = if args.auto {
-        let chosen = verdicts.iter().filter(|verdict| verdict.chosen);
-        chosen.map(|verdict| verdict.protocol.clone()).collect()
-    } else {
-        args.plugins.clone()
+    let protocols = match plugins {
+        Some(plugins) => plugins?,
+        None => {
+            let chosen = verdicts.iter().filter(|verdict| verdict.chosen);
+            let specs: Vec<String> = chosen.map(|verdict| verdict.protocol.clone()).collect();
+            if specs.is_empty() {
+                return Err("surgery: no locked plugin suits this model and machine; the reasons are above, \
+                            `unswag plugin list` shows the plugins"
+                    .into());
+            }
+            open_plugins(&specs, &log)?
+        }
     };
-    if args.auto && specs.is_empty() {
-        return Err("surgery: no locked plugin suits this model and machine; the reasons are above, \
-                    `unswag plugin list` shows the plugins"
-            .into());
-    }
-    let protocols = open_plugins(&specs, &term::plugin_log(output))?;
     let operation = operate(&model, &protocols)?;
     let out = args.output.clone().unwrap_or_else(|| default_output(&model, &operation));
     let changes = diff(&operation.before, &operation.after);
