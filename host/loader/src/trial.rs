@@ -347,7 +347,7 @@ fn conclude(listener: &Listener, status: ExitStatus, late: Option<Ending>) -> En
 
 /// Everything that a file holds.
 fn read_all(mut file: File) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(usize::try_from(file.metadata()?.len()).unwrap_or(0));
     file.read_to_end(&mut bytes)?;
     Ok(bytes)
 }
