@@ -93,9 +93,9 @@ fn read(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
 
 fn with_negative_numbers(command: Command) -> Command {
     let names: Vec<String> = command.get_subcommands().map(|inner| inner.get_name().to_owned()).collect();
-    let command = command.mut_args(|arg| match arg.is_positional() {
-        true => arg,
-        false => arg.allow_negative_numbers(true),
+    let command = command.mut_args(|arg| match !arg.is_positional() && arg.get_action().takes_values() {
+        true => arg.allow_negative_numbers(true),
+        false => arg,
     });
     names.into_iter().fold(command, |command, name| command.mut_subcommand(name, with_negative_numbers))
 }
