@@ -107,12 +107,14 @@ pub enum RowFault {
     Field { field: String, what: String },
     #[error("the conversation has no message; remove the row")]
     NoMessages,
-    #[error("message {index}: {what}")]
+    /// Messages are counted from one in what is said, and from zero here.
+    #[error("message {}: {what}", index + 1)]
     Message { index: usize, what: String },
     #[error("the chat template refuses the conversation: {message}")]
     Template { message: String },
     #[error(
-        "the turn of message {index} cannot be found in the rendered conversation: {why}; mark the turns in the template with {{% generation %}} and {{% endgeneration %}}"
+        "the turn of message {} cannot be found in the rendered conversation: {why}; mark the turns in the template with {{% generation %}} and {{% endgeneration %}}",
+        index + 1
     )]
     LostTurn { index: usize, why: String },
     #[error(

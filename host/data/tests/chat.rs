@@ -282,14 +282,14 @@ fn rows_that_teach_nothing_or_are_broken_are_refused_by_line() {
     second(json!({"messages": []}), &["no message"]);
     second(json!({"text": "plain"}), &["no field \"messages\"", "\"conversations\"", "\"text\""]);
     second(json!({"messages": "Hi"}), &["expected a list of messages, found a text"]);
-    second(json!({"messages": [5]}), &["message 0", "expected an object, found a number"]);
-    second(json!({"messages": [{"content": "x"}]}), &["message 0", "no \"role\""]);
-    second(json!({"messages": [turn("user", "x"), {"role": "assistant"}]}), &["message 1", "no \"content\""]);
+    second(json!({"messages": [5]}), &["message 1", "expected an object, found a number"]);
+    second(json!({"messages": [{"content": "x"}]}), &["message 1", "no \"role\""]);
+    second(json!({"messages": [turn("user", "x"), {"role": "assistant"}]}), &["message 2", "no \"content\""]);
     second(
         json!({"messages": [turn("user", "x"), {"role": "assistant", "content": 5}]}),
-        &["message 1", "found a number"],
+        &["message 2", "found a number"],
     );
-    second(json!({"conversations": [{"from": "alien", "value": "x"}]}), &["message 0", "\"alien\"", "human"]);
+    second(json!({"conversations": [{"from": "alien", "value": "x"}]}), &["message 1", "\"alien\"", "human"]);
     second(json!({"messages": [turn("user", "x\u{fdd0}"), turn("assistant", "y")]}), &["U+FDD0"]);
     second(json!([1]), &["expected an object, found a list"]);
     Data::lines(&format!("{good}\n\n{{\"messages\": [\n")).refused(
@@ -317,7 +317,7 @@ fn rows_that_teach_nothing_or_are_broken_are_refused_by_line() {
         Data::of(&good).refused(
             Some(template),
             &options,
-            &["chat.jsonl:1", "turn of message 1", why, "{% generation %}"],
+            &["chat.jsonl:1", "turn of message 2", why, "{% generation %}"],
         );
     }
     let endless = "{% for a in range(100000) %}{{ 'x' * 1000000 }}{% endfor %}";

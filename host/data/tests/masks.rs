@@ -415,5 +415,5 @@ fn tools_and_calls_that_the_template_does_not_write_are_said() {
     );
     load(&[with_tools], &late, &tokenizer).unwrap();
     let call = json!({"messages": [turn("user", "t"), calling(json!("Let me see."), json!({"zone": "UTC"}))]});
-    refused(&[call], &source, &["rows.jsonl:1: message 1", "does not render its tool calls"]);
+    refused(&[call], &source, &["rows.jsonl:1: message 2", "does not render its tool calls"]);
 }
