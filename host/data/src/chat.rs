@@ -21,6 +21,7 @@ use crate::{
     loader::{Windowed, delegate_loader, fingerprint},
     message::Message,
     options::{Overlong, Split, check_block_size, check_window, setting},
+    roles,
     template::{ChatTemplate, Rendered, Rendering, value, variables},
     tokenizer::{Token, Tokenizer},
     turns::{self, Job, Render, Scene},
@@ -290,7 +291,10 @@ impl RowEncoder for Chat {
 
     fn encode(&self, file: usize, place: &Place, row: &str) -> Result<Taken<Built>, Error> {
         let shape = self.data.shape(file)?;
-        let conversation = shape.conversation(row).and_then(conversation::of_object);
+        let conversation = shape
+            .conversation(row)
+            .and_then(conversation::of_object)
+            .and_then(|conversation| roles::settle(conversation, self.template.source()));
         Ok(match conversation.map_err(Judged::from).and_then(|conversation| self.judge(place, &conversation)) {
             Ok(taken) => taken,
             Err(Judged::Fault(fault)) => Taken::Bad(fault),

@@ -37,6 +37,7 @@ mod pack;
 mod preview;
 mod probe;
 mod record;
+mod roles;
 mod seams;
 mod shuffle;
 mod source;

@@ -7,10 +7,14 @@ use crate::{
     conversation::list_of_objects,
     doc::{Doc, Fields},
     error::cut,
+    roles,
 };
 
 /// Role of the turns that a model is trained to write.
 pub(crate) const ASSISTANT: &str = "assistant";
+
+/// Known roles that ShareGPT's `from` has under the same name.
+const SHAREGPT: [&str; 4] = ["system", "user", ASSISTANT, "tool"];
 
 /// Names of a thought, the one that templates read first. gpt-oss's template reads `thinking`.
 pub(crate) const THOUGHTS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
@@ -96,7 +100,9 @@ pub(crate) fn sharegpt(fields: Fields) -> Result<Message, String> {
         _ => {
             let expected =
                 "human, user, gpt, assistant, model, function_call, system, tool, observation or function_response";
-            return Err(format!("\"from\": expected {expected}, found {:?}", cut(from)));
+            let near = roles::nearest(from).filter(|role| SHAREGPT.contains(role));
+            let near = near.map_or(String::new(), |role| format!("; did you mean {role:?}?"));
+            return Err(format!("\"from\": expected {expected}, found {:?}{near}", cut(from)));
         }
     };
     let mut message = match calls {

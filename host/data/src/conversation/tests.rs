@@ -115,6 +115,7 @@ fn sharegpt_turns_keep_their_calls_and_their_marks() {
     let learned: Vec<bool> = read(row).messages.iter().map(|message| message.is_learned).collect();
     assert_eq!(learned, [true, false, false, true, true]);
     refused(r#"{"conversations": [{"from": "function_call", "value": "clock()"}]}"#, &["message 1", "JSON text"]);
+    refused(r#"{"conversations": [{"from": "bot", "value": "a"}]}"#, &["found \"bot\"; did you mean \"assistant\"?"]);
 }
 
 #[test]
