@@ -22,9 +22,9 @@ pub enum RowFormat {
     Completion,
     /// Stanford Alpaca's instruction, input and output.
     Alpaca,
-    /// A conversation in `conversations`, as ShareGPT has it.
+    /// A conversation, in `conversations` where there is such a column, as ShareGPT has it.
     Sharegpt,
-    /// A conversation in `messages`, as OpenAI has it.
+    /// A conversation, in `messages` where there is such a column, as OpenAI has it.
     Chat,
 }
 
@@ -54,6 +54,8 @@ const COMPLETION: &[&str] = &["completion", "response", "answer", "output", "sol
 const SYSTEM: &[&str] = &["system", "system_prompt"];
 const HISTORY: &[&str] = &["history"];
 const MESSAGES: &[&str] = &["messages", "conversations"];
+/// The same, ShareGPT's own first.
+const SHAREGPT_MESSAGES: &[&str] = &["conversations", "messages"];
 /// Fields beside a conversation that its template or its reader knows.
 pub(crate) const BESIDE_MESSAGES: &[&str] = &["system", "tools", "documents", "chat_template_kwargs"];
 
@@ -125,13 +127,11 @@ impl Columns {
                 system: optional(&self.system, SYSTEM)?,
                 history: optional(&self.history, HISTORY)?,
             },
-            RowFormat::Sharegpt => Shape::Conversation {
-                messages: required(&self.messages, &["conversations"], "conversation", "--messages-column")?,
-            },
-            RowFormat::Chat => {
-                let first = MESSAGES.iter().find(|name| has.iter().any(|column| column == **name));
+            format @ (RowFormat::Sharegpt | RowFormat::Chat) => {
+                let known = if format == RowFormat::Sharegpt { SHAREGPT_MESSAGES } else { MESSAGES };
+                let first = known.iter().find(|name| has.iter().any(|column| column == **name));
                 let named = self.messages.clone().or(first.map(|name| (*name).to_owned()));
-                Shape::Conversation { messages: required(&named, MESSAGES, "conversation", "--messages-column")? }
+                Shape::Conversation { messages: required(&named, known, "conversation", "--messages-column")? }
             }
         };
         self.check(&shape, is_chat)?;

@@ -49,15 +49,25 @@ impl Message {
     }
 }
 
-/// A message of `{"role", "content"}`.
+/// A message of either form. Its keys tell the forms apart, for data sets put both under either name of the list.
 ///
 /// # Errors
 /// What is wrong with it.
-pub(crate) fn openai(mut fields: Fields) -> Result<Message, String> {
+pub(crate) fn read(fields: Fields) -> Result<Message, String> {
+    let is_openai = fields.get("role").is_some_and(|role| role.as_text().is_some());
+    let is_sharegpt = !is_openai && fields.get("from").is_some_and(|from| !from.is_null());
+    if is_sharegpt { sharegpt(fields) } else { openai(fields) }
+}
+
+/// A message of `{"role", "content"}`.
+fn openai(mut fields: Fields) -> Result<Message, String> {
     fields.retain(|_, value| !value.is_null());
     let role = match fields.get("role") {
         Some(Doc::Text(role)) if !role.is_empty() => role.clone(),
-        _ => return Err("no \"role\"; expected a text such as \"user\" or \"assistant\"".to_owned()),
+        _ => {
+            let expected = "expected a text such as \"user\" or \"assistant\" (in ShareGPT's form, \"from\")";
+            return Err(format!("no \"role\"; {expected}"));
+        }
     };
     if fields.contains_key("function_call") {
         return Err("\"function_call\" is OpenAI's old form of a call; write it as \"tool_calls\"".to_owned());
@@ -80,14 +90,7 @@ pub(crate) fn openai(mut fields: Fields) -> Result<Message, String> {
 }
 
 /// A message of ShareGPT's `{"from", "value"}`.
-///
-/// # Errors
-/// What is wrong with it.
-pub(crate) fn sharegpt(fields: Fields) -> Result<Message, String> {
-    // Some data sets put messages of the other kind under this name.
-    if fields.get("role").is_some_and(|role| role.as_text().is_some()) {
-        return openai(fields);
-    }
+fn sharegpt(fields: Fields) -> Result<Message, String> {
     let text = |name: &str| fields.get(name).and_then(Doc::as_text);
     let from = text("from").ok_or("no \"from\"; expected who speaks, such as \"human\"")?;
     let value = text("value").ok_or("no \"value\"; expected the text of the turn")?;
