@@ -18,7 +18,7 @@ use crate::{
     encoded_rows::{EncodedRows, Inspection, RowEncoder, Taken, encode_at, no_row, plan, too_long},
     error::{Error, Place, RowFault},
     jinja::Value,
-    loader::{Windowed, delegate_loader, fingerprint},
+    loader::{RowRemarks, Windowed, delegate_loader, fingerprint},
     message::Message,
     options::{Overlong, Split, check_block_size, check_window, setting},
     roles,
@@ -89,6 +89,8 @@ pub struct ChatReport {
     pub tokens: u64,
     pub supervised_tokens: u64,
     pub longest_row_tokens: u64,
+    /// Rows with an assistant's turn that is learned and says nothing.
+    pub empty_completions: u64,
     /// Ids that end an assistant's turn and are learned.
     pub end_of_turn_ids: BTreeSet<u32>,
     /// The first faults, by line; `fault_count` counts all.
@@ -114,6 +116,7 @@ struct Built {
     ids: Vec<u32>,
     labels: Vec<i64>,
     is_truncated: bool,
+    is_empty: bool,
     ends: Vec<Result<u32, OpenEnd>>,
 }
 
@@ -138,8 +141,9 @@ impl ChatDataLoader {
         options: &ChatOptions,
     ) -> Result<Self, Error> {
         let loader = Self::unchecked(patterns, tokenizer, template, options)?;
-        loader.inspect(true)?.check(loader.chat())?;
-        Ok(loader)
+        let mut report = loader.inspect(true)?;
+        report.check(loader.chat())?;
+        Ok(ChatDataLoader(loader.0.with_remarks(report.remarks())))
     }
 
     /// Reads the rows through and says what they are like, the faults of all of them.
@@ -217,9 +221,15 @@ impl ChatDataLoader {
 }
 
 impl ChatReport {
+    /// What is no fault, and may not be meant.
+    pub fn remarks(&self) -> RowRemarks {
+        RowRemarks { rows: self.rows, empty_completions: self.empty_completions, shared_tokens: 0 }
+    }
+
     fn add(&mut self, place: &Place, built: &Built) {
         self.rows += 1;
         self.truncated_rows += u64::from(built.is_truncated);
+        self.empty_completions += u64::from(built.is_empty);
         self.tokens += built.ids.len() as u64;
         self.supervised_tokens += built.labels.iter().filter(|label| **label != IGNORED).count() as u64;
         self.longest_row_tokens = self.longest_row_tokens.max(built.ids.len() as u64);
@@ -347,7 +357,11 @@ impl Chat {
             return Err(RowFault::NoSupervised { why: why_nothing(conversation, all, limit) }.into());
         }
         let ids = tokens.iter().take(limit).map(|token| token.id).collect();
-        Ok(Taken::Row(Built { ids, labels, is_truncated: is_too_long, ends }))
+        let is_empty = conversation
+            .messages
+            .iter()
+            .any(|message| message.is_assistant() && message.is_learned && message.says_nothing());
+        Ok(Taken::Row(Built { ids, labels, is_truncated: is_too_long, is_empty, ends }))
     }
 
     fn is_of_this_part(&self, conversation: &Conversation) -> bool {

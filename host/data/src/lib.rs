@@ -56,7 +56,7 @@ pub use corpus::Cursor;
 pub use data_set::{DataDescription, DataKind, DataSet};
 pub use error::{Error, Place, RowFault};
 pub use limits::ModelLimits;
-pub use loader::{DataLoader, EpochSize, Mark, Position};
+pub use loader::{DataLoader, EpochSize, Mark, Position, RowRemarks};
 pub use options::{Overlong, Split, TextOptions};
 pub use pack::pack;
 pub use preview::{PreviewRow, PreviewToken, preview, preview_chat, preview_completions};

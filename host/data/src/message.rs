@@ -43,6 +43,21 @@ impl Message {
         self.role() == ASSISTANT
     }
 
+    /// Whether its content is empty or white space, and there is no thought and no call beside it.
+    pub fn says_nothing(&self) -> bool {
+        let is_blank = |text: &Doc| text.as_text().is_some_and(|text| text.trim().is_empty());
+        let is_blank_part = |part: &Doc| match part {
+            Doc::Object(part) => part.get("text").is_some_and(is_blank),
+            part => is_blank(part),
+        };
+        let is_empty = |value: &Doc| match value {
+            Doc::List(parts) => parts.iter().all(is_blank_part),
+            value => is_blank(value),
+        };
+        let says = |name: &str| self.fields.get(name).is_some_and(|value| !is_empty(value));
+        !["content", "tool_calls"].iter().chain(&THOUGHTS).any(|name| says(name))
+    }
+
     /// A field that is a text.
     pub fn text(&self, field: &str) -> Option<&str> {
         self.fields.get(field)?.as_text()

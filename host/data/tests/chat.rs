@@ -10,8 +10,8 @@ use common::{all_rows, chain, smollm2, text};
 use serde_json::{Map, Value as Json, json};
 use tempfile::TempDir;
 use unswag_data::{
-    ChatDataLoader, ChatOptions, ChatTemplate, DataLoader, Error, IGNORED, Message, Overlong, Position, Row, Split,
-    Tokenizer, preview, preview_chat,
+    ChatDataLoader, ChatOptions, ChatTemplate, DataLoader, Error, IGNORED, Message, Overlong, Position, Row,
+    RowRemarks, Split, Tokenizer, preview, preview_chat,
 };
 
 const NOW: &str = "2026-11-21T08:05:09";
@@ -322,6 +322,20 @@ fn rows_that_teach_nothing_or_are_broken_are_refused_by_line() {
     }
     let endless = "{% for a in range(100000) %}{{ 'x' * 1000000 }}{% endfor %}";
     Data::of(&good).refused(Some(endless), &options, &["chat.jsonl:1", "the template writes more than", "test.jinja"]);
+}
+
+#[test]
+fn a_learned_turn_that_says_nothing_is_counted() {
+    let talk = |content: Json| json!({"messages": [turn("user", "Hi"), {"role": "assistant", "content": content}]});
+    let context = json!({"role": "assistant", "content": "", "weight": 0});
+    let data = Data::of(&[
+        talk(json!("Hello!")),
+        talk(json!("")),
+        talk(json!(" \n")),
+        json!({"messages": [turn("user", "Hi"), context, turn("user", "Hi?"), turn("assistant", "Hello!")]}),
+    ]);
+    let loader = data.open(None, &ChatOptions::default()).unwrap();
+    assert_eq!(loader.remarks(), RowRemarks { rows: 4, empty_completions: 2, shared_tokens: 0 });
 }
 
 #[test]

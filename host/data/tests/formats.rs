@@ -18,8 +18,8 @@ use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 use unswag_data::{
     ChatDataLoader, ChatOptions, ChatTemplate, Columns, CompletionDataLoader, CompletionOptions, DataKind, DataLoader,
-    DataSet, Error, IGNORED, Overlong, ProbeFormat, Row, RowFormat, StreamingContextDataLoader, TextOptions, Tokenizer,
-    read_rows,
+    DataSet, Error, IGNORED, Overlong, ProbeFormat, Row, RowFormat, RowRemarks, StreamingContextDataLoader,
+    TextOptions, Tokenizer, read_rows,
 };
 
 fn smollm2() -> Arc<Tokenizer> {
@@ -113,6 +113,8 @@ fn an_alpaca_row_is_the_published_prompt_and_the_loss_is_on_the_output_alone() {
     assert!(!whole.contains("### Input") && whole.contains("describes a task. Write a response"), "{whole}");
     assert_eq!(learned, format!("Hello!{end}"));
     assert_eq!(said(&rows[2], &tokenizer).1, end, "an empty output: the end alone");
+    let loader = open(&files.add("alpaca.jsonl", &lines), &CompletionOptions::default()).unwrap();
+    assert_eq!(loader.remarks(), RowRemarks { rows: 3, empty_completions: 1, shared_tokens: 0 });
     // A system prompt takes the place of the first sentence; earlier turns have none in a prompt.
     let system = json!({"instruction": "Go.", "output": "Gone.", "system": "You are a door."});
     let rows = rows_of(&files.add("system.jsonl", system.to_string()), &CompletionOptions::default());
@@ -186,6 +188,16 @@ fn prompts_and_completions_are_found_by_the_names_that_people_give_them() {
     );
     let whole = tokenizer.encode("wonderful", true).unwrap();
     assert_eq!(rows[0].ids[..whole.len()], whole);
+    let shared = |prompt: &str, completion: &str| {
+        let row = json!({"prompt": prompt, "completion": completion}).to_string();
+        open(&files.add("shared.jsonl", row), &CompletionOptions::default()).unwrap().remarks().shared_tokens
+    };
+    assert_eq!(shared("wond", "erful"), 1);
+    // The space is a part of the word's token.
+    assert_eq!(shared("It is ", "wonderful"), 1);
+    assert_eq!(shared("It is", " wonderful"), 0);
+    assert_eq!(shared("It is\n", "wonderful"), 0);
+    assert_eq!(shared("", "wonderful"), 0);
 }
 
 #[test]

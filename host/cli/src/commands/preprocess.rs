@@ -89,6 +89,7 @@ fn completions(
             "skipped_rows": report.skipped_rows,
             "truncated_rows": report.truncated_rows,
             "empty_completions": report.empty_completions,
+            "shared_tokens": report.shared_tokens,
             "fault_count": report.fault_count,
             "faults": faults,
             "rows": shown,
@@ -103,10 +104,15 @@ fn completions(
             term::thousands(report.truncated_rows),
             term::thousands(report.empty_completions)
         ));
+        page.push_str(&warnings(&data::row_warnings(report.remarks())));
         page.push_str(&faults(&report.faults, report.fault_count));
         term::print(&page)?;
     }
     Ok(if report.fault_count == 0 { Done::Ok } else { Done::Differs })
+}
+
+fn warnings(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("{} {line}\n", paint(WARN, "warning:"))).collect()
 }
 
 /// The first faults, a line each, and how many more there are.
@@ -159,6 +165,7 @@ fn chat(
             "epoch": size,
             "skipped_rows": report.skipped_rows,
             "truncated_rows": report.truncated_rows,
+            "empty_completions": report.empty_completions,
             "end_of_turn_ids": report.end_of_turn_ids,
             "fault_count": report.fault_count,
             "faults": faults,
@@ -168,11 +175,13 @@ fn chat(
     } else {
         let mut page = head(described, true, &shown);
         page.push_str(&format!(
-            "{}; {} skipped, {} truncated\n",
+            "{}; {} skipped, {} truncated, {} with an empty turn of the assistant\n",
             count(&size),
             term::thousands(report.skipped_rows),
-            term::thousands(report.truncated_rows)
+            term::thousands(report.truncated_rows),
+            term::thousands(report.empty_completions)
         ));
+        page.push_str(&warnings(&data::row_warnings(report.remarks())));
         page.push_str(&faults(&report.faults, report.fault_count));
         term::print(&page)?;
     }

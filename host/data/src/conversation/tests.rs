@@ -119,6 +119,30 @@ fn sharegpt_turns_keep_their_calls_and_their_marks() {
 }
 
 #[test]
+fn a_message_says_nothing_without_content_calls_and_thoughts() {
+    let says_nothing = |fields: &str| {
+        read(&format!(r#"{{"messages": [{{"role": "assistant", {fields}}}]}}"#)).messages[0].says_nothing()
+    };
+    for nothing in [
+        r#""content": """#,
+        r#""content": " \n""#,
+        r#""content": []"#,
+        r#""content": [{"type": "text", "text": ""}]"#,
+        r#""content": "", "tool_calls": [], "reasoning": " ""#,
+    ] {
+        assert!(says_nothing(nothing), "{nothing}");
+    }
+    for something in [
+        r#""content": "a""#,
+        r#""content": "", "reasoning": "so""#,
+        r#""content": "", "tool_calls": [{"name": "f"}]"#,
+        r#""content": [{"type": "image"}]"#,
+    ] {
+        assert!(!says_nothing(something), "{something}");
+    }
+}
+
+#[test]
 fn marks_of_a_message_are_two_valued() {
     let of = |role: &str, mark: &str| format!(r#"{{"messages": [{{"role": "{role}", "content": "x", {mark}}}]}}"#);
     for (mark, is_learned) in [
