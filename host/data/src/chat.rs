@@ -84,6 +84,8 @@ pub struct ChatReport {
     pub rows: u64,
     /// Rows left out because they are too long.
     pub skipped_rows: u64,
+    /// Rows of the other part of the split.
+    pub other_rows: u64,
     /// Rows whose end was cut off.
     pub truncated_rows: u64,
     pub tokens: u64,
@@ -215,8 +217,8 @@ impl ChatDataLoader {
         let mut report = ChatReport::default();
         let rows = EncodedRows::new(self.chat().clone(), 0);
         let found = rows.inspect(stop_at_fault, |place, built| report.add(place, built))?;
-        let Inspection { skipped_rows, faults, fault_count } = found;
-        Ok(ChatReport { skipped_rows, faults, fault_count, ..report })
+        let Inspection { skipped_rows, other_rows, faults, fault_count } = found;
+        Ok(ChatReport { skipped_rows, other_rows, faults, fault_count, ..report })
     }
 }
 
@@ -250,7 +252,7 @@ impl ChatReport {
             return Err(self.faults.remove(0));
         }
         if self.rows == 0 {
-            return Err(no_row(&chat.data.files, self.skipped_rows));
+            return Err(no_row(&chat.data.files, &chat.options.split, self.skipped_rows, self.other_rows));
         }
         if !self.end_of_turn_ids.is_empty() {
             return Ok(());

@@ -54,6 +54,8 @@ pub struct CompletionReport {
     pub size: EpochSize,
     /// Rows left out because they are too long.
     pub skipped_rows: u64,
+    /// Rows of the other part of the split.
+    pub other_rows: u64,
     /// Rows whose end was cut off.
     pub truncated_rows: u64,
     /// Rows whose completion is empty or white space: little more than the end of the text is learned.
@@ -140,15 +142,16 @@ impl CompletionDataLoader {
         let mut report = CompletionReport::default();
         let rows = EncodedRows::new(self.0.source().encoder.clone(), 0);
         let found = rows.inspect(stop_at_fault, |_, built| report.add(built))?;
-        let Inspection { skipped_rows, faults, fault_count } = found;
-        Ok(CompletionReport { skipped_rows, faults, fault_count, ..report })
+        let Inspection { skipped_rows, other_rows, faults, fault_count } = found;
+        Ok(CompletionReport { skipped_rows, other_rows, faults, fault_count, ..report })
     }
 
     fn check_not_empty(&self, report: &CompletionReport) -> Result<(), Error> {
         if report.size.rows > 0 {
             return Ok(());
         }
-        Err(no_row(&self.0.source().encoder.data.files, report.skipped_rows))
+        let Encoder { data, options, .. } = self.0.source().encoder.as_ref();
+        Err(no_row(&data.files, &options.split, report.skipped_rows, report.other_rows))
     }
 }
 

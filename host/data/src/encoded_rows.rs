@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Place, RowFault},
     files::DataFile,
     loader::{Mark, Plan, Rows, nothing},
-    options::Overlong,
+    options::{Overlong, Split, counted_rows},
     source::RowFiles,
     tokenizer::{Token, Tokenizer},
 };
@@ -53,6 +53,8 @@ pub(crate) trait RowEncoder {
 pub(crate) struct EncodedRows<E> {
     pub encoder: Arc<E>,
     files: RowFiles,
+    /// Rows passed over because they are of the other part of the split.
+    other_rows: u64,
 }
 
 /// A row's line, and the row; no row where it is left out for its length.
@@ -62,6 +64,8 @@ type NextBuilt<Built> = (Place, Result<Option<Built>, RowFault>);
 #[derive(Debug, Default)]
 pub(crate) struct Inspection {
     pub skipped_rows: u64,
+    /// Rows of the other part of the split.
+    pub other_rows: u64,
     /// The first faults, by line; `fault_count` counts all.
     pub faults: Vec<Error>,
     pub fault_count: u64,
@@ -70,7 +74,7 @@ pub(crate) struct Inspection {
 impl<E: RowEncoder> EncodedRows<E> {
     pub fn new(encoder: Arc<E>, epoch: u64) -> Self {
         let files = RowFiles::new(encoder.data().files.clone(), encoder.shuffle_seed(), epoch);
-        EncodedRows { encoder, files }
+        EncodedRows { encoder, files, other_rows: 0 }
     }
 
     /// The next row of this part, sound or not.
@@ -85,7 +89,10 @@ impl<E: RowEncoder> EncodedRows<E> {
                 Taken::Row(built) => (row.place, Ok(Some(built))),
                 Taken::Bad(fault) => (row.place, Err(fault)),
                 Taken::Skipped => (row.place, Ok(None)),
-                Taken::OtherPart => continue,
+                Taken::OtherPart => {
+                    self.other_rows += 1;
+                    continue;
+                }
             }));
         }
         Ok(None)
@@ -116,7 +123,10 @@ impl<E: RowEncoder> EncodedRows<E> {
         loop {
             let (place, built) = match self.next_built() {
                 Ok(Some(next)) => next,
-                Ok(None) => return Ok(found),
+                Ok(None) => {
+                    found.other_rows = self.other_rows;
+                    return Ok(found);
+                }
                 // After such a fault, the boundaries of rows are unknown.
                 Err(error) if error.place().is_some() => {
                     found.fault_count += 1;
@@ -187,13 +197,13 @@ pub(crate) fn too_long<Built>(overlong: Overlong, tokens: usize, limit: usize) -
     }
 }
 
-/// The error of data without a sound row.
-pub(crate) fn no_row(files: &[DataFile], skipped_rows: u64) -> Error {
-    let why = match skipped_rows {
-        0 => "no row in it, or none in this part of the split",
-        _ => "every row is longer than a block",
-    };
-    nothing(files, why)
+/// The error of data without a sound row in a part of the split.
+pub(crate) fn no_row(files: &[DataFile], split: &Split, skipped_rows: u64, other_rows: u64) -> Error {
+    if skipped_rows > 0 {
+        return nothing(files, "every row is longer than a block; raise --block-size, or give --overlong truncate");
+    }
+    let why = split.why_empty(&counted_rows(other_rows)).filter(|_| other_rows > 0);
+    nothing(files, why.as_deref().unwrap_or("there is no row in it"))
 }
 
 /// Rows of at most `block_size` tokens, packed or not, in windows where they are packed or shuffled.

@@ -7,7 +7,7 @@ use crate::{
     corpus::{Corpus, CorpusTokens, StreamToken},
     error::Error,
     loader::{Mark, Plan, Rows, Windowed, delegate_loader, fingerprint, nothing},
-    options::TextOptions,
+    options::{TextOptions, counted_rows},
     seams::Limits,
     tokenizer::Tokenizer,
 };
@@ -68,7 +68,7 @@ impl PackedDataLoader {
     pub fn open(patterns: &[String], tokenizer: Arc<Tokenizer>, options: &TextOptions) -> Result<Self, Error> {
         options.check()?;
         if options.overlap > 0 {
-            return Err(crate::options::setting("overlap", "0 for packed documents", options.overlap));
+            return Err(crate::options::setting("--overlap", "0 for packed documents", options.overlap));
         }
         let (corpus, plan) = corpus_and_plan(patterns, tokenizer, options, Limits::default(), "packed")?;
         let plan = Plan { pack_tokens: Some(options.block_size), window_rows: options.shuffle_window, ..plan };
@@ -87,7 +87,7 @@ fn corpus_and_plan(
     let corpus = Arc::new(Corpus::open(patterns, tokenizer.clone(), options, limits)?);
     // An epoch without a token would go on for ever.
     if CorpusTokens::new(corpus.clone(), 0).next()?.is_none() {
-        return Err(nothing(&corpus.files, "no text in it, or none in this part of the split"));
+        return Err(nothing(&corpus.files, &why_empty(&corpus)?));
     }
     let plan = Plan {
         window_rows: 1,
@@ -97,6 +97,17 @@ fn corpus_and_plan(
         fingerprint: fingerprint(corpus.files.iter().map(|file| &file.digest), tokenizer.digest(), &(kind, options)),
     };
     Ok((corpus, plan))
+}
+
+/// Why there is no token in a corpus: there is no text, or none in its part of the split.
+fn why_empty(corpus: &Arc<Corpus>) -> Result<String, Error> {
+    let no_text = "there is no text in it".to_owned();
+    let Some(why) = corpus.split.why_empty("the text") else { return Ok(no_text) };
+    let rows = corpus.rows_with_text()?;
+    if CorpusTokens::new(Arc::new(corpus.whole()), 0).next()?.is_none() {
+        return Ok(no_text);
+    }
+    Ok(corpus.split.why_empty(&counted_rows(rows)).filter(|_| rows > 0).unwrap_or(why))
 }
 
 struct ContextBlocks {

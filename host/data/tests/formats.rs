@@ -18,7 +18,7 @@ use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 use unswag_data::{
     ChatDataLoader, ChatOptions, ChatTemplate, Columns, CompletionDataLoader, CompletionOptions, DataKind, DataLoader,
-    DataSet, Error, IGNORED, Overlong, ProbeFormat, Row, RowFormat, RowRemarks, StreamingContextDataLoader,
+    DataSet, Error, IGNORED, Overlong, ProbeFormat, Row, RowFormat, RowRemarks, Split, StreamingContextDataLoader,
     TextOptions, Tokenizer, read_rows,
 };
 
@@ -307,6 +307,18 @@ fn a_row_that_is_too_long_is_refused_cut_or_left_out() {
     assert_eq!((cut.len(), cut[1].len()), (2, 16));
     let prompt = files.add("b.jsonl", json!({"prompt": "word ".repeat(40), "completion": "a"}).to_string());
     refused(open(&prompt, &options(Overlong::Truncate)), &["b.jsonl:1", "no supervised token", "the prompt alone"]);
+}
+
+#[test]
+fn a_part_of_the_split_without_a_row_says_how_many_rows_there_are() {
+    let files = Files::new();
+    let rows: String = (0..30).map(|n| format!("{}\n", json!({"prompt": "a", "completion": n}))).collect();
+    let path = files.add("a.jsonl", rows);
+    let split = Split::Train { validation_fraction: 0.999_999_999, seed: 7 };
+    let options = CompletionOptions { split, ..CompletionOptions::default() };
+    refused(open(&path, &options), &["a.jsonl", "--validation-split 0.999999999 takes all of 30 rows", "to train on"]);
+    let long = CompletionOptions { block_size: 2, overlong: Overlong::Skip, ..CompletionOptions::default() };
+    refused(open(&path, &long), &["every row is longer than a block", "--block-size"]);
 }
 
 #[test]

@@ -157,6 +157,27 @@ fn training_and_validation_share_no_text() {
 }
 
 #[test]
+fn an_empty_part_of_the_split_names_the_option_and_the_rows_and_empty_data_does_not() {
+    let dir = TempDir::new().unwrap();
+    let said = |name: &str, content: &str, split| {
+        let path = dir.path().join(name);
+        fs::write(&path, content).unwrap();
+        let options = TextOptions { split, ..options(64, 0) };
+        chain(&StreamingContextDataLoader::open(&[text(&path)], smollm2(), &options).err().expect("it is refused"))
+    };
+    let rows: String = (0..30).map(|n| format!("{{\"text\": \"row {n}\"}}\n{{\"text\": \"\"}}\n")).collect();
+    let part = Split::Validation { validation_fraction: 1e-9, seed: 7 };
+    let found = said("rows.jsonl", &rows, part);
+    assert!(found.contains("--validation-split 0.000000001 takes none of 30 rows"), "{found}");
+    let found = said("rows.txt", "words", part);
+    assert!(found.contains("takes none of the text"), "{found}");
+    for split in [Split::All, part] {
+        let found = said("empty.txt", "", split);
+        assert!(found.ends_with("nothing to read from: there is no text in it"), "{found}");
+    }
+}
+
+#[test]
 fn a_shuffle_gives_the_same_rows_in_another_order_each_epoch() {
     let tokenizer = smollm2();
     let plain = options(128, 16);
