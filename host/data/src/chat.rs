@@ -98,6 +98,8 @@ pub struct ChatReport {
     /// The first faults, by line; `fault_count` counts all.
     pub faults: Vec<Error>,
     pub fault_count: u64,
+    /// Where the reading of a file stopped, for it cannot be read further: the rows behind are not counted.
+    pub stops: Vec<Place>,
     /// Why turns have no supervised end, and where that was first seen.
     open_end: Option<(Place, OpenEnd)>,
 }
@@ -217,8 +219,8 @@ impl ChatDataLoader {
         let mut report = ChatReport::default();
         let rows = EncodedRows::new(self.chat().clone(), 0);
         let found = rows.inspect(stop_at_fault, |place, built| report.add(place, built))?;
-        let Inspection { skipped_rows, other_rows, faults, fault_count } = found;
-        Ok(ChatReport { skipped_rows, other_rows, faults, fault_count, ..report })
+        let Inspection { skipped_rows, other_rows, faults, fault_count, stops } = found;
+        Ok(ChatReport { skipped_rows, other_rows, faults, fault_count, stops, ..report })
     }
 }
 

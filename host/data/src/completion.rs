@@ -66,6 +66,8 @@ pub struct CompletionReport {
     /// The first faults, by line; `fault_count` counts all.
     pub faults: Vec<Error>,
     pub fault_count: u64,
+    /// Where the reading of a file stopped, for it cannot be read further: the rows behind are not counted.
+    pub stops: Vec<Place>,
 }
 
 /// Prompts with their completions, one a row or packed, with labels on the completions alone.
@@ -142,8 +144,8 @@ impl CompletionDataLoader {
         let mut report = CompletionReport::default();
         let rows = EncodedRows::new(self.0.source().encoder.clone(), 0);
         let found = rows.inspect(stop_at_fault, |_, built| report.add(built))?;
-        let Inspection { skipped_rows, other_rows, faults, fault_count } = found;
-        Ok(CompletionReport { skipped_rows, other_rows, faults, fault_count, ..report })
+        let Inspection { skipped_rows, other_rows, faults, fault_count, stops } = found;
+        Ok(CompletionReport { skipped_rows, other_rows, faults, fault_count, stops, ..report })
     }
 
     fn check_not_empty(&self, report: &CompletionReport) -> Result<(), Error> {

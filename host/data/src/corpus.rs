@@ -60,6 +60,8 @@ pub(crate) struct Corpus {
     before: Vec<u32>,
     after: Vec<u32>,
     limits: Limits,
+    /// Leaves out rows with a fault, and what of a file lies behind a fault that is not a row's.
+    passes_over_faults: bool,
 }
 
 impl Corpus {
@@ -72,7 +74,11 @@ impl Corpus {
         let files = files::resolve(patterns)?;
         let (before, after) = surroundings(&tokenizer, options.append_eos)?;
         let (field, split, shuffle_seed) = (options.field.clone(), options.split, options.shuffle_seed);
-        Ok(Corpus { files, tokenizer, field, split, shuffle_seed, before, after, limits })
+        Ok(Corpus { files, tokenizer, field, split, shuffle_seed, before, after, limits, passes_over_faults: false })
+    }
+
+    pub fn passing_over_faults(self) -> Corpus {
+        Corpus { passes_over_faults: true, ..self }
     }
 
     /// The same files, in both parts of the split.
@@ -80,16 +86,16 @@ impl Corpus {
         Corpus { split: Split::All, ..self.clone() }
     }
 
-    /// Rows that hold text, in both parts of the split. A text file has none.
+    /// Rows that hold text, in both parts of the split, as far as they can be read. A text file has none.
     ///
     /// # Errors
-    /// A file cannot be read, or a row has a fault.
+    /// A file cannot be opened.
     pub fn rows_with_text(&self) -> Result<u64, Error> {
         let mut count = 0;
         for file in self.files.iter().filter(|file| file.format != Format::Text) {
             let mut rows = source::open(file, RowMark::default(), Some(std::slice::from_ref(&self.field)))?;
-            while let Some(row) = rows.next()? {
-                count += u64::from(!row_text(row, &self.field)?.0.is_empty());
+            while let Ok(Some(row)) = rows.next() {
+                count += u64::from(row_text(row, &self.field).is_ok_and(|(text, _)| !text.is_empty()));
             }
         }
         Ok(count)
@@ -293,12 +299,19 @@ impl CorpusTokens {
                 Some(rows) => rows,
                 closed => closed.insert(source::open(file, self.mark, Some(std::slice::from_ref(&corpus.field)))?),
             };
-            let Some(row) = rows.next()? else {
-                self.next_file();
-                continue;
+            let row = match rows.next() {
+                Ok(Some(row)) => row,
+                Err(error) if !corpus.passes_over_faults || error.place().is_none() => return Err(error),
+                Ok(None) | Err(_) => {
+                    self.next_file();
+                    continue;
+                }
             };
             let mark = row.mark;
-            let (text, place) = row_text(row, &corpus.field)?;
+            let (text, place) = match row_text(row, &corpus.field) {
+                Err(_) if corpus.passes_over_faults => continue,
+                read => read?,
+            };
             if text.is_empty() || !corpus.split.takes(&text) {
                 continue;
             }

@@ -69,6 +69,28 @@ pub(crate) struct Inspection {
     /// The first faults, by line; `fault_count` counts all.
     pub faults: Vec<Error>,
     pub fault_count: u64,
+    /// Where the reading of a file stopped: the rows behind are not counted.
+    pub stops: Vec<Place>,
+}
+
+impl Inspection {
+    pub fn add_fault(&mut self, fault: Error) {
+        self.fault_count += 1;
+        if self.faults.len() < LISTED_FAULTS {
+            self.faults.push(fault);
+        }
+    }
+
+    /// A fault behind which nothing of its file can be read.
+    ///
+    /// # Errors
+    /// The fault, where it is not one of the data.
+    pub fn add_stop(&mut self, fault: Error) -> Result<(), Error> {
+        let Some(place) = fault.place() else { return Err(fault) };
+        self.stops.push(place.clone());
+        self.add_fault(fault);
+        Ok(())
+    }
 }
 
 impl<E: RowEncoder> EncodedRows<E> {
@@ -104,11 +126,13 @@ impl<E: RowEncoder> EncodedRows<E> {
     /// A file cannot be read.
     pub fn first_rows(mut self, count: usize) -> Result<Vec<(Place, Row)>, Error> {
         let mut rows = Vec::new();
-        while rows.len() < count
-            && let Some((place, built)) = self.next_built()?
-        {
-            if let Ok(Some(built)) = built {
-                rows.push((place, E::into_row(built)));
+        while rows.len() < count {
+            match self.next_built() {
+                Ok(Some((place, Ok(Some(built))))) => rows.push((place, E::into_row(built))),
+                Ok(Some(_)) | Err(Error::Encode { .. }) => {}
+                Ok(None) => break,
+                Err(error) if error.place().is_some() => self.files.skip_file(),
+                Err(error) => return Err(error),
             }
         }
         Ok(rows)
@@ -127,22 +151,28 @@ impl<E: RowEncoder> EncodedRows<E> {
                     found.other_rows = self.other_rows;
                     return Ok(found);
                 }
-                // After such a fault, the boundaries of rows are unknown.
-                Err(error) if error.place().is_some() => {
-                    found.fault_count += 1;
-                    found.faults.push(error);
-                    return Ok(found);
+                // The row was read, and could not be encoded.
+                Err(error @ Error::Encode { .. }) => {
+                    found.add_fault(error);
+                    if stop_at_fault {
+                        return Ok(found);
+                    }
+                    continue;
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    found.add_stop(error)?;
+                    if stop_at_fault {
+                        return Ok(found);
+                    }
+                    self.files.skip_file();
+                    continue;
+                }
             };
             match built {
                 Ok(Some(built)) => add(&place, &built),
                 Ok(None) => found.skipped_rows += 1,
                 Err(fault) => {
-                    found.fault_count += 1;
-                    if found.faults.len() < LISTED_FAULTS {
-                        found.faults.push(Error::Row { place, fault });
-                    }
+                    found.add_fault(Error::Row { place, fault });
                     if stop_at_fault {
                         return Ok(found);
                     }

@@ -97,6 +97,8 @@ pub enum RowFault {
     Delimited { message: String },
     #[error("field {field:?}: not UTF-8; write the column as text")]
     NotUtf8 { field: String },
+    #[error("byte {byte} of the file is not UTF-8; convert the file, for example with iconv -t UTF-8")]
+    Utf8 { byte: u64 },
     #[error("expected an object, found {found}")]
     NotAnObject { found: &'static str },
     #[error("no field {field:?}; expected {expected}; the row has {}", list(has))]

@@ -37,7 +37,13 @@ impl StreamingContextDataLoader {
         limits: Limits,
     ) -> Result<Self, Error> {
         options.check()?;
-        let (corpus, mut plan) = corpus_and_plan(patterns, tokenizer, options, limits, "context")?;
+        Self::of(Corpus::open(patterns, tokenizer, options, limits)?, options)
+    }
+
+    /// Blocks of a corpus that was opened with these options.
+    pub(crate) fn of(corpus: Corpus, options: &TextOptions) -> Result<Self, Error> {
+        options.check()?;
+        let (corpus, mut plan) = corpus_and_plan(corpus, options, "context")?;
         // Without a shuffle there is nothing to hold.
         plan.window_rows = if options.shuffle_seed.is_some() { options.shuffle_window } else { 1 };
         let tokens = CorpusTokens::new(corpus, 0);
@@ -67,24 +73,25 @@ impl PackedDataLoader {
     /// An option that cannot be, a file that cannot be read, data without a token.
     pub fn open(patterns: &[String], tokenizer: Arc<Tokenizer>, options: &TextOptions) -> Result<Self, Error> {
         options.check()?;
+        Self::of(Corpus::open(patterns, tokenizer, options, Limits::default())?, options)
+    }
+
+    /// Documents of a corpus that was opened with these options.
+    pub(crate) fn of(corpus: Corpus, options: &TextOptions) -> Result<Self, Error> {
+        options.check()?;
         if options.overlap > 0 {
             return Err(crate::options::setting("--overlap", "0 for packed documents", options.overlap));
         }
-        let (corpus, plan) = corpus_and_plan(patterns, tokenizer, options, Limits::default(), "packed")?;
+        let (corpus, plan) = corpus_and_plan(corpus, options, "packed")?;
         let plan = Plan { pack_tokens: Some(options.block_size), window_rows: options.shuffle_window, ..plan };
         let tokens = CorpusTokens::new(corpus, 0);
         Ok(PackedDataLoader(Windowed::new(Documents { tokens, carry: None, block_size: options.block_size }, plan)))
     }
 }
 
-fn corpus_and_plan(
-    patterns: &[String],
-    tokenizer: Arc<Tokenizer>,
-    options: &TextOptions,
-    limits: Limits,
-    kind: &str,
-) -> Result<(Arc<Corpus>, Plan), Error> {
-    let corpus = Arc::new(Corpus::open(patterns, tokenizer.clone(), options, limits)?);
+fn corpus_and_plan(corpus: Corpus, options: &TextOptions, kind: &str) -> Result<(Arc<Corpus>, Plan), Error> {
+    let corpus = Arc::new(corpus);
+    let tokenizer = &corpus.tokenizer;
     // An epoch without a token would go on for ever.
     if CorpusTokens::new(corpus.clone(), 0).next()?.is_none() {
         return Err(nothing(&corpus.files, &why_empty(&corpus)?));

@@ -376,6 +376,33 @@ fn unsound_files_are_refused_by_line() {
     refused(open(&text(&fixture("pyarrow.parquet")), &bare), &["instruction", "--prompt-column", "\"prompt\""]);
 }
 
+#[test]
+fn a_report_goes_on_after_a_bad_byte_and_says_where_a_file_cannot_be_read_further() {
+    let files = Files::new();
+    let report =
+        |patterns: &[String]| CompletionDataLoader::report(patterns, smollm2(), &CompletionOptions::default()).unwrap();
+    let good = "{\"prompt\": \"a\", \"completion\": \" b\"}";
+    let [csv, lines, list] = [
+        ("bad.csv", b"prompt,completion\na, b\na,caf\xe9\na, b\n".to_vec()),
+        ("bad.jsonl", [good.as_bytes(), b"\n{\"prompt\": \"\xe9\"}\n", good.as_bytes()].concat()),
+        ("bad.json", [b"[", good.as_bytes(), b",\n{\"prompt\": \"\xe9\"},", good.as_bytes(), b"]"].concat()),
+    ]
+    .map(|(name, bytes)| files.add(name, bytes));
+    for (path, said) in
+        [(&csv, "bad.csv:3: field \"completion\": not UTF-8"), (&lines, "not UTF-8"), (&list, "not UTF-8")]
+    {
+        let report = report(std::slice::from_ref(path));
+        assert_eq!((report.size.rows, report.fault_count, report.stops.len()), (2, 1, 0), "{path}");
+        let fault = report.faults[0].to_string();
+        assert!(fault.contains(said), "{fault}");
+    }
+    // What is behind an open quote is a part of the field; the next file is read.
+    let open = files.add("open.csv", "prompt,completion\na, b\na,\"b\na, b\n");
+    let report = report(&[open, lines]);
+    assert_eq!((report.size.rows, report.fault_count, report.stops.len()), (3, 2, 1));
+    assert!(report.stops[0].to_string().ends_with("open.csv:3"), "{}", report.stops[0]);
+}
+
 /// One long row is an error; what is read of it is bounded, and the row after it is read.
 #[test]
 fn a_row_beyond_the_limit_is_refused_and_the_next_one_read() {

@@ -163,26 +163,28 @@ impl Delimited {
     }
 
     /// The record as a JSON object, each field a text.
-    fn object(&self, count: usize, mark: RowMark, place: &Place) -> Result<Result<String, RowFault>, Error> {
+    fn object(&self, count: usize) -> Result<String, RowFault> {
         let names = &self.header.names;
         if count != names.len() {
             let message = format!(
                 "expected {} fields, as the header has, found {count}; quote a field that holds the delimiter or a line end",
                 names.len()
             );
-            return Ok(Err(RowFault::Delimited { message }));
+            return Err(RowFault::Delimited { message });
         }
         let mut object = String::from("{");
         for (index, name) in names.iter().enumerate() {
-            let field = std::str::from_utf8(self.records.field(index))
-                .map_err(|_| Error::Utf8 { place: place.clone(), byte: mark.offset })?;
+            let field = std::str::from_utf8(self.records.field(index)).map_err(|_| RowFault::Field {
+                field: name.clone(),
+                what: "not UTF-8; convert the file, for example with iconv -t UTF-8".to_owned(),
+            })?;
             object.push_str(if index == 0 { "" } else { "," });
             push_json_text(&mut object, name);
             object.push(':');
             push_json_text(&mut object, field);
         }
         object.push('}');
-        Ok(Ok(object))
+        Ok(object)
     }
 }
 
@@ -197,7 +199,7 @@ impl ReadRows for Delimited {
         let text = match record {
             Record::End => return Ok(None),
             Record::TooLong => Err(RowFault::TooLongRow { limit_bytes: self.records.limit_bytes }),
-            Record::Fields(count) => self.object(count, mark, &place)?,
+            Record::Fields(count) => self.object(count),
         };
         Ok(Some(RawRow { mark, place, text }))
     }
