@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use unswag_data::{
     ChatDataLoader, ChatOptions, ChatTemplate, Columns, CompletionDataLoader, CompletionOptions, DataDescription,
     DataKind, DataLoader, DataSet, Error, ModelLimits, Overlong, PackedDataLoader, RowFormat, RowRemarks, Split,
-    StreamingContextDataLoader, TextOptions, Tokenizer,
+    StreamingContextDataLoader, TextOptions, Tokenizer, UnreadColumn,
 };
 
 use crate::{
@@ -127,6 +127,13 @@ pub fn describe(file: &DataDescription, is_chat: bool) -> String {
         others => format!("; not used: {}", others.join(", ")),
     };
     format!("{path}: {format}, {rows_are} in {}{loss}{others}", file.columns.join(", "))
+}
+
+/// What a user is warned of, of columns that are not read and may hold content: a line each.
+pub fn column_warnings(file: &DataDescription) -> Vec<String> {
+    let path = file.path.display();
+    let warn = |unread: &UnreadColumn| format!("{path}: the column {:?} is not read; {}", unread.column, unread.next);
+    file.unread_columns.iter().map(warn).collect()
 }
 
 /// What a user is warned of, of rows that are no fault and may not be meant: a line each.

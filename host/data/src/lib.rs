@@ -51,7 +51,7 @@ mod unwritten;
 
 pub use batch::{Batch, IGNORED, Row};
 pub use chat::{ChatDataLoader, ChatOptions, ChatReport};
-pub use columns::{Columns, RowFormat};
+pub use columns::{Columns, RowFormat, UnreadColumn};
 pub use completion::{CompletionDataLoader, CompletionOptions, CompletionReport};
 pub use corpus::Cursor;
 pub use data_set::{DataDescription, DataKind, DataSet};

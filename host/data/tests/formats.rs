@@ -385,7 +385,7 @@ fn a_report_goes_on_after_a_bad_byte_and_says_where_a_file_cannot_be_read_furthe
     let [csv, lines, list] = [
         ("bad.csv", b"prompt,completion\na, b\na,caf\xe9\na, b\n".to_vec()),
         ("bad.jsonl", [good.as_bytes(), b"\n{\"prompt\": \"\xe9\"}\n", good.as_bytes()].concat()),
-        ("bad.json", [b"[", good.as_bytes(), b",\n{\"prompt\": \"\xe9\"},", good.as_bytes(), b"]"].concat()),
+        ("bad.json", [&b"["[..], good.as_bytes(), b",\n{\"prompt\": \"\xe9\"},", good.as_bytes(), b"]"].concat()),
     ]
     .map(|(name, bytes)| files.add(name, bytes));
     for (path, said) in

@@ -89,6 +89,7 @@ fn note_data(
     let warn = |text: &str| term::note(output, &format!("{} {text}", paint(WARN, "warning:")));
     for file in data::look(&args.data)?.describe().iter().filter(|file| file.rows_are.is_some()) {
         term::note(output, &data::describe(file, args.data.chat));
+        data::column_warnings(file).iter().for_each(|text| warn(text));
     }
     let remarks = validation.map_or(train.remarks(), |validation| train.remarks() + validation.remarks());
     data::row_warnings(remarks).iter().for_each(|text| warn(text));

@@ -63,7 +63,11 @@ pub fn run(args: &Preprocess, output: &Output) -> Result<Done, Box<dyn Error>> {
 
 /// The files and the first rows.
 fn head(files: &[DataDescription], is_chat: bool, shown: &[PreviewRow]) -> String {
-    let files = files.iter().map(|file| format!("{}\n", term::value(data::describe(file, is_chat))));
+    let about = |file: &DataDescription| {
+        let unread = warnings(&data::column_warnings(file));
+        format!("{}\n{unread}", term::value(data::describe(file, is_chat)))
+    };
+    let files = files.iter().map(about);
     files.chain(shown.iter().enumerate().map(|(index, row)| show(index, row))).collect()
 }
 
@@ -125,7 +129,7 @@ fn completions(
 }
 
 fn warnings(lines: &[String]) -> String {
-    lines.iter().map(|line| format!("{} {line}\n", paint(WARN, "warning:"))).collect()
+    lines.iter().map(|line| format!("{} {}\n", paint(WARN, "warning:"), term::value(line))).collect()
 }
 
 /// The first faults, a line each, how many more there are, and where reading stopped.
