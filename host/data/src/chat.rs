@@ -328,7 +328,12 @@ impl Chat {
         }
         let template = RowTemplate::new(self, conversation);
         let scene = Scene::new(&template, self.tokenizer.as_ref(), conversation);
-        let rendered = scene.rendered()?;
+        // A template that knows no calls fails on a turn without content, or leaves out the tools: the calls are why.
+        let because_of_calls = |fault: RowFault| match self.unknown_calls(conversation, &template) {
+            Some(index) => RowFault::UnwrittenCalls { index },
+            None => fault,
+        };
+        let rendered = scene.rendered().map_err(because_of_calls)?;
         let tokens = encode_at(&self.tokenizer, place, &rendered.text).map_err(Judged::Fatal)?;
         // The length comes first: it costs one rendering, the turns several.
         let limit = self.options.block_size;
@@ -339,7 +344,7 @@ impl Chat {
         if !self.options.ignore_unwritten_tools
             && let Some(name) = unwritten(&template, conversation, &rendered.text)
         {
-            return Err(RowFault::Unwritten { name }.into());
+            return Err(because_of_calls(RowFault::Unwritten { name }).into());
         }
         let supervised = turns::find(&scene, &rendered)?;
         let is_marked = !rendered.generated.is_empty();
@@ -366,6 +371,16 @@ impl Chat {
             .iter()
             .any(|message| message.is_assistant() && message.is_learned && message.says_nothing());
         Ok(Taken::Row(Built { ids, labels, is_truncated: is_too_long, is_empty, ends }))
+    }
+
+    /// The first turn with calls, where the template has no word of them.
+    fn unknown_calls(&self, conversation: &Conversation, template: &RowTemplate<'_>) -> Option<usize> {
+        let calls = |message: &Message| match message.fields.get("tool_calls") {
+            Some(Doc::List(calls)) => !calls.is_empty(),
+            _ => false,
+        };
+        let first = conversation.messages.iter().position(calls)?;
+        (!self.template.mentions("tool_calls", &template.variables)).then_some(first)
     }
 
     fn is_of_this_part(&self, conversation: &Conversation) -> bool {

@@ -81,6 +81,10 @@ impl std::fmt::Display for Place {
     }
 }
 
+/// Where a model's template is.
+const TEMPLATE_FILE: &str =
+    "chat_template.jinja of the model's folder, or \"chat_template\" in its tokenizer_config.json";
+
 /// What is wrong with one row.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -120,11 +124,13 @@ pub enum RowFault {
     )]
     LostTurn { index: usize, why: String },
     #[error(
-        "message {index}: the chat template does not render its tool calls, so they would not be learned; give a template that renders them, or remove them from the row"
+        "message {}: the model's chat template does not render tool calls, so they would not be learned; put one that does in its place ({}), or remove the calls from the row",
+        index + 1, TEMPLATE_FILE
     )]
     UnwrittenCalls { index: usize },
     #[error(
-        "the chat template does not render the row's {name:?}, so the model would be trained without them; give a template that renders them, or choose to ignore them (--ignore-unwritten-tools)"
+        "the chat template does not render the row's {name:?}, so the model would be trained without them; put one that does in its place ({}), or choose to ignore them (--ignore-unwritten-tools)",
+        TEMPLATE_FILE
     )]
     Unwritten { name: &'static str },
     #[error("no supervised token: {why}")]
