@@ -331,7 +331,11 @@ fn unsound_files_are_refused_by_line() {
     let middle = damaged.len() / 2;
     damaged[middle] ^= 0x55;
     let cases: Vec<(&str, Vec<u8>, &[&str])> = vec![
-        ("open.csv", b"prompt,completion\na,b\n\"a\nb,c\nd,e\n".to_vec(), &["open.csv:3", "quote"]),
+        (
+            "open.csv",
+            b"prompt,completion\na,b\n\"a\nb,c\nd,e\n".to_vec(),
+            &["open.csv:3", "a quote is opened and not closed"],
+        ),
         ("fields.csv", b"prompt,completion\na,b\na,b,c\n".to_vec(), &["fields.csv:3", "2 fields", "found 3"]),
         ("few.tsv", b"prompt\tcompletion\na\n".to_vec(), &["few.tsv:2", "found 1"]),
         ("twice.csv", b"prompt,completion,prompt\na,b,c\n".to_vec(), &["twice.csv:1", "\"prompt\"", "rename"]),

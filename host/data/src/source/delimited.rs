@@ -50,16 +50,22 @@ impl Records {
         // Of the output that is filled; a record that is too long is read to its end, and forgotten.
         let (mut bytes, mut ends, mut is_too_long) = (0, 0, false);
         loop {
-            if self.input.peek()?.is_empty() && self.is_in_quotes() {
-                let message = "a quote is opened and not closed before the file ends";
-                return Err(Error::Row { place, fault: RowFault::Delimited { message: message.to_owned() } });
-            }
             let next = self.input.peek()?;
+            // At the end, a line end closes the last record. Where it is a part of a field, the field's quote is open.
+            let is_at_end = next.is_empty();
+            let next = if is_at_end { b"\n" } else { next };
             let (result, read, written, found) =
                 self.machine.read_record(next, &mut self.bytes[bytes..], &mut self.ends[ends..]);
-            self.input.pass(read);
+            if !is_at_end {
+                self.input.pass(read);
+            }
             (bytes, ends) = (bytes + written, ends + found);
             match result {
+                ReadRecordResult::InputEmpty if is_at_end && written > 0 => {
+                    let message = "a quote is opened and not closed before the file ends";
+                    return Err(Error::Row { place, fault: RowFault::Delimited { message: message.to_owned() } });
+                }
+                ReadRecordResult::InputEmpty if is_at_end => return Ok((mark, place, Record::End)),
                 ReadRecordResult::InputEmpty => {}
                 ReadRecordResult::OutputFull if self.bytes.len() >= self.limit_bytes => {
                     (is_too_long, bytes) = (true, 0)
@@ -88,13 +94,6 @@ impl Records {
                 return Ok(());
             }
         }
-    }
-
-    /// Whether the machine is inside of quotes: everywhere else, a line end ends the record, or follows the end of one.
-    fn is_in_quotes(&self) -> bool {
-        let mut probe = self.machine.clone();
-        let (result, _, written, _) = probe.read_record(b"\n", &mut [0; 4], &mut [0; 4]);
-        matches!(result, ReadRecordResult::InputEmpty) && written > 0
     }
 
     fn field(&self, index: usize) -> &[u8] {
