@@ -88,6 +88,11 @@ fn preprocess_shows_what_is_learned_and_names_bad_rows_by_line() {
     let tokens = page["rows"][0]["tokens"].as_array().unwrap();
     assert_eq!((tokens.len(), page["rows"].as_array().unwrap().len()), (64, 1));
     assert_eq!((&tokens[0]["is_supervised"], &tokens[1]["is_supervised"]), (&false.into(), &true.into()));
+    let rows = ["{\"text\": \"1 man\"}", "{\"text\": null}", "{\"text\": \"2 men\"}"].join("\n");
+    fs::write(house.path("rows.jsonl"), rows).unwrap();
+    let outcome = house.run(&["preprocess", "model", "--data", "rows.jsonl"]);
+    assert_eq!(outcome.status.code(), Some(1), "{} {}", outcome.stdout, outcome.stderr);
+    assert!(outcome.stdout.contains("rows.jsonl:2: ") && outcome.stdout.contains("1 rows"), "{}", outcome.stdout);
     let template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\u{0}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
     fs::write(house.path("model/chat_template.jinja"), template).unwrap();
     let row =

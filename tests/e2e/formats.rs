@@ -58,6 +58,25 @@ fn alpaca_sharegpt_csv_and_parquet_train_and_what_was_read_is_said() {
     let page = house.json(&["preprocess", "model", "--data", "alpaca.json", "--block-size", "512"]);
     assert_eq!((&page["epoch"]["rows"], &page["epoch"]["supervised_tokens"]), (&6.into(), &12.into()));
 
+    let passage = json!({"context": "c", "question": "a?", "answer": " b"}).to_string();
+    fs::write(house.path("passage.jsonl"), passage).unwrap();
+    let unread = "warning: passage.jsonl: the column \"context\" is not read; read it with --prompt-column question --input-column context";
+    let page = house.run(&["preprocess", "model", "--data", "passage.jsonl"]).ok().to_owned();
+    assert!(page.contains(unread), "{page}");
+    let outcome = house.run(&["train", "model", "--data", "passage.jsonl", "--dry-run", "-o", "none"]);
+    assert!(outcome.stderr.contains(unread), "{}", outcome.stderr);
+    // Of rows that are no fault, what may not be meant is said.
+    let rows = [json!({"prompt": "a", "completion": ""}), json!({"prompt": "a", "completion": "b"})];
+    fs::write(house.path("empty.jsonl"), rows.map(|row| row.to_string()).join("\n")).unwrap();
+    let warning = "warning: 1 of 2 rows with an empty answer";
+    let page = house.run(&["preprocess", "model", "--data", "empty.jsonl"]).ok().to_owned();
+    assert!(page.contains("1 without a completion") && page.contains(warning), "{page}");
+    let page = house.run(&["preprocess", "model", "--data", "empty.jsonl", "--chat"]).ok().to_owned();
+    assert!(page.contains("1 with an empty turn of the assistant") && page.contains(warning), "{page}");
+    let outcome = house.run(&["train", "model", "--data", "empty.jsonl", "--dry-run", "-o", "none"]);
+    outcome.ok();
+    assert!(outcome.stderr.contains(warning), "{}", outcome.stderr);
+
     let refused = |args: &[&str], expected: &[&str]| {
         let said = house.run(&[&["train", "model", "-o", "none", "--data"], args].concat()).code(2).to_owned();
         assert!(expected.iter().all(|part| said.contains(part)), "{said}");

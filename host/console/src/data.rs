@@ -4,11 +4,14 @@ use std::{path::Path, sync::Arc};
 
 use unswag_data::{
     ChatDataLoader, ChatOptions, ChatTemplate, Columns, CompletionDataLoader, CompletionOptions, DataDescription,
-    DataKind, DataLoader, DataSet, Error, ModelLimits, Overlong, PackedDataLoader, RowFormat, Split,
-    StreamingContextDataLoader, TextOptions, Tokenizer,
+    DataKind, DataLoader, DataSet, Error, ModelLimits, Overlong, PackedDataLoader, RowFormat, RowRemarks, Split,
+    StreamingContextDataLoader, TextOptions, Tokenizer, UnreadColumn,
 };
 
-use crate::args::{Data, DataFormat, TooLong};
+use crate::{
+    args::{Data, DataFormat, TooLong},
+    term,
+};
 
 /// In which order rows come, and which part of the data they are of.
 #[derive(Clone, Copy, Debug, Default)]
@@ -126,6 +129,33 @@ pub fn describe(file: &DataDescription, is_chat: bool) -> String {
     format!("{path}: {format}, {rows_are} in {}{loss}{others}", file.columns.join(", "))
 }
 
+/// What a user is warned of, of columns that are not read and may hold content: a line each.
+pub fn column_warnings(file: &DataDescription) -> Vec<String> {
+    let path = file.path.display();
+    let warn = |unread: &UnreadColumn| format!("{path}: the column {:?} is not read; {}", unread.column, unread.next);
+    file.unread_columns.iter().map(warn).collect()
+}
+
+/// What a user is warned of, of rows that are no fault and may not be meant: a line each.
+pub fn row_warnings(remarks: RowRemarks) -> Vec<String> {
+    let of = |count: u64| format!("{} of {}", term::thousands(count), term::counted(remarks.rows, "row"));
+    let mut warnings = Vec::new();
+    if remarks.empty_completions > 0 {
+        let rows = of(remarks.empty_completions);
+        warnings.push(format!(
+            "{rows} with an empty answer, of which little more than its end is learned; remove them, or fill the answers in"
+        ));
+    }
+    if remarks.shared_tokens > 0 {
+        let rows = of(remarks.shared_tokens);
+        warnings.push(format!(
+            "{rows} where prompt and completion share a token, which generation from the prompt cannot start with; begin \
+             the completion with a space or a newline, and end the prompt without a space"
+        ));
+    }
+    warnings
+}
+
 fn columns(data: &Data) -> Columns {
     let names = data.columns.clone();
     Columns {
@@ -215,5 +245,19 @@ pub fn chat_options(data: &Data, order: Order) -> ChatOptions {
         shuffle_window: order.shuffle_window.unwrap_or(plain.shuffle_window),
         ignore_unwritten_tools: data.ignore_unwritten_tools,
         ..plain
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_may_not_be_meant_are_counted_in_a_line_for_each_kind() {
+        let remarks = RowRemarks { rows: 1200, empty_completions: 2, shared_tokens: 1200 };
+        let [empty, shared] = &row_warnings(remarks)[..] else { panic!("two lines") };
+        assert!(empty.starts_with("2 of 1,200 rows with an empty answer"), "{empty}");
+        assert!(shared.starts_with("1,200 of 1,200 rows where prompt and completion share a token"), "{shared}");
+        assert!(row_warnings(RowRemarks { rows: 3, ..RowRemarks::default() }).is_empty());
     }
 }

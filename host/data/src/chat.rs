@@ -18,9 +18,10 @@ use crate::{
     encoded_rows::{EncodedRows, Inspection, RowEncoder, Taken, encode_at, no_row, plan, too_long},
     error::{Error, Place, RowFault},
     jinja::Value,
-    loader::{Windowed, delegate_loader, fingerprint},
+    loader::{RowRemarks, Windowed, delegate_loader, fingerprint},
     message::Message,
     options::{Overlong, Split, check_block_size, check_window, setting},
+    roles,
     template::{ChatTemplate, Rendered, Rendering, value, variables},
     tokenizer::{Token, Tokenizer},
     turns::{self, Job, Render, Scene},
@@ -83,16 +84,22 @@ pub struct ChatReport {
     pub rows: u64,
     /// Rows left out because they are too long.
     pub skipped_rows: u64,
+    /// Rows of the other part of the split.
+    pub other_rows: u64,
     /// Rows whose end was cut off.
     pub truncated_rows: u64,
     pub tokens: u64,
     pub supervised_tokens: u64,
     pub longest_row_tokens: u64,
+    /// Rows with an assistant's turn that is learned and says nothing.
+    pub empty_completions: u64,
     /// Ids that end an assistant's turn and are learned.
     pub end_of_turn_ids: BTreeSet<u32>,
     /// The first faults, by line; `fault_count` counts all.
     pub faults: Vec<Error>,
     pub fault_count: u64,
+    /// Where the reading of a file stopped, for it cannot be read further: the rows behind are not counted.
+    pub stops: Vec<Place>,
     /// Why turns have no supervised end, and where that was first seen.
     open_end: Option<(Place, OpenEnd)>,
 }
@@ -113,6 +120,7 @@ struct Built {
     ids: Vec<u32>,
     labels: Vec<i64>,
     is_truncated: bool,
+    is_empty: bool,
     ends: Vec<Result<u32, OpenEnd>>,
 }
 
@@ -137,8 +145,9 @@ impl ChatDataLoader {
         options: &ChatOptions,
     ) -> Result<Self, Error> {
         let loader = Self::unchecked(patterns, tokenizer, template, options)?;
-        loader.inspect(true)?.check(loader.chat())?;
-        Ok(loader)
+        let mut report = loader.inspect(true)?;
+        report.check(loader.chat())?;
+        Ok(ChatDataLoader(loader.0.with_remarks(report.remarks())))
     }
 
     /// Reads the rows through and says what they are like, the faults of all of them.
@@ -210,15 +219,21 @@ impl ChatDataLoader {
         let mut report = ChatReport::default();
         let rows = EncodedRows::new(self.chat().clone(), 0);
         let found = rows.inspect(stop_at_fault, |place, built| report.add(place, built))?;
-        let Inspection { skipped_rows, faults, fault_count } = found;
-        Ok(ChatReport { skipped_rows, faults, fault_count, ..report })
+        let Inspection { skipped_rows, other_rows, faults, fault_count, stops } = found;
+        Ok(ChatReport { skipped_rows, other_rows, faults, fault_count, stops, ..report })
     }
 }
 
 impl ChatReport {
+    /// What is no fault, and may not be meant.
+    pub fn remarks(&self) -> RowRemarks {
+        RowRemarks { rows: self.rows, empty_completions: self.empty_completions, shared_tokens: 0 }
+    }
+
     fn add(&mut self, place: &Place, built: &Built) {
         self.rows += 1;
         self.truncated_rows += u64::from(built.is_truncated);
+        self.empty_completions += u64::from(built.is_empty);
         self.tokens += built.ids.len() as u64;
         self.supervised_tokens += built.labels.iter().filter(|label| **label != IGNORED).count() as u64;
         self.longest_row_tokens = self.longest_row_tokens.max(built.ids.len() as u64);
@@ -239,7 +254,7 @@ impl ChatReport {
             return Err(self.faults.remove(0));
         }
         if self.rows == 0 {
-            return Err(no_row(&chat.data.files, self.skipped_rows));
+            return Err(no_row(&chat.data.files, &chat.options.split, self.skipped_rows, self.other_rows));
         }
         if !self.end_of_turn_ids.is_empty() {
             return Ok(());
@@ -290,7 +305,10 @@ impl RowEncoder for Chat {
 
     fn encode(&self, file: usize, place: &Place, row: &str) -> Result<Taken<Built>, Error> {
         let shape = self.data.shape(file)?;
-        let conversation = shape.conversation(row).and_then(conversation::of_object);
+        let conversation = shape
+            .conversation(row)
+            .and_then(conversation::of_object)
+            .and_then(|conversation| roles::settle(conversation, self.template.source()));
         Ok(match conversation.map_err(Judged::from).and_then(|conversation| self.judge(place, &conversation)) {
             Ok(taken) => taken,
             Err(Judged::Fault(fault)) => Taken::Bad(fault),
@@ -310,7 +328,12 @@ impl Chat {
         }
         let template = RowTemplate::new(self, conversation);
         let scene = Scene::new(&template, self.tokenizer.as_ref(), conversation);
-        let rendered = scene.rendered()?;
+        // A template that knows no calls fails on a turn without content, or leaves out the tools: the calls are why.
+        let because_of_calls = |fault: RowFault| match self.unknown_calls(conversation, &template) {
+            Some(index) => RowFault::UnwrittenCalls { index },
+            None => fault,
+        };
+        let rendered = scene.rendered().map_err(because_of_calls)?;
         let tokens = encode_at(&self.tokenizer, place, &rendered.text).map_err(Judged::Fatal)?;
         // The length comes first: it costs one rendering, the turns several.
         let limit = self.options.block_size;
@@ -321,7 +344,7 @@ impl Chat {
         if !self.options.ignore_unwritten_tools
             && let Some(name) = unwritten(&template, conversation, &rendered.text)
         {
-            return Err(RowFault::Unwritten { name }.into());
+            return Err(because_of_calls(RowFault::Unwritten { name }).into());
         }
         let supervised = turns::find(&scene, &rendered)?;
         let is_marked = !rendered.generated.is_empty();
@@ -343,7 +366,21 @@ impl Chat {
             return Err(RowFault::NoSupervised { why: why_nothing(conversation, all, limit) }.into());
         }
         let ids = tokens.iter().take(limit).map(|token| token.id).collect();
-        Ok(Taken::Row(Built { ids, labels, is_truncated: is_too_long, ends }))
+        let is_empty = conversation
+            .messages
+            .iter()
+            .any(|message| message.is_assistant() && message.is_learned && message.says_nothing());
+        Ok(Taken::Row(Built { ids, labels, is_truncated: is_too_long, is_empty, ends }))
+    }
+
+    /// The first turn with calls, where the template has no word of them.
+    fn unknown_calls(&self, conversation: &Conversation, template: &RowTemplate<'_>) -> Option<usize> {
+        let calls = |message: &Message| match message.fields.get("tool_calls") {
+            Some(Doc::List(calls)) => !calls.is_empty(),
+            _ => false,
+        };
+        let first = conversation.messages.iter().position(calls)?;
+        (!self.template.mentions("tool_calls", &template.variables)).then_some(first)
     }
 
     fn is_of_this_part(&self, conversation: &Conversation) -> bool {

@@ -22,9 +22,9 @@ pub enum RowFormat {
     Completion,
     /// Stanford Alpaca's instruction, input and output.
     Alpaca,
-    /// A conversation in `conversations`, as ShareGPT has it.
+    /// A conversation, in `conversations` where there is such a column, as ShareGPT has it.
     Sharegpt,
-    /// A conversation in `messages`, as OpenAI has it.
+    /// A conversation, in `messages` where there is such a column, as OpenAI has it.
     Chat,
 }
 
@@ -54,8 +54,18 @@ const COMPLETION: &[&str] = &["completion", "response", "answer", "output", "sol
 const SYSTEM: &[&str] = &["system", "system_prompt"];
 const HISTORY: &[&str] = &["history"];
 const MESSAGES: &[&str] = &["messages", "conversations"];
+/// The same, ShareGPT's own first.
+const SHAREGPT_MESSAGES: &[&str] = &["conversations", "messages"];
 /// Fields beside a conversation that its template or its reader knows.
 pub(crate) const BESIDE_MESSAGES: &[&str] = &["system", "tools", "documents", "chat_template_kwargs"];
+
+/// A column that is not read, though data sets have content under its name.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct UnreadColumn {
+    pub column: String,
+    /// What reads it, such as "read it with --chat".
+    pub next: String,
+}
 
 /// The columns that are read, by what they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,13 +135,11 @@ impl Columns {
                 system: optional(&self.system, SYSTEM)?,
                 history: optional(&self.history, HISTORY)?,
             },
-            RowFormat::Sharegpt => Shape::Conversation {
-                messages: required(&self.messages, &["conversations"], "conversation", "--messages-column")?,
-            },
-            RowFormat::Chat => {
-                let first = MESSAGES.iter().find(|name| has.iter().any(|column| column == **name));
+            format @ (RowFormat::Sharegpt | RowFormat::Chat) => {
+                let known = if format == RowFormat::Sharegpt { SHAREGPT_MESSAGES } else { MESSAGES };
+                let first = known.iter().find(|name| has.iter().any(|column| column == **name));
                 let named = self.messages.clone().or(first.map(|name| (*name).to_owned()));
-                Shape::Conversation { messages: required(&named, MESSAGES, "conversation", "--messages-column")? }
+                Shape::Conversation { messages: required(&named, known, "conversation", "--messages-column")? }
             }
         };
         self.check(&shape, is_chat)?;
@@ -189,6 +197,22 @@ impl Columns {
                         answers, give --completion-column chosen, or --chat --messages-column chosen where they are messages"
                 .to_owned());
         }
+        let first = |known| matches(has, known).first().map(|column| (*column).clone());
+        let half = |column: &str, is: &str, what: &str| {
+            Err(format!(
+                "{column:?} is the {is}; no column for the {what}: name it with --{what}-column, or train on {column:?} \
+                 alone with --text-column {column}"
+            ))
+        };
+        if let Some(column) = first(INSTRUCTION) {
+            return half(&column, "instruction", "completion");
+        }
+        if let Some(column) = first(PROMPT) {
+            return half(&column, "prompt", "completion");
+        }
+        if let Some(column) = first(COMPLETION) {
+            return half(&column, "completion", "prompt");
+        }
         Err("no column has a known name: name the columns with --text-column for text, --prompt-column and --completion-column for prompts and completions, or --chat --messages-column for conversations".to_owned())
     }
 }
@@ -224,6 +248,36 @@ fn optional(named: Option<&str>, known: &[&str], has: &[String]) -> Result<Optio
     Ok(Optional::of(named, &spelt))
 }
 
+impl Columns {
+    /// The columns that are left alone where rows are read in this shape, though data sets have content under their names.
+    pub(crate) fn unread(&self, shape: &Shape, has: &[String], is_chat: bool) -> Vec<UnreadColumn> {
+        let used = shape.columns(has, is_chat);
+        // As pairs, rows have no input and no earlier turns; Alpaca's have.
+        let alpaca = if self.format == RowFormat::Completion { "--data-format alpaca " } else { "" };
+        let next = |column: &String| {
+            let is = |known: &[&str]| known.iter().any(|name| column.eq_ignore_ascii_case(name));
+            let options = match shape {
+                Shape::Completion { prompt, .. } if is(INPUT) => {
+                    format!("{alpaca}--prompt-column {prompt} --input-column {column}")
+                }
+                Shape::Completion { prompt, .. } if is(HISTORY) => {
+                    format!("--chat {alpaca}--prompt-column {prompt} --history-column {column}")
+                }
+                Shape::Completion { .. } if is(SYSTEM) && !is_chat => "--chat".to_owned(),
+                Shape::Alpaca { .. } if is(INPUT) => format!("--input-column {column}"),
+                Shape::Completion { .. } | Shape::Alpaca { .. } if is(SYSTEM) => format!("--system-column {column}"),
+                Shape::Conversation { .. } if is(SYSTEM) => {
+                    return Some("name it \"system\" to have it read".to_owned());
+                }
+                _ => return None,
+            };
+            Some(format!("read it with {options}"))
+        };
+        let unread = has.iter().filter(|column| !used.contains(column));
+        unread.filter_map(|column| Some(UnreadColumn { column: column.clone(), next: next(column)? })).collect()
+    }
+}
+
 impl Shape {
     /// In a word or two.
     pub fn name(&self) -> &'static str {
@@ -255,5 +309,75 @@ impl Shape {
             used.extend(BESIDE_MESSAGES.iter().map(|name| (*name).to_owned()));
         }
         has.iter().filter(|column| used.contains(column)).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn columns(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn unread(columns: &Columns, has: &[String], is_chat: bool) -> Vec<(String, String)> {
+        let shape = columns.shape(has, is_chat).unwrap();
+        columns.unread(&shape, has, is_chat).into_iter().map(|unread| (unread.column, unread.next)).collect()
+    }
+
+    #[test]
+    fn a_column_that_may_hold_content_is_read_by_the_options_that_are_named() {
+        let has = columns(&["id", "context", "question", "answer"]);
+        let auto = Columns::default();
+        let expected = "read it with --prompt-column question --input-column context";
+        assert_eq!(unread(&auto, &has, false), [("context".to_owned(), expected.to_owned())]);
+        let completion = Columns { format: RowFormat::Completion, ..Columns::default() };
+        assert!(unread(&completion, &has, false)[0].1.contains("--data-format alpaca --prompt-column question"));
+        let named = Columns { prompt: Some("question".into()), input: Some("context".into()), ..Columns::default() };
+        assert!(unread(&named, &has, false).is_empty());
+        assert_eq!(named.shape(&has, false).unwrap().columns(&has, false), columns(&["context", "question", "answer"]));
+
+        let has = columns(&["id", "system_prompt", "question", "response"]);
+        assert_eq!(unread(&auto, &has, false), [("system_prompt".to_owned(), "read it with --chat".to_owned())]);
+        assert!(unread(&auto, &has, true).is_empty());
+        let has = columns(&["prompt", "response", "history"]);
+        let expected = "read it with --chat --prompt-column prompt --history-column history";
+        assert_eq!(unread(&auto, &has, false)[0].1, expected);
+        let named = Columns { prompt: Some("prompt".into()), history: Some("history".into()), ..Columns::default() };
+        assert!(unread(&named, &has, true).is_empty());
+
+        let has = columns(&["instruction", "input", "context", "output"]);
+        assert_eq!(
+            unread(&auto, &has, false),
+            [("context".to_owned(), "read it with --input-column context".to_owned())]
+        );
+        let has = columns(&["messages", "system_prompt"]);
+        assert!(unread(&auto, &has, true)[0].1.contains("\"system\""));
+        assert!(unread(&auto, &columns(&["text", "context"]), false).is_empty());
+    }
+
+    #[test]
+    fn one_column_of_a_pair_is_named_beside_the_one_that_is_missing() {
+        for (has, expected) in [
+            (
+                &["id", "prompt"][..],
+                "\"prompt\" is the prompt; no column for the completion: name it with --completion-column",
+            ),
+            (&["Question"], "\"Question\" is the prompt; no column for the completion"),
+            (&["instruction", "reply"], "\"instruction\" is the instruction; no column for the completion"),
+            (&["output"], "\"output\" is the completion; no column for the prompt: name it with --prompt-column"),
+            (&["answer"], "\"answer\" is the completion"),
+            (&["a", "b"], "no column has a name that is known"),
+        ] {
+            let said = Columns::default().shape(&columns(has), false).unwrap_err();
+            assert!(said.starts_with(expected), "{said}");
+        }
+        // The options that are named do what is said.
+        let has = columns(&["instruction", "reply"]);
+        let named = Columns { completion: Some("reply".into()), ..Columns::default() };
+        assert!(matches!(named.shape(&has, false), Ok(Shape::Alpaca { .. })));
+        let has = columns(&["output", "ask"]);
+        let named = Columns { prompt: Some("ask".into()), ..Columns::default() };
+        assert!(matches!(named.shape(&has, false), Ok(Shape::Completion { .. })));
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     data_set::DataSet,
     encoded_rows::{EncodedRows, Inspection, RowEncoder, Taken, encode_at, no_row, plan, too_long},
     error::{Error, Place, RowFault},
-    loader::{EpochSize, Windowed, delegate_loader, fingerprint},
+    loader::{EpochSize, RowRemarks, Windowed, delegate_loader, fingerprint},
     options::{Overlong, Split, check_block_size, check_window},
     tokenizer::Tokenizer,
 };
@@ -54,13 +54,20 @@ pub struct CompletionReport {
     pub size: EpochSize,
     /// Rows left out because they are too long.
     pub skipped_rows: u64,
+    /// Rows of the other part of the split.
+    pub other_rows: u64,
     /// Rows whose end was cut off.
     pub truncated_rows: u64,
-    /// Rows without a completion, of which the end of text alone is learned.
+    /// Rows whose completion is empty or white space: little more than the end of the text is learned.
     pub empty_completions: u64,
+    /// Rows with a token that holds a part of the prompt and a part of the completion. Generation begins after the
+    /// prompt's own tokens, which training did not see there.
+    pub shared_tokens: u64,
     /// The first faults, by line; `fault_count` counts all.
     pub faults: Vec<Error>,
     pub fault_count: u64,
+    /// Where the reading of a file stopped, for it cannot be read further: the rows behind are not counted.
+    pub stops: Vec<Place>,
 }
 
 /// Prompts with their completions, one a row or packed, with labels on the completions alone.
@@ -80,7 +87,7 @@ impl CompletionDataLoader {
             return Err(report.faults.remove(0));
         }
         loader.check_not_empty(&report)?;
-        Ok(loader)
+        Ok(CompletionDataLoader(loader.0.with_remarks(report.remarks())))
     }
 
     /// Reads the rows through and says what they are like, the faults of all of them.
@@ -137,19 +144,29 @@ impl CompletionDataLoader {
         let mut report = CompletionReport::default();
         let rows = EncodedRows::new(self.0.source().encoder.clone(), 0);
         let found = rows.inspect(stop_at_fault, |_, built| report.add(built))?;
-        let Inspection { skipped_rows, faults, fault_count } = found;
-        Ok(CompletionReport { skipped_rows, faults, fault_count, ..report })
+        let Inspection { skipped_rows, other_rows, faults, fault_count, stops } = found;
+        Ok(CompletionReport { skipped_rows, other_rows, faults, fault_count, stops, ..report })
     }
 
     fn check_not_empty(&self, report: &CompletionReport) -> Result<(), Error> {
         if report.size.rows > 0 {
             return Ok(());
         }
-        Err(no_row(&self.0.source().encoder.data.files, report.skipped_rows))
+        let Encoder { data, options, .. } = self.0.source().encoder.as_ref();
+        Err(no_row(&data.files, &options.split, report.skipped_rows, report.other_rows))
     }
 }
 
 impl CompletionReport {
+    /// What is no fault, and may not be meant.
+    pub fn remarks(&self) -> RowRemarks {
+        RowRemarks {
+            rows: self.size.rows,
+            empty_completions: self.empty_completions,
+            shared_tokens: self.shared_tokens,
+        }
+    }
+
     fn add(&mut self, built: &Built) {
         let size = &mut self.size;
         size.rows += 1;
@@ -158,6 +175,7 @@ impl CompletionReport {
         size.longest_row_tokens = size.longest_row_tokens.max(built.row.len() as u64);
         self.truncated_rows += u64::from(built.is_truncated);
         self.empty_completions += u64::from(built.is_empty);
+        self.shared_tokens += u64::from(built.shares_token);
     }
 }
 
@@ -166,6 +184,7 @@ struct Built {
     row: Row,
     is_truncated: bool,
     is_empty: bool,
+    shares_token: bool,
 }
 
 /// What is read, and how; shared by every reader of it.
@@ -199,6 +218,7 @@ impl RowEncoder for Encoder {
             return Ok(Taken::OtherPart);
         }
         let tokens = encode_at(&self.tokenizer, place, &text)?;
+        let shares_token = tokens.iter().any(|token| token.start < prompt_bytes && prompt_bytes < token.end);
         let (mut ids, mut labels) = (self.before.clone(), vec![IGNORED; self.before.len()]);
         for token in &tokens {
             ids.push(token.id);
@@ -221,7 +241,8 @@ impl RowEncoder for Encoder {
             };
             return Ok(Taken::Bad(RowFault::NoSupervised { why }));
         }
-        Ok(Taken::Row(Built { row, is_truncated, is_empty: pair.completion.is_empty() }))
+        let is_empty = pair.completion.trim().is_empty();
+        Ok(Taken::Row(Built { row, is_truncated, is_empty, shares_token }))
     }
 
     fn into_row(built: Built) -> Row {

@@ -1,5 +1,5 @@
 //! A row of a chat data set: `{"messages": [{"role", "content"}]}` as most tools write it, or ShareGPT's
-//! `{"conversations": [{"from", "value"}]}`, with `tools` and `documents` beside it.
+//! `{"conversations": [{"from", "value"}]}`, or either list with messages of the other form, with `tools` and `documents` beside it.
 //!
 //! What is read here is what transformers hands to a chat template, so that both write the same text.
 
@@ -40,8 +40,8 @@ pub(crate) fn parse(row: &str) -> Result<Conversation, RowFault> {
 pub(crate) fn of_object(mut object: Fields) -> Result<Conversation, RowFault> {
     let mut take = |name: &str| object.swap_remove(name).filter(|value| !value.is_null());
     let mut messages = match (take("messages"), take("conversations")) {
-        (Some(list), _) => read_list("messages", list, message::openai)?,
-        (None, Some(list)) => read_list("conversations", list, message::sharegpt)?,
+        (Some(list), _) => read_list("messages", list)?,
+        (None, Some(list)) => read_list("conversations", list)?,
         (None, None) => {
             return Err(RowFault::NoField {
                 field: "messages".to_owned(),
@@ -81,13 +81,13 @@ pub(crate) fn of_object(mut object: Fields) -> Result<Conversation, RowFault> {
 /// The edges of what a template marks as generated.
 const NOT_A_CHARACTER: &str = "it holds U+FDD0 or U+FDD1, which stand for no character; remove them";
 
-fn read_list(name: &str, list: Doc, read: fn(Fields) -> Result<Message, String>) -> Result<Vec<Message>, RowFault> {
+fn read_list(name: &str, list: Doc) -> Result<Vec<Message>, RowFault> {
     let expected = "a list of messages";
     let Doc::List(list) = list else {
         return Err(RowFault::FieldKind { field: name.to_owned(), expected, found: list.kind() });
     };
     let read = |(index, message)| match message {
-        Doc::Object(fields) => read(fields).map_err(|what| RowFault::Message { index, what }),
+        Doc::Object(fields) => message::read(fields).map_err(|what| RowFault::Message { index, what }),
         other => Err(RowFault::Message { index, what: format!("expected an object, found {}", other.kind()) }),
     };
     list.into_iter().enumerate().map(read).collect()

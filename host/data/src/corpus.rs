@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use crate::{
-    error::Error,
+    error::{Error, Place},
     files::{self, DataFile, Format},
     options::{Split, TextOptions, setting},
     record,
     seams::{Limits, SeamTokens, TextPosition},
     shuffle,
-    source::{self, BYTE_ORDER_MARK, ReadRows, RowMark},
+    source::{self, BYTE_ORDER_MARK, RawRow, ReadRows, RowMark},
     text::{FileText, MemoryText, cut_after},
     tokenizer::{Token, Tokenizer},
 };
@@ -51,15 +51,18 @@ pub(crate) struct StreamToken {
 }
 
 /// What is read, and how; shared by every reader of it.
+#[derive(Clone)]
 pub(crate) struct Corpus {
     pub files: Vec<DataFile>,
     pub tokenizer: Arc<Tokenizer>,
     field: String,
-    split: Split,
+    pub split: Split,
     shuffle_seed: Option<u64>,
     before: Vec<u32>,
     after: Vec<u32>,
     limits: Limits,
+    /// Leaves out rows with a fault, and what of a file lies behind a fault that is not a row's.
+    passes_over_faults: bool,
 }
 
 impl Corpus {
@@ -72,7 +75,31 @@ impl Corpus {
         let files = files::resolve(patterns)?;
         let (before, after) = surroundings(&tokenizer, options.append_eos)?;
         let (field, split, shuffle_seed) = (options.field.clone(), options.split, options.shuffle_seed);
-        Ok(Corpus { files, tokenizer, field, split, shuffle_seed, before, after, limits })
+        Ok(Corpus { files, tokenizer, field, split, shuffle_seed, before, after, limits, passes_over_faults: false })
+    }
+
+    pub fn passing_over_faults(self) -> Corpus {
+        Corpus { passes_over_faults: true, ..self }
+    }
+
+    /// The same files, in both parts of the split.
+    pub fn whole(&self) -> Corpus {
+        Corpus { split: Split::All, ..self.clone() }
+    }
+
+    /// Rows that hold text, in both parts of the split, as far as they can be read. A text file has none.
+    ///
+    /// # Errors
+    /// A file cannot be opened.
+    pub fn rows_with_text(&self) -> Result<u64, Error> {
+        let mut count = 0;
+        for file in self.files.iter().filter(|file| file.format != Format::Text) {
+            let mut rows = source::open(file, RowMark::default(), Some(std::slice::from_ref(&self.field)))?;
+            while let Ok(Some(row)) = rows.next() {
+                count += u64::from(row_text(row, &self.field).is_ok_and(|(text, _)| !text.is_empty()));
+            }
+        }
+        Ok(count)
     }
 
     /// The bytes of a text file that are in this part.
@@ -275,22 +302,41 @@ impl CorpusTokens {
                 Some(rows) => rows,
                 closed => closed.insert(source::open(file, self.mark, Some(std::slice::from_ref(&corpus.field)))?),
             };
-            let Some(row) = rows.next()? else {
-                self.next_file();
-                continue;
+            let row = match rows.next() {
+                Ok(Some(row)) => row,
+                Err(error) if !corpus.passes_over_faults || error.place().is_none() => return Err(error),
+                Ok(None) | Err(_) => {
+                    self.next_file();
+                    continue;
+                }
             };
-            let text = row.text.and_then(|row| record::text(&record::parse(&row)?, &corpus.field, "the row's text"));
-            let text = text.map_err(|fault| Error::Row { place: row.place.clone(), fault })?;
+            let mark = row.mark;
+            let (text, place) = match row_text(row, &corpus.field) {
+                Err(_) if corpus.passes_over_faults => continue,
+                read => read?,
+            };
             if text.is_empty() || !corpus.split.takes(&text) {
                 continue;
             }
-            self.mark = row.mark;
-            let source = MemoryText { text: text.into(), place: row.place };
+            self.mark = mark;
+            let source = MemoryText { text: text.into(), place };
             let tokens = SeamTokens::new(source, &corpus.tokenizer, corpus.limits, position)?;
             self.document = Some(Document { body: Body::Memory(tokens), before: 0, after: 0, is_cut: false });
             return Ok(true);
         }
         Ok(false)
+    }
+}
+
+/// The text of a row, and where it stands.
+///
+/// # Errors
+/// The row has a fault, or no text in this field.
+pub(crate) fn row_text(row: RawRow, field: &str) -> Result<(String, Place), Error> {
+    let text = row.text.and_then(|row| record::text(&record::parse(&row)?, field, "the row's text"));
+    match text {
+        Ok(text) => Ok((text, row.place)),
+        Err(fault) => Err(Error::Row { place: row.place, fault }),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    columns::{Columns, Shape},
+    columns::{Columns, Shape, UnreadColumn},
     error::{Error, RowFault},
     files::{self, DataFile, Format},
     record,
@@ -35,6 +35,8 @@ pub struct DataDescription {
     /// Columns that are read, and those that are left alone.
     pub columns: Vec<String>,
     pub other_columns: Vec<String>,
+    /// Those of them that may hold content.
+    pub unread_columns: Vec<UnreadColumn>,
 }
 
 /// Files, and what their rows are.
@@ -52,6 +54,7 @@ pub(crate) struct RowRead {
     /// Columns of the header, or of the first row.
     has: Vec<String>,
     used: Vec<String>,
+    unread: Vec<UnreadColumn>,
     has_header: bool,
 }
 
@@ -123,6 +126,7 @@ impl DataSet {
                 format: format!("{format}{}", if file.is_gzip { "_gzip" } else { "" }),
                 rows_are: read.map(|read| read.shape.name().to_owned()),
                 other_columns: other_columns.cloned().collect(),
+                unread_columns: read.map(|read| read.unread.clone()).unwrap_or_default(),
                 columns,
             }
         };
@@ -152,7 +156,8 @@ impl DataSet {
 /// What the rows of a file are; `None` for text, and where there is no row.
 fn look(file: &DataFile, columns: &Columns, is_chat: bool) -> Result<Option<RowRead>, Error> {
     let read = |shape: Shape, has: Vec<String>, has_header| {
-        Some(RowRead { used: shape.columns(&has, is_chat), shape, has, has_header })
+        let unread = columns.unread(&shape, &has, is_chat);
+        Some(RowRead { used: shape.columns(&has, is_chat), unread, shape, has, has_header })
     };
     let unknown = |why, has| Error::Columns { path: file.path.clone(), why, has };
     // With a chat template, a file of text is read as lines of JSON.

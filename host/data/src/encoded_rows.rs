@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Place, RowFault},
     files::DataFile,
     loader::{Mark, Plan, Rows, nothing},
-    options::Overlong,
+    options::{Overlong, Split, counted_rows},
     source::RowFiles,
     tokenizer::{Token, Tokenizer},
 };
@@ -53,6 +53,8 @@ pub(crate) trait RowEncoder {
 pub(crate) struct EncodedRows<E> {
     pub encoder: Arc<E>,
     files: RowFiles,
+    /// Rows passed over because they are of the other part of the split.
+    other_rows: u64,
 }
 
 /// A row's line, and the row; no row where it is left out for its length.
@@ -62,15 +64,39 @@ type NextBuilt<Built> = (Place, Result<Option<Built>, RowFault>);
 #[derive(Debug, Default)]
 pub(crate) struct Inspection {
     pub skipped_rows: u64,
+    /// Rows of the other part of the split.
+    pub other_rows: u64,
     /// The first faults, by line; `fault_count` counts all.
     pub faults: Vec<Error>,
     pub fault_count: u64,
+    /// Where the reading of a file stopped: the rows behind are not counted.
+    pub stops: Vec<Place>,
+}
+
+impl Inspection {
+    pub fn add_fault(&mut self, fault: Error) {
+        self.fault_count += 1;
+        if self.faults.len() < LISTED_FAULTS {
+            self.faults.push(fault);
+        }
+    }
+
+    /// A fault behind which nothing of its file can be read.
+    ///
+    /// # Errors
+    /// The fault, where it is not one of the data.
+    pub fn add_stop(&mut self, fault: Error) -> Result<(), Error> {
+        let Some(place) = fault.place() else { return Err(fault) };
+        self.stops.push(place.clone());
+        self.add_fault(fault);
+        Ok(())
+    }
 }
 
 impl<E: RowEncoder> EncodedRows<E> {
     pub fn new(encoder: Arc<E>, epoch: u64) -> Self {
         let files = RowFiles::new(encoder.data().files.clone(), encoder.shuffle_seed(), epoch);
-        EncodedRows { encoder, files }
+        EncodedRows { encoder, files, other_rows: 0 }
     }
 
     /// The next row of this part, sound or not.
@@ -85,7 +111,10 @@ impl<E: RowEncoder> EncodedRows<E> {
                 Taken::Row(built) => (row.place, Ok(Some(built))),
                 Taken::Bad(fault) => (row.place, Err(fault)),
                 Taken::Skipped => (row.place, Ok(None)),
-                Taken::OtherPart => continue,
+                Taken::OtherPart => {
+                    self.other_rows += 1;
+                    continue;
+                }
             }));
         }
         Ok(None)
@@ -97,11 +126,13 @@ impl<E: RowEncoder> EncodedRows<E> {
     /// A file cannot be read.
     pub fn first_rows(mut self, count: usize) -> Result<Vec<(Place, Row)>, Error> {
         let mut rows = Vec::new();
-        while rows.len() < count
-            && let Some((place, built)) = self.next_built()?
-        {
-            if let Ok(Some(built)) = built {
-                rows.push((place, E::into_row(built)));
+        while rows.len() < count {
+            match self.next_built() {
+                Ok(Some((place, Ok(Some(built))))) => rows.push((place, E::into_row(built))),
+                Ok(Some(_)) | Err(Error::Encode { .. }) => {}
+                Ok(None) => break,
+                Err(error) if error.place().is_some() => self.files.skip_file(),
+                Err(error) => return Err(error),
             }
         }
         Ok(rows)
@@ -116,23 +147,32 @@ impl<E: RowEncoder> EncodedRows<E> {
         loop {
             let (place, built) = match self.next_built() {
                 Ok(Some(next)) => next,
-                Ok(None) => return Ok(found),
-                // After such a fault, the boundaries of rows are unknown.
-                Err(error) if error.place().is_some() => {
-                    found.fault_count += 1;
-                    found.faults.push(error);
+                Ok(None) => {
+                    found.other_rows = self.other_rows;
                     return Ok(found);
                 }
-                Err(error) => return Err(error),
+                // The row was read, and could not be encoded.
+                Err(error @ Error::Encode { .. }) => {
+                    found.add_fault(error);
+                    if stop_at_fault {
+                        return Ok(found);
+                    }
+                    continue;
+                }
+                Err(error) => {
+                    found.add_stop(error)?;
+                    if stop_at_fault {
+                        return Ok(found);
+                    }
+                    self.files.skip_file();
+                    continue;
+                }
             };
             match built {
                 Ok(Some(built)) => add(&place, &built),
                 Ok(None) => found.skipped_rows += 1,
                 Err(fault) => {
-                    found.fault_count += 1;
-                    if found.faults.len() < LISTED_FAULTS {
-                        found.faults.push(Error::Row { place, fault });
-                    }
+                    found.add_fault(Error::Row { place, fault });
                     if stop_at_fault {
                         return Ok(found);
                     }
@@ -187,13 +227,13 @@ pub(crate) fn too_long<Built>(overlong: Overlong, tokens: usize, limit: usize) -
     }
 }
 
-/// The error of data without a sound row.
-pub(crate) fn no_row(files: &[DataFile], skipped_rows: u64) -> Error {
-    let why = match skipped_rows {
-        0 => "no row in it, or none in this part of the split",
-        _ => "every row is longer than a block",
-    };
-    nothing(files, why)
+/// The error of data without a sound row in a part of the split.
+pub(crate) fn no_row(files: &[DataFile], split: &Split, skipped_rows: u64, other_rows: u64) -> Error {
+    if skipped_rows > 0 {
+        return nothing(files, "every row is longer than a block; raise --block-size, or give --overlong truncate");
+    }
+    let why = split.why_empty(&counted_rows(other_rows)).filter(|_| other_rows > 0);
+    nothing(files, why.as_deref().unwrap_or("there is no row in it"))
 }
 
 /// Rows of at most `block_size` tokens, packed or not, in windows where they are packed or shuffled.

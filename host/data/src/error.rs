@@ -81,6 +81,10 @@ impl std::fmt::Display for Place {
     }
 }
 
+/// Where a model's template is.
+const TEMPLATE_FILE: &str =
+    "chat_template.jinja of the model's folder, or \"chat_template\" in its tokenizer_config.json";
+
 /// What is wrong with one row.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -97,6 +101,8 @@ pub enum RowFault {
     Delimited { message: String },
     #[error("field {field:?}: not UTF-8; write the column as text")]
     NotUtf8 { field: String },
+    #[error("byte {byte} of the file is not UTF-8; convert the file, for example with iconv -t UTF-8")]
+    Utf8 { byte: u64 },
     #[error("expected an object, found {found}")]
     NotAnObject { found: &'static str },
     #[error("no field {field:?}; expected {expected}; the row has {}", list(has))]
@@ -107,20 +113,24 @@ pub enum RowFault {
     Field { field: String, what: String },
     #[error("the conversation has no message; remove the row")]
     NoMessages,
-    #[error("message {index}: {what}")]
+    /// Messages are counted from one in what is said, and from zero here.
+    #[error("message {}: {what}", index + 1)]
     Message { index: usize, what: String },
     #[error("the chat template refuses the conversation: {message}")]
     Template { message: String },
     #[error(
-        "the turn of message {index} cannot be found in the rendered conversation: {why}; mark the turns in the template with {{% generation %}} and {{% endgeneration %}}"
+        "the turn of message {} cannot be found in the rendered conversation: {why}; mark the turns in the template with {{% generation %}} and {{% endgeneration %}}",
+        index + 1
     )]
     LostTurn { index: usize, why: String },
     #[error(
-        "message {index}: the chat template does not render its tool calls, so they would not be learned; give a template that renders them, or remove them from the row"
+        "message {}: the model's chat template does not render tool calls, so they would not be learned; put one that does in its place ({}), or remove the calls from the row",
+        index + 1, TEMPLATE_FILE
     )]
     UnwrittenCalls { index: usize },
     #[error(
-        "the chat template does not render the row's {name:?}, so the model would be trained without them; give a template that renders them, or choose to ignore them (--ignore-unwritten-tools)"
+        "the chat template does not render the row's {name:?}, so the model would be trained without them; put one that does in its place ({}), or choose to ignore them (--ignore-unwritten-tools)",
+        TEMPLATE_FILE
     )]
     Unwritten { name: &'static str },
     #[error("no supervised token: {why}")]

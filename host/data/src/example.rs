@@ -76,10 +76,17 @@ impl Shape {
                 if let Some(list) = text.and_then(|text| unpacked(text, name).ok()) {
                     row.insert(name.clone(), list);
                 }
-                if !matches!(name.as_str(), "messages" | "conversations")
-                    && let Some(list) = row.shift_remove(name)
-                {
-                    row.insert("messages".to_owned(), list);
+                // The column that was chosen is read, where the row has it, and not the other one.
+                let has = row.get(name).is_some_and(|list| !list.is_null());
+                match name.as_str() {
+                    "messages" => {}
+                    "conversations" if has => drop(row.shift_remove("messages")),
+                    "conversations" => {}
+                    _ => {
+                        if let Some(list) = row.shift_remove(name) {
+                            row.insert("messages".to_owned(), list);
+                        }
+                    }
                 }
                 return Ok(row);
             }
@@ -169,5 +176,45 @@ fn unpacked(value: &Doc, name: &str) -> Result<Doc, RowFault> {
             }),
         },
         other => Ok(other.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::columns::{Columns, RowFormat};
+    use crate::conversation;
+
+    fn roles(row: &str, columns: &Columns) -> Result<Vec<String>, String> {
+        let has = record::names(&record::parse(row).unwrap());
+        let fields = columns.shape(&has, true)?.conversation(row).map_err(|fault| fault.to_string())?;
+        let conversation = conversation::of_object(fields).map_err(|fault| fault.to_string())?;
+        Ok(conversation.messages.iter().map(|message| message.role().to_owned()).collect())
+    }
+
+    #[test]
+    fn either_name_of_the_column_may_hold_either_form_of_message() {
+        let openai = r#"[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]"#;
+        let sharegpt = r#"[{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]"#;
+        for column in ["messages", "conversations", "Messages", "dialog"] {
+            for list in [openai, sharegpt] {
+                for format in [RowFormat::Auto, RowFormat::Chat, RowFormat::Sharegpt] {
+                    let messages = (column == "dialog").then(|| column.to_owned());
+                    let columns = Columns { format, messages, ..Columns::default() };
+                    let row = format!(r#"{{"{column}": {list}}}"#);
+                    assert_eq!(roles(&row, &columns).unwrap(), ["user", "assistant"], "{format:?} {row}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn of_two_columns_of_messages_the_format_chooses() {
+        let row = r#"{"conversations": [{"from": "human", "value": "a"}],
+            "messages": [{"role": "system", "content": "b"}]}"#;
+        let of = |format| roles(row, &Columns { format, ..Columns::default() }).unwrap();
+        assert_eq!(of(RowFormat::Sharegpt), ["user"]);
+        assert_eq!(of(RowFormat::Chat), ["system"]);
+        assert_eq!(of(RowFormat::Auto), ["system"]);
     }
 }

@@ -52,6 +52,29 @@ pub struct EpochSize {
     pub longest_row_tokens: u64,
 }
 
+/// What the rows of a loader have that is no fault, and that training on them may not be meant to have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct RowRemarks {
+    /// Rows of an epoch, before packing.
+    pub rows: u64,
+    /// Those with a completion, or an assistant's turn, that says nothing: its end alone is learned.
+    pub empty_completions: u64,
+    /// Those with a token that holds a part of the prompt and a part of the completion.
+    pub shared_tokens: u64,
+}
+
+impl std::ops::Add for RowRemarks {
+    type Output = RowRemarks;
+
+    fn add(self, other: RowRemarks) -> RowRemarks {
+        RowRemarks {
+            rows: self.rows + other.rows,
+            empty_completions: self.empty_completions + other.empty_completions,
+            shared_tokens: self.shared_tokens + other.shared_tokens,
+        }
+    }
+}
+
 /// What a trainer needs of its data, whatever it is read from.
 pub trait DataLoader {
     /// The next batch of at most `rows` rows; fewer at the end of an epoch, `None` behind it.
@@ -87,6 +110,11 @@ pub trait DataLoader {
     /// # Errors
     /// As [`DataLoader::next_batch`].
     fn epoch_size(&self) -> Result<EpochSize, Error>;
+
+    /// What was seen when the rows were read through. Of text, which has no completions, nothing.
+    fn remarks(&self) -> RowRemarks {
+        RowRemarks::default()
+    }
 }
 
 /// A source of rows in their own order.
@@ -120,18 +148,34 @@ pub(crate) struct Windowed<R> {
     rows: Vec<Held>,
     taken: usize,
     template_date: Option<String>,
+    remarks: RowRemarks,
 }
 
 impl<R: Rows> Windowed<R> {
     pub fn new(source: R, plan: Plan) -> Self {
         let start = source.mark();
         let plan = Arc::new(plan);
-        Windowed { source, plan, epoch: 0, window: 0, start, rows: Vec::new(), taken: 0, template_date: None }
+        Windowed {
+            source,
+            plan,
+            epoch: 0,
+            window: 0,
+            start,
+            rows: Vec::new(),
+            taken: 0,
+            template_date: None,
+            remarks: RowRemarks::default(),
+        }
     }
 
     /// Saves the date of the chat template with each position.
     pub fn with_template_date(mut self, date: Option<String>) -> Self {
         self.template_date = date;
+        self
+    }
+
+    pub fn with_remarks(mut self, remarks: RowRemarks) -> Self {
+        self.remarks = remarks;
         self
     }
 
@@ -171,8 +215,8 @@ impl<R: Rows> Windowed<R> {
     fn restart(&self, epoch: u64) -> Self {
         let source = self.source.at_epoch(epoch);
         let start = source.mark();
-        let (plan, template_date) = (self.plan.clone(), self.template_date.clone());
-        Windowed { source, plan, epoch, window: 0, start, rows: Vec::new(), taken: 0, template_date }
+        let (plan, template_date, remarks) = (self.plan.clone(), self.template_date.clone(), self.remarks);
+        Windowed { source, plan, epoch, window: 0, start, rows: Vec::new(), taken: 0, template_date, remarks }
     }
 }
 
@@ -272,6 +316,10 @@ impl<R: Rows> DataLoader for Windowed<R> {
         }
         Ok(size)
     }
+
+    fn remarks(&self) -> RowRemarks {
+        self.remarks
+    }
 }
 
 /// Gives a loader made of a [`Windowed`] field `0` the whole trait.
@@ -298,6 +346,9 @@ macro_rules! delegate_loader {
             }
             fn epoch_size(&self) -> Result<crate::loader::EpochSize, crate::error::Error> {
                 self.0.epoch_size()
+            }
+            fn remarks(&self) -> crate::loader::RowRemarks {
+                self.0.remarks()
             }
         }
     };

@@ -7,10 +7,14 @@ use crate::{
     conversation::list_of_objects,
     doc::{Doc, Fields},
     error::cut,
+    roles,
 };
 
 /// Role of the turns that a model is trained to write.
 pub(crate) const ASSISTANT: &str = "assistant";
+
+/// Known roles that ShareGPT's `from` has under the same name.
+const SHAREGPT: [&str; 4] = ["system", "user", ASSISTANT, "tool"];
 
 /// Names of a thought, the one that templates read first. gpt-oss's template reads `thinking`.
 pub(crate) const THOUGHTS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
@@ -39,21 +43,46 @@ impl Message {
         self.role() == ASSISTANT
     }
 
+    /// Whether its content is empty or white space, and there is no thought and no call beside it.
+    pub fn says_nothing(&self) -> bool {
+        let is_blank = |text: &Doc| text.as_text().is_some_and(|text| text.trim().is_empty());
+        let is_blank_part = |part: &Doc| match part {
+            Doc::Object(part) => part.get("text").is_some_and(is_blank),
+            part => is_blank(part),
+        };
+        let is_empty = |value: &Doc| match value {
+            Doc::List(parts) => parts.iter().all(is_blank_part),
+            value => is_blank(value),
+        };
+        let says = |name: &str| self.fields.get(name).is_some_and(|value| !is_empty(value));
+        !["content", "tool_calls"].iter().chain(&THOUGHTS).any(|name| says(name))
+    }
+
     /// A field that is a text.
     pub fn text(&self, field: &str) -> Option<&str> {
         self.fields.get(field)?.as_text()
     }
 }
 
-/// A message of `{"role", "content"}`.
+/// A message of either form. Its keys tell the forms apart, for data sets put both under either name of the list.
 ///
 /// # Errors
 /// What is wrong with it.
-pub(crate) fn openai(mut fields: Fields) -> Result<Message, String> {
+pub(crate) fn read(fields: Fields) -> Result<Message, String> {
+    let is_openai = fields.get("role").is_some_and(|role| role.as_text().is_some());
+    let is_sharegpt = !is_openai && fields.get("from").is_some_and(|from| !from.is_null());
+    if is_sharegpt { sharegpt(fields) } else { openai(fields) }
+}
+
+/// A message of `{"role", "content"}`.
+fn openai(mut fields: Fields) -> Result<Message, String> {
     fields.retain(|_, value| !value.is_null());
     let role = match fields.get("role") {
         Some(Doc::Text(role)) if !role.is_empty() => role.clone(),
-        _ => return Err("no \"role\"; expected a string such as \"user\" or \"assistant\"".to_owned()),
+        _ => {
+            let expected = "expected a string such as \"user\" or \"assistant\" (in ShareGPT's form, \"from\")";
+            return Err(format!("no \"role\"; {expected}"));
+        }
     };
     if fields.contains_key("function_call") {
         return Err("\"function_call\" is OpenAI's old form of a call; write it as \"tool_calls\"".to_owned());
@@ -76,14 +105,7 @@ pub(crate) fn openai(mut fields: Fields) -> Result<Message, String> {
 }
 
 /// A message of ShareGPT's `{"from", "value"}`.
-///
-/// # Errors
-/// What is wrong with it.
-pub(crate) fn sharegpt(fields: Fields) -> Result<Message, String> {
-    // Some data sets put messages of the other kind under this name.
-    if fields.get("role").is_some_and(|role| role.as_text().is_some()) {
-        return openai(fields);
-    }
+fn sharegpt(fields: Fields) -> Result<Message, String> {
     let text = |name: &str| fields.get(name).and_then(Doc::as_text);
     let from = text("from").ok_or("no \"from\"; expected who speaks, such as \"human\"")?;
     let value = text("value").ok_or("no \"value\"; expected the text of the turn")?;
@@ -96,7 +118,9 @@ pub(crate) fn sharegpt(fields: Fields) -> Result<Message, String> {
         _ => {
             let expected =
                 "human, user, gpt, assistant, model, function_call, system, tool, observation or function_response";
-            return Err(format!("\"from\": expected {expected}, found {:?}", cut(from)));
+            let near = roles::nearest(from).filter(|role| SHAREGPT.contains(role));
+            let near = near.map_or(String::new(), |role| format!("; did you mean {role:?}?"));
+            return Err(format!("\"from\": expected {expected}, found {:?}{near}", cut(from)));
         }
     };
     let mut message = match calls {

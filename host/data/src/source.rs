@@ -141,9 +141,14 @@ impl RowFiles {
             if let Some(row) = row {
                 return Ok(Some((index, row)));
             }
-            (self.file, self.mark, self.reader) = (self.file + 1, RowMark::default(), None);
+            self.skip_file();
         }
         Ok(None)
+    }
+
+    /// Goes to the next file: behind a fault of this one that is not a row's, the borders of rows are unknown.
+    pub fn skip_file(&mut self) {
+        (self.file, self.mark, self.reader) = (self.file + 1, RowMark::default(), None);
     }
 
     pub fn cursor(&self) -> Cursor {

@@ -7,7 +7,7 @@ use crate::{
     corpus::{Corpus, CorpusTokens, StreamToken},
     error::Error,
     loader::{Mark, Plan, Rows, Windowed, delegate_loader, fingerprint, nothing},
-    options::TextOptions,
+    options::{TextOptions, counted_rows},
     seams::Limits,
     tokenizer::Tokenizer,
 };
@@ -37,7 +37,13 @@ impl StreamingContextDataLoader {
         limits: Limits,
     ) -> Result<Self, Error> {
         options.check()?;
-        let (corpus, mut plan) = corpus_and_plan(patterns, tokenizer, options, limits, "context")?;
+        Self::of(Corpus::open(patterns, tokenizer, options, limits)?, options)
+    }
+
+    /// Blocks of a corpus that was opened with these options.
+    pub(crate) fn of(corpus: Corpus, options: &TextOptions) -> Result<Self, Error> {
+        options.check()?;
+        let (corpus, mut plan) = corpus_and_plan(corpus, options, "context")?;
         // Without a shuffle there is nothing to hold.
         plan.window_rows = if options.shuffle_seed.is_some() { options.shuffle_window } else { 1 };
         let tokens = CorpusTokens::new(corpus, 0);
@@ -67,27 +73,28 @@ impl PackedDataLoader {
     /// An option that cannot be, a file that cannot be read, data without a token.
     pub fn open(patterns: &[String], tokenizer: Arc<Tokenizer>, options: &TextOptions) -> Result<Self, Error> {
         options.check()?;
+        Self::of(Corpus::open(patterns, tokenizer, options, Limits::default())?, options)
+    }
+
+    /// Documents of a corpus that was opened with these options.
+    pub(crate) fn of(corpus: Corpus, options: &TextOptions) -> Result<Self, Error> {
+        options.check()?;
         if options.overlap > 0 {
-            return Err(crate::options::setting("overlap", "0 for packed documents", options.overlap));
+            return Err(crate::options::setting("--overlap", "0 for packed documents", options.overlap));
         }
-        let (corpus, plan) = corpus_and_plan(patterns, tokenizer, options, Limits::default(), "packed")?;
+        let (corpus, plan) = corpus_and_plan(corpus, options, "packed")?;
         let plan = Plan { pack_tokens: Some(options.block_size), window_rows: options.shuffle_window, ..plan };
         let tokens = CorpusTokens::new(corpus, 0);
         Ok(PackedDataLoader(Windowed::new(Documents { tokens, carry: None, block_size: options.block_size }, plan)))
     }
 }
 
-fn corpus_and_plan(
-    patterns: &[String],
-    tokenizer: Arc<Tokenizer>,
-    options: &TextOptions,
-    limits: Limits,
-    kind: &str,
-) -> Result<(Arc<Corpus>, Plan), Error> {
-    let corpus = Arc::new(Corpus::open(patterns, tokenizer.clone(), options, limits)?);
+fn corpus_and_plan(corpus: Corpus, options: &TextOptions, kind: &str) -> Result<(Arc<Corpus>, Plan), Error> {
+    let corpus = Arc::new(corpus);
+    let tokenizer = &corpus.tokenizer;
     // An epoch without a token would go on for ever.
     if CorpusTokens::new(corpus.clone(), 0).next()?.is_none() {
-        return Err(nothing(&corpus.files, "no text in it, or none in this part of the split"));
+        return Err(nothing(&corpus.files, &why_empty(&corpus)?));
     }
     let plan = Plan {
         window_rows: 1,
@@ -97,6 +104,17 @@ fn corpus_and_plan(
         fingerprint: fingerprint(corpus.files.iter().map(|file| &file.digest), tokenizer.digest(), &(kind, options)),
     };
     Ok((corpus, plan))
+}
+
+/// Why there is no token in a corpus: there is no text, or none in its part of the split.
+fn why_empty(corpus: &Arc<Corpus>) -> Result<String, Error> {
+    let no_text = "there is no text in it".to_owned();
+    let Some(why) = corpus.split.why_empty("the text") else { return Ok(no_text) };
+    let rows = corpus.rows_with_text()?;
+    if CorpusTokens::new(Arc::new(corpus.whole()), 0).next()?.is_none() {
+        return Ok(no_text);
+    }
+    Ok(corpus.split.why_empty(&counted_rows(rows)).filter(|_| rows > 0).unwrap_or(why))
 }
 
 struct ContextBlocks {

@@ -37,6 +37,7 @@ pub struct ChatTemplate {
 struct Loaded {
     name: &'static str,
     label: String,
+    source: String,
     template: Template,
 }
 
@@ -105,7 +106,8 @@ impl ChatTemplate {
             let label = format!("the template {which}{file}");
             let template = with_stack(|| Template::parse(source)).and_then(|parsed| parsed);
             let unsound = |error| Error::Template { path: path.clone(), message: explain(&error, &label) };
-            templates.push(Loaded { name, template: template.map_err(unsound)?, label });
+            let template = template.map_err(unsound)?;
+            templates.push(Loaded { name, template, source: source.clone(), label });
         }
         let role = |name: &&'static str| Some((*name, Value::from(tokenizer.role(name)?)));
         let roles = ROLES.iter().filter_map(role).collect();
@@ -161,6 +163,19 @@ impl ChatTemplate {
         Ok(self.render_values(&messages, add_generation_prompt, &variables(extra)?)?.text)
     }
 
+    /// The template of a conversation with these variables.
+    fn chosen(&self, extra: &[(String, Value)]) -> Option<&Loaded> {
+        let has_tools = extra.iter().rev().find(|(name, _)| name == "tools").is_some_and(|(_, tools)| !tools.is_null());
+        let named = |name| self.templates.iter().find(|loaded| loaded.name == name);
+        named(TOOL_USE).filter(|_| has_tools).or_else(|| named(DEFAULT))
+    }
+
+    /// Whether the template of a conversation with these variables has a name in its text: one that has not may still
+    /// write the field, with all of a message.
+    pub(crate) fn mentions(&self, name: &str, extra: &[(String, Value)]) -> bool {
+        self.chosen(extra).is_some_and(|loaded| loaded.source.contains(name))
+    }
+
     pub(crate) fn render_values(
         &self,
         messages: &[Value],
@@ -180,10 +195,7 @@ impl ChatTemplate {
         renderings: &[Rendering<'_>],
         extra: &[(String, Value)],
     ) -> Vec<Result<Rendered, RowFault>> {
-        let has_tools = extra.iter().rev().find(|(name, _)| name == "tools").is_some_and(|(_, tools)| !tools.is_null());
-        let named = |name| self.templates.iter().find(|loaded| loaded.name == name);
-        let Some(Loaded { label, template, .. }) = named(TOOL_USE).filter(|_| has_tools).or_else(|| named(DEFAULT))
-        else {
+        let Some(Loaded { label, template, .. }) = self.chosen(extra) else {
             return renderings.iter().map(|_| Err(no_default())).collect();
         };
         let mut variables = vec![("tools", Value::None), ("documents", Value::None)];

@@ -10,8 +10,8 @@ use common::{all_rows, chain, smollm2, text};
 use serde_json::{Map, Value as Json, json};
 use tempfile::TempDir;
 use unswag_data::{
-    ChatDataLoader, ChatOptions, ChatTemplate, DataLoader, Error, IGNORED, Message, Overlong, Position, Row, Split,
-    Tokenizer, preview, preview_chat,
+    ChatDataLoader, ChatOptions, ChatTemplate, DataLoader, Error, IGNORED, Message, Overlong, Position, Row,
+    RowRemarks, Split, Tokenizer, preview, preview_chat,
 };
 
 const NOW: &str = "2026-11-21T08:05:09";
@@ -282,14 +282,14 @@ fn rows_that_teach_nothing_or_are_broken_are_refused_by_line() {
     second(json!({"messages": []}), &["no message"]);
     second(json!({"text": "plain"}), &["no field \"messages\"", "\"conversations\"", "\"text\""]);
     second(json!({"messages": "Hi"}), &["expected a list of messages, found a string"]);
-    second(json!({"messages": [5]}), &["message 0", "expected an object, found a number"]);
-    second(json!({"messages": [{"content": "x"}]}), &["message 0", "no \"role\""]);
-    second(json!({"messages": [turn("user", "x"), {"role": "assistant"}]}), &["message 1", "no \"content\""]);
+    second(json!({"messages": [5]}), &["message 1", "expected an object, found a number"]);
+    second(json!({"messages": [{"content": "x"}]}), &["message 1", "no \"role\""]);
+    second(json!({"messages": [turn("user", "x"), {"role": "assistant"}]}), &["message 2", "no \"content\""]);
     second(
         json!({"messages": [turn("user", "x"), {"role": "assistant", "content": 5}]}),
-        &["message 1", "found a number"],
+        &["message 2", "found a number"],
     );
-    second(json!({"conversations": [{"from": "alien", "value": "x"}]}), &["message 0", "\"alien\"", "human"]);
+    second(json!({"conversations": [{"from": "alien", "value": "x"}]}), &["message 1", "\"alien\"", "human"]);
     second(json!({"messages": [turn("user", "x\u{fdd0}"), turn("assistant", "y")]}), &["U+FDD0"]);
     second(json!([1]), &["expected an object, found a list"]);
     Data::lines(&format!("{good}\n\n{{\"messages\": [\n")).refused(
@@ -317,11 +317,25 @@ fn rows_that_teach_nothing_or_are_broken_are_refused_by_line() {
         Data::of(&good).refused(
             Some(template),
             &options,
-            &["chat.jsonl:1", "turn of message 1", why, "{% generation %}"],
+            &["chat.jsonl:1", "turn of message 2", why, "{% generation %}"],
         );
     }
     let endless = "{% for a in range(100000) %}{{ 'x' * 1000000 }}{% endfor %}";
     Data::of(&good).refused(Some(endless), &options, &["chat.jsonl:1", "the template writes more than", "test.jinja"]);
+}
+
+#[test]
+fn a_learned_turn_that_says_nothing_is_counted() {
+    let talk = |content: Json| json!({"messages": [turn("user", "Hi"), {"role": "assistant", "content": content}]});
+    let context = json!({"role": "assistant", "content": "", "weight": 0});
+    let data = Data::of(&[
+        talk(json!("Hello!")),
+        talk(json!("")),
+        talk(json!(" \n")),
+        json!({"messages": [turn("user", "Hi"), context, turn("user", "Hi?"), turn("assistant", "Hello!")]}),
+    ]);
+    let loader = data.open(None, &ChatOptions::default()).unwrap();
+    assert_eq!(loader.remarks(), RowRemarks { rows: 4, empty_completions: 2, shared_tokens: 0 });
 }
 
 #[test]

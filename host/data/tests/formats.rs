@@ -18,8 +18,8 @@ use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 use unswag_data::{
     ChatDataLoader, ChatOptions, ChatTemplate, Columns, CompletionDataLoader, CompletionOptions, DataKind, DataLoader,
-    DataSet, Error, IGNORED, Overlong, ProbeFormat, Row, RowFormat, StreamingContextDataLoader, TextOptions, Tokenizer,
-    read_rows,
+    DataSet, Error, IGNORED, Overlong, ProbeFormat, Row, RowFormat, RowRemarks, Split, StreamingContextDataLoader,
+    TextOptions, Tokenizer, read_rows,
 };
 
 fn smollm2() -> Arc<Tokenizer> {
@@ -113,6 +113,8 @@ fn an_alpaca_row_is_the_published_prompt_and_the_loss_is_on_the_output_alone() {
     assert!(!whole.contains("### Input") && whole.contains("describes a task. Write a response"), "{whole}");
     assert_eq!(learned, format!("Hello!{end}"));
     assert_eq!(said(&rows[2], &tokenizer).1, end, "an empty output: the end alone");
+    let loader = open(&files.add("alpaca.jsonl", &lines), &CompletionOptions::default()).unwrap();
+    assert_eq!(loader.remarks(), RowRemarks { rows: 3, empty_completions: 1, shared_tokens: 0 });
     // A system prompt takes the place of the first sentence; earlier turns have none in a prompt.
     let system = json!({"instruction": "Go.", "output": "Gone.", "system": "You are a door."});
     let rows = rows_of(&files.add("system.jsonl", system.to_string()), &CompletionOptions::default());
@@ -186,6 +188,16 @@ fn prompts_and_completions_are_found_by_the_names_that_people_give_them() {
     );
     let whole = tokenizer.encode("wonderful", true).unwrap();
     assert_eq!(rows[0].ids[..whole.len()], whole);
+    let shared = |prompt: &str, completion: &str| {
+        let row = json!({"prompt": prompt, "completion": completion}).to_string();
+        open(&files.add("shared.jsonl", row), &CompletionOptions::default()).unwrap().remarks().shared_tokens
+    };
+    assert_eq!(shared("wond", "erful"), 1);
+    // The space is a part of the word's token.
+    assert_eq!(shared("It is ", "wonderful"), 1);
+    assert_eq!(shared("It is", " wonderful"), 0);
+    assert_eq!(shared("It is\n", "wonderful"), 0);
+    assert_eq!(shared("", "wonderful"), 0);
 }
 
 #[test]
@@ -298,6 +310,18 @@ fn a_row_that_is_too_long_is_refused_cut_or_left_out() {
 }
 
 #[test]
+fn a_part_of_the_split_without_a_row_says_how_many_rows_there_are() {
+    let files = Files::new();
+    let rows: String = (0..30).map(|n| format!("{}\n", json!({"prompt": "a", "completion": n}))).collect();
+    let path = files.add("a.jsonl", rows);
+    let split = Split::Train { validation_fraction: 0.999_999_999, seed: 7 };
+    let options = CompletionOptions { split, ..CompletionOptions::default() };
+    refused(open(&path, &options), &["a.jsonl", "--validation-split 0.999999999 takes all of 30 rows", "to train on"]);
+    let long = CompletionOptions { block_size: 2, overlong: Overlong::Skip, ..CompletionOptions::default() };
+    refused(open(&path, &long), &["every row is longer than a block", "--block-size"]);
+}
+
+#[test]
 fn unsound_files_are_refused_by_line() {
     let files = Files::new();
     let default = CompletionOptions::default();
@@ -307,7 +331,11 @@ fn unsound_files_are_refused_by_line() {
     let middle = damaged.len() / 2;
     damaged[middle] ^= 0x55;
     let cases: Vec<(&str, Vec<u8>, &[&str])> = vec![
-        ("open.csv", b"prompt,completion\na,b\n\"a\nb,c\nd,e\n".to_vec(), &["open.csv:3", "quote"]),
+        (
+            "open.csv",
+            b"prompt,completion\na,b\n\"a\nb,c\nd,e\n".to_vec(),
+            &["open.csv:3", "a quote is opened and not closed"],
+        ),
         ("fields.csv", b"prompt,completion\na,b\na,b,c\n".to_vec(), &["fields.csv:3", "2 fields", "found 3"]),
         ("few.tsv", b"prompt\tcompletion\na\n".to_vec(), &["few.tsv:2", "found 1"]),
         ("twice.csv", b"prompt,completion,prompt\na,b,c\n".to_vec(), &["twice.csv:1", "\"prompt\"", "rename"]),
@@ -350,6 +378,33 @@ fn unsound_files_are_refused_by_line() {
     }
     let bare = CompletionOptions { columns: Columns { format: RowFormat::Alpaca, ..Columns::default() }, ..default };
     refused(open(&text(&fixture("pyarrow.parquet")), &bare), &["instruction", "--prompt-column", "\"prompt\""]);
+}
+
+#[test]
+fn a_report_goes_on_after_a_bad_byte_and_says_where_a_file_cannot_be_read_further() {
+    let files = Files::new();
+    let report =
+        |patterns: &[String]| CompletionDataLoader::report(patterns, smollm2(), &CompletionOptions::default()).unwrap();
+    let good = "{\"prompt\": \"a\", \"completion\": \" b\"}";
+    let [csv, lines, list] = [
+        ("bad.csv", b"prompt,completion\na, b\na,caf\xe9\na, b\n".to_vec()),
+        ("bad.jsonl", [good.as_bytes(), b"\n{\"prompt\": \"\xe9\"}\n", good.as_bytes()].concat()),
+        ("bad.json", [&b"["[..], good.as_bytes(), b",\n{\"prompt\": \"\xe9\"},", good.as_bytes(), b"]"].concat()),
+    ]
+    .map(|(name, bytes)| files.add(name, bytes));
+    for (path, said) in
+        [(&csv, "bad.csv:3: field \"completion\": not UTF-8"), (&lines, "not UTF-8"), (&list, "not UTF-8")]
+    {
+        let report = report(std::slice::from_ref(path));
+        assert_eq!((report.size.rows, report.fault_count, report.stops.len()), (2, 1, 0), "{path}");
+        let fault = report.faults[0].to_string();
+        assert!(fault.contains(said), "{fault}");
+    }
+    // What is behind an open quote is a part of the field; the next file is read.
+    let open = files.add("open.csv", "prompt,completion\na, b\na,\"b\na, b\n");
+    let report = report(&[open, lines]);
+    assert_eq!((report.size.rows, report.fault_count, report.stops.len()), (3, 2, 1));
+    assert!(report.stops[0].to_string().ends_with("open.csv:3"), "{}", report.stops[0]);
 }
 
 /// One long row is an error; what is read of it is bounded, and the row after it is read.

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 use unswag_data::{
     DataLoader, Error, IGNORED, PackedDataLoader, Position, Row, Split, StreamingContextDataLoader, TextOptions,
-    Tokenizer,
+    Tokenizer, report_text,
 };
 
 fn options(block_size: usize, overlap: usize) -> TextOptions {
@@ -154,6 +154,49 @@ fn training_and_validation_share_no_text() {
         (part(Split::Train { validation_fraction, seed }), part(Split::Validation { validation_fraction, seed }));
     assert_eq!(format!("{head}{tail}"), fs::read_to_string(&file[0]).unwrap());
     assert!(head.ends_with('\n') && (tail.len() as f64 / head.len() as f64 - 1.0 / 9.0).abs() < 0.001);
+}
+
+#[test]
+fn a_report_of_text_lists_every_fault_and_counts_the_sound_rows() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("rows.jsonl");
+    let report = |rows: &[&str], packing| {
+        fs::write(&path, rows.join("\n")).unwrap();
+        report_text(&[text(&path)], &smollm2(), &options(64, 0), packing, 1).unwrap()
+    };
+    let good = "{\"text\": \"One fish.\"}";
+    let sound = report(&[good, good], false);
+    assert_eq!((sound.fault_count, sound.shown.len()), (0, 1));
+    for packing in [false, true] {
+        let found = report(&[good, "{\"text\": null}", "{", good], packing);
+        assert_eq!((found.size.tokens, found.size.rows), (sound.size.tokens, 1));
+        let faults: Vec<String> = found.faults.iter().map(ToString::to_string).collect();
+        assert_eq!((found.fault_count, faults.len()), (2, 2));
+        assert!(faults[0].contains("rows.jsonl:2: ") && faults[0].contains("found null"), "{faults:?}");
+        assert!(faults[1].contains("rows.jsonl:3: "), "{faults:?}");
+    }
+    assert_eq!(report(&["{\"text\": null}"], false).fault_count, 1);
+}
+
+#[test]
+fn an_empty_part_of_the_split_names_the_option_and_the_rows_and_empty_data_does_not() {
+    let dir = TempDir::new().unwrap();
+    let said = |name: &str, content: &str, split| {
+        let path = dir.path().join(name);
+        fs::write(&path, content).unwrap();
+        let options = TextOptions { split, ..options(64, 0) };
+        chain(&StreamingContextDataLoader::open(&[text(&path)], smollm2(), &options).err().expect("it is refused"))
+    };
+    let rows: String = (0..30).map(|n| format!("{{\"text\": \"row {n}\"}}\n{{\"text\": \"\"}}\n")).collect();
+    let part = Split::Validation { validation_fraction: 1e-9, seed: 7 };
+    let found = said("rows.jsonl", &rows, part);
+    assert!(found.contains("--validation-split 0.000000001 takes none of 30 rows"), "{found}");
+    let found = said("rows.txt", "words", part);
+    assert!(found.contains("takes none of the text"), "{found}");
+    for split in [Split::All, part] {
+        let found = said("empty.txt", "", split);
+        assert!(found.ends_with("nothing to read from: there is no text in it"), "{found}");
+    }
 }
 
 #[test]

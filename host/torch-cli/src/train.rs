@@ -35,9 +35,7 @@ pub fn run(args: &Train, output: &Output) -> Result<Done, Box<dyn Error>> {
         return dry_run(args, &model, output);
     }
     let Prepared { arguments, tuning, train, validation } = Prepared::new(args, &model)?;
-    for file in data::look(&args.data)?.describe().iter().filter(|file| file.rows_are.is_some()) {
-        term::note(output, &data::describe(file, args.data.chat));
-    }
+    note_data(args, train.as_ref(), validation.as_deref(), output)?;
 
     let allowed = Allowed::new(args.saving.allow_changed.iter().cloned())?;
     let model = match &args.adapter {
@@ -79,6 +77,23 @@ pub fn run(args: &Train, output: &Output) -> Result<Done, Box<dyn Error>> {
     };
     print(&report, output)?;
     Ok(if report.stopped { Done::Stopped } else { Done::Ok })
+}
+
+/// What was read as data, and what of it may not be meant.
+fn note_data(
+    args: &Train,
+    train: &dyn DataLoader,
+    validation: Option<&dyn DataLoader>,
+    output: &Output,
+) -> Result<(), Box<dyn Error>> {
+    let warn = |text: &str| term::note(output, &format!("{} {text}", paint(WARN, "warning:")));
+    for file in data::look(&args.data)?.describe().iter().filter(|file| file.rows_are.is_some()) {
+        term::note(output, &data::describe(file, args.data.chat));
+        data::column_warnings(file).iter().for_each(|text| warn(text));
+    }
+    let remarks = validation.map_or(train.remarks(), |validation| train.remarks() + validation.remarks());
+    data::row_warnings(remarks).iter().for_each(|text| warn(text));
+    Ok(())
 }
 
 /// A run's settings and data, checked.
@@ -262,7 +277,8 @@ fn arguments(args: &Train, limits: ModelLimits) -> Result<TrainingArguments, Str
 }
 
 pub fn dry_run(args: &Train, model: &UnswagModel, output: &Output) -> Result<Done, Box<dyn Error>> {
-    let Prepared { arguments, tuning, train, .. } = Prepared::new(args, model)?;
+    let Prepared { arguments, tuning, train, validation } = Prepared::new(args, model)?;
+    note_data(args, train.as_ref(), validation.as_deref(), output)?;
     let plan = model.plan(&tuning, &arguments, data::row_tokens(&args.data, limits(model)))?;
     let trainable = model.trainable_parameters(&tuning)?;
     let size = train.epoch_size()?;

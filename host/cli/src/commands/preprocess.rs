@@ -8,8 +8,8 @@ use unswag_console::{
     data::{self, Order},
 };
 use unswag_data::{
-    ChatDataLoader, ChatTemplate, CompletionDataLoader, DataDescription, DataKind, EpochSize, ModelLimits, PreviewRow,
-    Tokenizer, preview, preview_chat, preview_completions,
+    ChatDataLoader, ChatTemplate, CompletionDataLoader, DataDescription, DataKind, EpochSize, ModelLimits, Place,
+    PreviewRow, Tokenizer, preview_chat, preview_completions, report_text,
 };
 use unswag_surgery::Model;
 
@@ -40,22 +40,39 @@ pub fn run(args: &Preprocess, output: &Output) -> Result<Done, Box<dyn Error>> {
         return completions(args, &tokenizer, &files, rows, output);
     }
     let spinner = term::spinner(output, "reading data");
-    let mut loader = data::open(&args.data, model, limits, Order::default())?;
-    let shown = preview(loader.as_mut(), &tokenizer, rows)?;
-    let size = loader.epoch_size()?;
+    let options = data::text_options(&args.data, data_set.kind()?, Order::default())?;
+    let report = report_text(&args.data.data, &tokenizer, &options, args.data.packing, rows)?;
     spinner.finish_and_clear();
     if output.json {
-        term::print(&format!("{:#}\n", json!({ "data": files, "epoch": size, "rows": shown })))?;
-        return Ok(Done::Ok);
+        let page = json!({
+            "data": files,
+            "epoch": report.size,
+            "fault_count": report.fault_count,
+            "faults": texts(&report.faults),
+            "stops": texts(&report.stops),
+            "rows": report.shown,
+        });
+        term::print(&format!("{page:#}\n"))?;
+    } else {
+        let mut page = format!("{}{}\n", head(&files, false, &report.shown), count(&report.size));
+        page.push_str(&faults(&report.faults, report.fault_count, &report.stops));
+        term::print(&page)?;
     }
-    term::print(&format!("{}{}\n", head(&files, false, &shown), count(&size)))?;
-    Ok(Done::Ok)
+    Ok(if report.fault_count == 0 { Done::Ok } else { Done::Differs })
 }
 
 /// The files and the first rows.
 fn head(files: &[DataDescription], is_chat: bool, shown: &[PreviewRow]) -> String {
-    let files = files.iter().map(|file| format!("{}\n", term::value(data::describe(file, is_chat))));
+    let about = |file: &DataDescription| {
+        let unread = warnings(&data::column_warnings(file));
+        format!("{}\n{unread}", term::value(data::describe(file, is_chat)))
+    };
+    let files = files.iter().map(about);
     files.chain(shown.iter().enumerate().map(|(index, row)| show(index, row))).collect()
+}
+
+fn texts(items: &[impl ToString]) -> Vec<String> {
+    items.iter().map(ToString::to_string).collect()
 }
 
 fn count(size: &EpochSize) -> String {
@@ -82,15 +99,16 @@ fn completions(
     let shown = preview_completions(patterns, tokenizer.clone(), &options, rows)?;
     spinner.finish_and_clear();
     if output.json {
-        let faults: Vec<String> = report.faults.iter().map(ToString::to_string).collect();
         let page = json!({
             "data": files,
             "epoch": report.size,
             "skipped_rows": report.skipped_rows,
             "truncated_rows": report.truncated_rows,
             "empty_completions": report.empty_completions,
+            "shared_tokens": report.shared_tokens,
             "fault_count": report.fault_count,
-            "faults": faults,
+            "faults": texts(&report.faults),
+            "stops": texts(&report.stops),
             "rows": shown,
         });
         term::print(&format!("{page:#}\n"))?;
@@ -103,19 +121,31 @@ fn completions(
             term::thousands(report.truncated_rows),
             term::thousands(report.empty_completions)
         ));
-        page.push_str(&faults(&report.faults, report.fault_count));
+        page.push_str(&warnings(&data::row_warnings(report.remarks())));
+        page.push_str(&faults(&report.faults, report.fault_count, &report.stops));
         term::print(&page)?;
     }
     Ok(if report.fault_count == 0 { Done::Ok } else { Done::Differs })
 }
 
-/// The first faults, a line each, and how many more there are.
-fn faults(first: &[unswag_data::Error], count: u64) -> String {
+fn warnings(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("{} {}\n", paint(WARN, "warning:"), term::value(line))).collect()
+}
+
+/// The first faults, a line each, how many more there are, and where reading stopped.
+fn faults(first: &[unswag_data::Error], count: u64, stops: &[Place]) -> String {
     let mut page: String =
         first.iter().map(|fault| format!("{} {}\n", paint(BAD, "fault:"), term::value(fault))).collect();
     let more = count - first.len() as u64;
     if more > 0 {
         page.push_str(&format!("and {} more faults\n", term::thousands(more)));
+    }
+    for place in stops {
+        let place = term::value(place);
+        page.push_str(&format!(
+            "{} {place}: the file cannot be read further; no row behind is counted\n",
+            paint(WARN, "stopped:")
+        ));
     }
     page
 }
@@ -153,27 +183,30 @@ fn chat(
         longest_row_tokens: report.longest_row_tokens,
     };
     if output.json {
-        let faults: Vec<String> = report.faults.iter().map(ToString::to_string).collect();
         let page = json!({
             "data": described,
             "epoch": size,
             "skipped_rows": report.skipped_rows,
             "truncated_rows": report.truncated_rows,
+            "empty_completions": report.empty_completions,
             "end_of_turn_ids": report.end_of_turn_ids,
             "fault_count": report.fault_count,
-            "faults": faults,
+            "faults": texts(&report.faults),
+            "stops": texts(&report.stops),
             "rows": shown,
         });
         term::print(&format!("{page:#}\n"))?;
     } else {
         let mut page = head(described, true, &shown);
         page.push_str(&format!(
-            "{}; {} skipped, {} truncated\n",
+            "{}; {} skipped, {} truncated, {} with an empty turn of the assistant\n",
             count(&size),
             term::thousands(report.skipped_rows),
-            term::thousands(report.truncated_rows)
+            term::thousands(report.truncated_rows),
+            term::thousands(report.empty_completions)
         ));
-        page.push_str(&faults(&report.faults, report.fault_count));
+        page.push_str(&warnings(&data::row_warnings(report.remarks())));
+        page.push_str(&faults(&report.faults, report.fault_count, &report.stops));
         term::print(&page)?;
     }
     Ok(if report.fault_count == 0 { Done::Ok } else { Done::Differs })

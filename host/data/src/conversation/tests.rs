@@ -34,8 +34,8 @@ fn a_null_field_is_left_out_as_transformers_does() {
     assert!(read(&row).variables.is_empty());
     let row = r#"{"conversations": null, "messages": [{"role": "assistant", "content": null, "reasoning": "so"}]}"#;
     assert_eq!(messages(row), r#"[{"thinking":"so","role":"assistant","reasoning":"so","reasoning_content":"so"}]"#);
-    refused(r#"{"messages": [{"role": "user", "content": null}]}"#, &["message 0", "no \"content\""]);
-    refused(r#"{"messages": [{"role": null, "content": "x"}]}"#, &["message 0", "no \"role\""]);
+    refused(r#"{"messages": [{"role": "user", "content": null}]}"#, &["message 1", "no \"content\""]);
+    refused(r#"{"messages": [{"role": null, "content": "x"}]}"#, &["message 1", "no \"role\""]);
 }
 
 #[test]
@@ -94,12 +94,12 @@ fn tool_calls_are_lists_of_objects_and_arguments_stay_as_they_are() {
         assert_eq!(messages(&of(&serde_json::to_string(&calls).unwrap())), expected);
     }
     assert_eq!(messages(&of("\"\"")), r#"[{"role":"assistant","content":"","id":1}]"#);
-    refused(&of("{}"), &["message 0", "tool_calls", "found an object"]);
-    refused(&of("[\"clock\"]"), &["message 0", "tool_calls[0]"]);
-    refused(&of(r#"[{"function": "clock"}]"#), &["message 0", "tool_calls[0].function", "found a string"]);
+    refused(&of("{}"), &["message 1", "tool_calls", "found an object"]);
+    refused(&of("[\"clock\"]"), &["message 1", "tool_calls[0]"]);
+    refused(&of(r#"[{"function": "clock"}]"#), &["message 1", "tool_calls[0].function", "found a string"]);
     refused(&of(r#"[{"function": {"name": "f", "arguments": [1]}}]"#), &["tool_calls[0].function.arguments", "a list"]);
     let old = r#"{"messages": [{"role": "assistant", "content": null, "function_call": {"name": "f"}}]}"#;
-    refused(old, &["message 0", "function_call", "tool_calls"]);
+    refused(old, &["message 1", "function_call", "tool_calls"]);
 }
 
 #[test]
@@ -114,7 +114,32 @@ fn sharegpt_turns_keep_their_calls_and_their_marks() {
     assert_eq!(messages(row), expected);
     let learned: Vec<bool> = read(row).messages.iter().map(|message| message.is_learned).collect();
     assert_eq!(learned, [true, false, false, true, true]);
-    refused(r#"{"conversations": [{"from": "function_call", "value": "clock()"}]}"#, &["message 0", "JSON string"]);
+    refused(r#"{"conversations": [{"from": "function_call", "value": "clock()"}]}"#, &["message 1", "JSON string"]);
+    refused(r#"{"conversations": [{"from": "bot", "value": "a"}]}"#, &["found \"bot\"; did you mean \"assistant\"?"]);
+}
+
+#[test]
+fn a_message_says_nothing_without_content_calls_and_thoughts() {
+    let says_nothing = |fields: &str| {
+        read(&format!(r#"{{"messages": [{{"role": "assistant", {fields}}}]}}"#)).messages[0].says_nothing()
+    };
+    for nothing in [
+        r#""content": """#,
+        r#""content": " \n""#,
+        r#""content": []"#,
+        r#""content": [{"type": "text", "text": ""}]"#,
+        r#""content": "", "tool_calls": [], "reasoning": " ""#,
+    ] {
+        assert!(says_nothing(nothing), "{nothing}");
+    }
+    for something in [
+        r#""content": "a""#,
+        r#""content": "", "reasoning": "so""#,
+        r#""content": "", "tool_calls": [{"name": "f"}]"#,
+        r#""content": [{"type": "image"}]"#,
+    ] {
+        assert!(!says_nothing(something), "{something}");
+    }
 }
 
 #[test]
@@ -130,19 +155,19 @@ fn marks_of_a_message_are_two_valued() {
     ] {
         assert_eq!(read(&of("assistant", mark)).messages[0].is_learned, is_learned, "{mark}");
     }
-    refused(&of("assistant", r#""weight": 0.5"#), &["message 0", "weight: expected 0 or 1, found 0.5"]);
+    refused(&of("assistant", r#""weight": 0.5"#), &["message 1", "weight: expected 0 or 1, found 0.5"]);
     refused(&of("assistant", r#""weight": "0""#), &["weight: expected 0 or 1, found \"0\""]);
     refused(&of("assistant", r#""train": "false""#), &["train: expected true or false, found \"false\""]);
     refused(&of("assistant", r#""training": 0"#), &["training: expected true or false, found 0"]);
     read(&of("user", r#""weight": 1"#));
     read(&of("user", r#""train": false"#));
-    refused(&of("user", r#""train": true"#), &["message 0", "role \"user\"", "only assistant messages"]);
+    refused(&of("user", r#""train": true"#), &["message 1", "role \"user\"", "only assistant messages"]);
 }
 
 #[test]
 fn the_edges_of_marked_parts_are_refused_however_they_are_written() {
     for text in ["\u{fdd0}", r"\ufdd1", r"\uFDD0"] {
-        refused(&format!(r#"{{"messages": [{{"role": "user", "content": "a{text}"}}]}}"#), &["message 0", "U+FDD0"]);
+        refused(&format!(r#"{{"messages": [{{"role": "user", "content": "a{text}"}}]}}"#), &["message 1", "U+FDD0"]);
     }
     let tools = r#""[{\"name\": \"\\ufdd0\"}]""#;
     refused(

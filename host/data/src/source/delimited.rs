@@ -50,16 +50,22 @@ impl Records {
         // Of the output that is filled; a record that is too long is read to its end, and forgotten.
         let (mut bytes, mut ends, mut is_too_long) = (0, 0, false);
         loop {
-            if self.input.peek()?.is_empty() && self.is_in_quotes() {
-                let message = "a quote is opened and not closed before the file ends";
-                return Err(Error::Row { place, fault: RowFault::Delimited { message: message.to_owned() } });
-            }
             let next = self.input.peek()?;
+            // At the end, a line end closes the last record. Where it is a part of a field, the field's quote is open.
+            let is_at_end = next.is_empty();
+            let next = if is_at_end { b"\n" } else { next };
             let (result, read, written, found) =
                 self.machine.read_record(next, &mut self.bytes[bytes..], &mut self.ends[ends..]);
-            self.input.pass(read);
+            if !is_at_end {
+                self.input.pass(read);
+            }
             (bytes, ends) = (bytes + written, ends + found);
             match result {
+                ReadRecordResult::InputEmpty if is_at_end && written > 0 => {
+                    let message = "a quote is opened and not closed before the file ends";
+                    return Err(Error::Row { place, fault: RowFault::Delimited { message: message.to_owned() } });
+                }
+                ReadRecordResult::InputEmpty if is_at_end => return Ok((mark, place, Record::End)),
                 ReadRecordResult::InputEmpty => {}
                 ReadRecordResult::OutputFull if self.bytes.len() >= self.limit_bytes => {
                     (is_too_long, bytes) = (true, 0)
@@ -88,13 +94,6 @@ impl Records {
                 return Ok(());
             }
         }
-    }
-
-    /// Whether the machine is inside of quotes: everywhere else, a line end ends the record, or follows the end of one.
-    fn is_in_quotes(&self) -> bool {
-        let mut probe = self.machine.clone();
-        let (result, _, written, _) = probe.read_record(b"\n", &mut [0; 4], &mut [0; 4]);
-        matches!(result, ReadRecordResult::InputEmpty) && written > 0
     }
 
     fn field(&self, index: usize) -> &[u8] {
@@ -163,26 +162,28 @@ impl Delimited {
     }
 
     /// The record as a JSON object, each field a text.
-    fn object(&self, count: usize, mark: RowMark, place: &Place) -> Result<Result<String, RowFault>, Error> {
+    fn object(&self, count: usize) -> Result<String, RowFault> {
         let names = &self.header.names;
         if count != names.len() {
             let message = format!(
                 "expected {} fields, as the header has, found {count}; quote a field that holds the delimiter or a line end",
                 names.len()
             );
-            return Ok(Err(RowFault::Delimited { message }));
+            return Err(RowFault::Delimited { message });
         }
         let mut object = String::from("{");
         for (index, name) in names.iter().enumerate() {
-            let field = std::str::from_utf8(self.records.field(index))
-                .map_err(|_| Error::Utf8 { place: place.clone(), byte: mark.offset })?;
+            let field = std::str::from_utf8(self.records.field(index)).map_err(|_| RowFault::Field {
+                field: name.clone(),
+                what: "not UTF-8; convert the file, for example with iconv -t UTF-8".to_owned(),
+            })?;
             object.push_str(if index == 0 { "" } else { "," });
             push_json_text(&mut object, name);
             object.push(':');
             push_json_text(&mut object, field);
         }
         object.push('}');
-        Ok(Ok(object))
+        Ok(object)
     }
 }
 
@@ -197,7 +198,7 @@ impl ReadRows for Delimited {
         let text = match record {
             Record::End => return Ok(None),
             Record::TooLong => Err(RowFault::TooLongRow { limit_bytes: self.records.limit_bytes }),
-            Record::Fields(count) => self.object(count, mark, &place)?,
+            Record::Fields(count) => self.object(count),
         };
         Ok(Some(RawRow { mark, place, text }))
     }

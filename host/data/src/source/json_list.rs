@@ -108,10 +108,8 @@ impl ReadRows for JsonList {
         let (place, start) = (self.input.place(), self.input.mark().offset);
         let text = match self.element()? {
             None => Err(RowFault::TooLongRow { limit_bytes: self.limit_bytes }),
-            Some(text) => Ok(String::from_utf8(text).map_err(|error| Error::Utf8 {
-                place: place.clone(),
-                byte: start + error.utf8_error().valid_up_to() as u64,
-            })?),
+            Some(text) => String::from_utf8(text)
+                .map_err(|error| RowFault::Utf8 { byte: start + error.utf8_error().valid_up_to() as u64 }),
         };
         self.mark = self.input.mark();
         Ok(Some(RawRow { mark, place, text }))

@@ -1,4 +1,5 @@
-//! JSON lines: one object a line. A line that is too long is a fault of its row; the next line is read as if it were sound.
+//! JSON lines: one object a line. A line that is too long, or not UTF-8, is a fault of its row; the next line is read as if it
+//! were sound.
 
 use super::{RawRow, ReadRows, RowMark, input::Input};
 use crate::error::{Error, RowFault};
@@ -49,7 +50,10 @@ impl ReadRows for Lines {
             }
             let text = match std::str::from_utf8(&self.buffer) {
                 Ok(text) => text,
-                Err(error) => return Err(Error::Utf8 { place, byte: mark.offset + error.valid_up_to() as u64 }),
+                Err(error) => {
+                    let byte = mark.offset + error.valid_up_to() as u64;
+                    return Ok(Some(RawRow { mark, place, text: Err(RowFault::Utf8 { byte }) }));
+                }
             };
             if !text.trim().is_empty() {
                 return Ok(Some(RawRow { mark, place, text: Ok(text.to_owned()) }));
