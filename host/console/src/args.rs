@@ -222,6 +222,10 @@ pub struct Undo {
     /// Where the base checkpoint is now, if it moved; needed only where weights were changed.
     #[arg(long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
     pub base: Option<PathBuf>,
+    /// Undo although files changed since surgery wrote them: those that stay are kept as they are, and those that the
+    /// base's files replace are lost.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Turn a GGUF file into a folder of safetensors, config and tokenizer.
