@@ -51,6 +51,7 @@ fn a_run_is_extended_and_other_settings_are_listed_and_allowed_by_name() {
     let outcome = house.run(&train("linear", &[&other[..], &RESUME, &allow.split(' ').collect::<Vec<_>>()].concat()));
     outcome.ok();
     assert!(outcome.stderr.contains("changed: weight_decay was 0.0 and is 0.1"), "{}", outcome.stderr);
+    assert!(outcome.stdout.contains(" over 2 steps since the checkpoint"), "{}", outcome.stdout);
 
     // Fewer steps than were taken, and a setting that decides which tensors there are.
     let resume = |more: &[&str]| house.run(&train("run", &[more, &constant, &RESUME].concat())).code(2).to_owned();

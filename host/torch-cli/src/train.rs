@@ -339,12 +339,23 @@ fn print(report: &RunReport, output: &Output) -> Result<(), Box<dyn Error>> {
             "resident memory grew by {grew}, code excluded; {planned} were planned, with operations' workspace and libtorch's own\n"
         ));
     }
+    term::print(&page)?;
     if report.skipped_steps > 0 {
         let steps = term::counted(report.skipped_steps, "step");
-        page.push_str(&format!("{steps} skipped: the loss or a gradient was not finite\n"));
+        let text = format!("{steps} skipped: the loss or a gradient was not finite, and no weight was updated");
+        term::note(output, &format!("{} {text}", paint(WARN, "warning:")));
     }
-    term::print(&page)?;
     Ok(())
+}
+
+/// How many steps the mean loss is over, where it is not over all of the run.
+fn mean_of(report: &RunReport) -> String {
+    let steps = term::counted(report.train_loss_steps, "step");
+    match &report.resumed {
+        _ if report.train_loss_steps == report.steps => String::new(),
+        Some(_) => format!(" over {steps} since the checkpoint"),
+        None => format!(" over {steps}"),
+    }
 }
 
 /// The losses, each by its name, and what a step took.
@@ -356,7 +367,7 @@ fn figures(report: &RunReport) -> String {
     let best = report.best_eval_loss.zip(report.best_step);
     let best = best.map(|(loss, step)| format!("lowest {loss:.4} after step {step}"));
     let losses = [
-        named("train loss", report.train_loss),
+        named("train loss", report.train_loss).map(|loss| loss + &mean_of(report)),
         named("last step's", report.last_loss),
         named("validation loss", report.eval_loss),
         best,
