@@ -410,16 +410,19 @@ fn an_earlier_run_is_refused_before_surgery_and_replaced_by_force() {
 #[test]
 fn a_dry_run_counts_data_and_steps_whether_or_not_surgery_was_done() {
     let house = house(&[("recipe.yaml", &changed("  max_steps: 4", "  num_epochs: 1"))]);
-    let dry_run = || {
-        let mut page = house.json(&["run", "recipe.yaml", "--dry-run"]);
+    let dry_run = |more: &[&str]| {
+        let mut page = house.json(&[&["run", "recipe.yaml", "--dry-run"], more].concat());
         // What else runs on the machine changes it.
         page.as_object_mut().unwrap().remove("available_bytes").expect("it is said");
         page
     };
-    let pending = dry_run();
+    let pending = dry_run(&[]);
     assert!(pending["steps"].as_u64().unwrap() > 4 && pending["epoch"]["rows"].as_u64().unwrap() > 4, "{pending}");
     house.run(&["run", "recipe.yaml", "--max-steps", "1"]).ok();
-    assert_eq!(dry_run(), pending);
+    assert_eq!(dry_run(&["--force"]), pending);
+    // It refuses what the run would refuse.
+    let refused = house.run(&["run", "recipe.yaml", "--dry-run"]);
+    assert!(refused.code(2).contains("replace it with --force"), "{}", refused.stderr);
 }
 
 #[test]

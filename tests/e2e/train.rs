@@ -118,6 +118,15 @@ fn a_dry_run_writes_nothing() {
     let rows = page["epoch"]["rows"].as_u64().unwrap();
     assert_eq!(page["steps"].as_u64().unwrap(), 2 * rows);
     assert!(page["planned_peak_bytes"].as_u64().unwrap() > 0);
+    crate::results::documented(&page);
+    // What the run would refuse, it refuses, and a resumed run begins where its checkpoint is.
+    house.run(&train("run", &["--max-steps", "2"])).ok();
+    let again = train("run", &["--max-steps", "4", "--dry-run"]);
+    assert!(house.run(&again).code(2).contains("of an earlier run"));
+    let resumed = house.json(&[&again[..], &["--resume-from-checkpoint", "auto"]].concat());
+    assert_eq!((&resumed["first_step"], &resumed["steps"]), (&2.into(), &4.into()));
+    let missing = ["train", "model", "--data", "text.txt", "--adapter", "nope", "-o", "other", "--dry-run"];
+    assert!(house.run(&missing).code(2).contains("nope: expected an adapter's folder"));
 }
 
 pub fn spawn(house: &House, args: &[&str]) -> Child {

@@ -38,11 +38,13 @@ const CHANGEABLE: [&str; 17] = [
     DATA,
 ];
 
-/// Settings that depend on the model's files, which surgery may still have to write.
-pub(crate) const OF_FILES: [&str; 3] = [BASE, TARGETS, SAVED];
-const BASE: &str = "the base's graph and weights";
-const TARGETS: &str = "lora_target_modules";
-const SAVED: &str = "modules_to_save";
+// Settings that depend on the model's files.
+pub(crate) const BASE: &str = "the base's graph and weights";
+pub(crate) const TARGETS: &str = "lora_target_modules";
+pub(crate) const SAVED: &str = "modules_to_save";
+
+/// What a run's length is called among the settings.
+const MAX_STEPS: &str = "max_steps";
 
 /// The data's name among the settings.
 pub(crate) const DATA: &str = "data";
@@ -156,7 +158,7 @@ pub(crate) struct Subject<'a> {
 }
 
 impl Subject<'_> {
-    /// All settings but [`OF_FILES`].
+    /// All settings but those that depend on the model's files.
     pub fn settings(&self, arguments: &TrainingArguments, schedule: &Schedule) -> Map<String, Json> {
         let mut settings = json!({
             "optim": arguments.optim,
