@@ -69,15 +69,22 @@ pub(crate) fn find_checkpoint(
     warnings: &mut Vec<TrainError>,
 ) -> Result<Option<(PathBuf, TrainerState)>, TrainError> {
     if let Resume::From(path) = from {
+        checkpoint::check_is_there(path)?;
         let state = checkpoint::open(path)?;
         refuse_later(path, state.progress.step, folder)?;
         return Ok(Some((path.clone(), state)));
     }
     let list = checkpoint::list(folder);
+    let mut damaged = Vec::new();
     for (_, path) in list.iter().rev() {
         match checkpoint::open(path) {
-            Ok(state) => return Ok(Some((path.clone(), state))),
-            Err(error) => warnings.push(error),
+            Ok(state) => {
+                let used = file_name(path);
+                let passed = |fault| TrainError::PassedOver { fault: Box::new(fault), used: used.clone() };
+                warnings.extend(damaged.into_iter().map(passed));
+                return Ok(Some((path.clone(), state)));
+            }
+            Err(error) => damaged.push(error),
         }
     }
     // Steps of a run that was killed before its first checkpoint can only be taken again; what was finished, or saved and is

@@ -64,9 +64,14 @@ impl Display for Change {
             Json::String(text) => text.clone(),
             other => other.to_string(),
         };
+        let (then, now) = (shown(&self.then), shown(&self.now));
         match self.setting.as_str() {
-            DATA => write!(f, "data (files, tokenizer or how they are cut into rows) differs"),
-            setting => write!(f, "{setting} was {} and is {}", shown(&self.then), shown(&self.now)),
+            DATA => f.write_str(
+                "data differs: the files, the tokenizer, or an option that decides the rows and their order (--chat, --block-size, \
+                 --overlap, --packing, --overlong, a column, --validation-split, --no-shuffle, --shuffle-window, --seed)",
+            ),
+            MAX_STEPS => write!(f, "max_steps was {then} and is {now}; the learning rate follows the schedule of {now} steps"),
+            setting => write!(f, "{setting} was {then} and is {now}"),
         }
     }
 }
@@ -107,7 +112,7 @@ pub(crate) fn compare(
     let changes: Vec<Change> = names.into_iter().map(change).filter(|change| change.then != change.now).collect();
     let is_free = |change: &&Change| match change.setting.as_str() {
         // A longer or a shorter run was asked for by giving its length.
-        "max_steps" => true,
+        MAX_STEPS => true,
         // As a share of the steps it follows from their number.
         "warmup_steps" => matches!(warmup, Warmup::Ratio(_)),
         name => allowed.0.contains(name),
@@ -119,10 +124,9 @@ pub(crate) fn compare(
     let fixed: Vec<&str> = fixed.map(|change| change.setting.as_str()).collect();
     let next = match fixed.as_slice() {
         [] => {
-            let names: Vec<&str> =
-                changes.iter().filter(|change| !is_free(change)).map(|change| change.setting.as_str()).collect();
+            let names = changes.iter().filter(|change| !is_free(change)).map(|change| change.setting.as_str());
             let others = allowed.0.iter().map(String::as_str);
-            let names: BTreeSet<&str> = names.into_iter().chain(others).collect();
+            let names: BTreeSet<&str> = names.chain(others).collect();
             format!("to continue with the new values: --allow-changed {}", Vec::from_iter(names).join(","))
         }
         fixed => format!(
@@ -130,6 +134,8 @@ pub(crate) fn compare(
             fixed.join(", ")
         ),
     };
+    // What may differ is no reason for the refusal.
+    let changes = changes.iter().filter(|change| !is_free(change)).cloned().collect();
     Err(TrainError::OtherSettings { path: path.to_owned(), changes, next })
 }
 
@@ -201,7 +207,7 @@ impl Subject<'_> {
             settings["offload"] = json!(arguments.offload_folder.is_some());
         }
         if !schedule.ignores_the_end() {
-            settings["max_steps"] = json!(schedule.total_steps);
+            settings[MAX_STEPS] = json!(schedule.total_steps);
         }
         match settings {
             Json::Object(settings) => settings,
