@@ -95,7 +95,7 @@ fn read(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
 
 fn with_negative_numbers(command: Command) -> Command {
     let names: Vec<String> = command.get_subcommands().map(|inner| inner.get_name().to_owned()).collect();
-    let command = command.mut_args(|arg| match arg.is_positional() {
+    let command = command.mut_args(|arg| match arg.is_positional() || !arg.get_action().takes_values() {
         true => arg,
         false => arg.allow_negative_numbers(true),
     });
