@@ -3,6 +3,7 @@
 mod columns;
 mod compute;
 mod fidelity;
+mod flags;
 mod foreign;
 mod plan;
 mod quantization;

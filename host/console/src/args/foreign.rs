@@ -9,7 +9,7 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-use super::Cli;
+use super::{Cli, flags};
 use crate::term;
 
 /// An option's names elsewhere, and what to write here.
@@ -61,7 +61,7 @@ pub fn advice(name: &str) -> Option<&'static str> {
 
 /// The command line, with `-` for each `_` in the names of long options: transformers takes both.
 pub fn command_line() -> impl Iterator<Item = OsString> {
-    dashed(env::args_os())
+    flags::without_values(&Cli::command(), dashed(env::args_os()).collect()).into_iter()
 }
 
 fn dashed(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
