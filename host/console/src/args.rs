@@ -109,6 +109,19 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// The only form that a command's answer has, where that is no JSON document.
+    fn form_without_json(&self) -> Option<&'static str> {
+        match self {
+            Command::Schema { markdown: true } => Some("Markdown"),
+            Command::Plugin(Plugin { command: PluginCommand::Kinds }) => Some("Markdown"),
+            Command::Man { .. } => Some("manual pages"),
+            Command::Completions(_) => Some("a shell's script"),
+            _ => None,
+        }
+    }
+}
+
 /// Rewrite a checkpoint's graph with one or more plugins and write the result.
 ///
 /// The base is never changed. The output folder appears complete or not at all: an interrupted run leaves what was there.

@@ -90,7 +90,14 @@ pub fn parse() -> Cli {
 /// A negative number is a value, so that an option says what it expects instead.
 fn read(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let mut matches = with_negative_numbers(Cli::command()).try_get_matches_from(args)?;
-    Cli::from_arg_matches_mut(&mut matches)
+    let cli = Cli::from_arg_matches_mut(&mut matches)?;
+    match cli.command.form_without_json() {
+        Some(form) if cli.output.json => {
+            let what = format!("the argument '--json' cannot be used with this command, whose answer is {form}");
+            Err(Cli::command().error(ErrorKind::ArgumentConflict, what))
+        }
+        _ => Ok(cli),
+    }
 }
 
 fn with_negative_numbers(command: Command) -> Command {
