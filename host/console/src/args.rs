@@ -18,7 +18,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 pub use columns::{DataColumns, DataFormat};
 pub use compute::{Compute, Device, Precision};
 pub use fidelity::Fidelity;
-pub use foreign::{advice, command_line, parse};
+pub use foreign::{advice, command_line, parse, value_advice};
 pub use plan::Plan;
 pub use quantization::{QuantType, Quantization};
 pub use recipe::Run;

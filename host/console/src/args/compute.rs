@@ -28,6 +28,8 @@ pub enum Device {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Precision {
     Auto,
+    #[value(alias = "fp32")]
     Float32,
+    #[value(alias = "bf16")]
     Bfloat16,
 }

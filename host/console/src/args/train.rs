@@ -339,6 +339,7 @@ pub struct Saving {
 #[value(rename_all = "snake_case")]
 pub enum Optim {
     /// AdamW with f32 state.
+    #[value(alias = "adamw_torch_fused")]
     AdamwTorch,
     /// AdamW with 8-bit state, as bitsandbytes has it.
     #[value(name = "adamw_8bit", alias = "adamw_bnb_8bit")]
