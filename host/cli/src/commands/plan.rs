@@ -291,11 +291,11 @@ fn told(error: EngineError, args: &args::Plan, survey: &Survey<'_>) -> Box<dyn E
         None => ", let layers write to --offload-folder,",
     };
     format!(
-        "nothing fits --memory-budget {}: the least that a step of {} x {} tokens takes is {} ({} bytes); give it that{offload} or \
-         take a smaller --seq or --batch",
-        term::bytes(budget_bytes),
+        "a step of {} x {} tokens does not fit the memory budget of {}: the least that it takes is {} ({} bytes); give it that{offload} \
+         or take a smaller --seq or --batch",
         term::thousands(batch),
         term::thousands(seq),
+        term::bytes(budget_bytes),
         term::bytes(least),
         term::thousands(least),
     )
