@@ -470,8 +470,15 @@ fn what_the_run_would_refuse_is_refused_before_a_weight_is_read() {
     let from = |name: &str| Some(Resume::From(house.path(name)));
     let rslora = other(&|config| config.use_rslora = true);
     let targets = other(&|config| config.target_modules = vec!["q_proj".into()]);
+    let saved = other(&|config| config.modules_to_save = vec!["nrom".into()]);
     for (start, folder, resume, says) in [
         (adapter(&missing), "fresh", None, "expected an adapter's folder"),
+        (
+            Start::New(&saved),
+            "fresh",
+            None,
+            "no module of this model that has weights is named \"nrom\" (did you mean \"norm\"?)",
+        ),
         (Start::New(&new), "run", None, "of an earlier run"),
         (Start::New(&new), "text.txt", None, "text.txt: expected a folder to write into"),
         (Start::New(&new), "text.txt/run", None, "text.txt: expected a folder to write into"),
