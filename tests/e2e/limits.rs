@@ -1,10 +1,10 @@
 //! Indices past a table are found before the first step, each token of an evaluation counts once, and bytes that are no
 //! UTF-8 do not end a generation.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use serde_json::{Value, json};
-use unswag_tests::{Family, Run, Tiny, python, unswag_torch};
+use unswag_tests::{Family, Run, Tiny, python, unswag, unswag_torch};
 
 use crate::house::House;
 
@@ -173,4 +173,9 @@ fn bytes_that_are_no_utf8_are_printed_as_replacements_and_generation_goes_on() {
     let text = whole["text"].as_str().unwrap();
     assert_eq!(printed.ok(), format!("{text}\n"));
     assert!(text.contains('\u{FFFD}') && whole["ids"].as_array().unwrap().len() > 80, "{whole}");
+    // A reader that has enough ends it, and that is no failure.
+    let mut command = Command::new("bash");
+    command.args(["-c", "set -o pipefail; \"$0\" \"$@\" | head -c 5 >/dev/null"]).arg(unswag()).args(args);
+    let ended = command.current_dir(house.path("")).outcome();
+    assert_eq!((ended.ok(), ended.stderr.as_str()), ("", ""));
 }

@@ -83,6 +83,7 @@ fn help_completions_and_manual_pages_are_there() {
     for page in ["unswag.1", "unswag-surgery.1", "unswag-plugin-new.1"] {
         assert!(pages.iter().any(|name| name == page), "{pages:?}");
     }
+    assert!(!pages.iter().any(|name| name.contains("-help")), "{pages:?}");
     for command in ["surgery", "inspect", "diff", "verify", "undo", "import"] {
         assert!(house.run(&[command, "--help"]).ok().contains("Example"), "{command}");
     }

@@ -178,10 +178,18 @@ fn a_users_edits_of_files_that_surgery_wrote_are_not_replaced_without_force() {
     // A file that is gone is nothing to lose.
     fs::remove_file(house.path("delhi/README.md")).unwrap();
     house.run(&["surgery", "-p", "delhi", "base", "-o", "delhi"]).ok();
-    // Undoing in place keeps an edit where no file comes from the base.
+    // Undoing would take the record away that says what changed; by force it keeps the edits, where no file comes from the base.
     fs::write(house.path("delhi/README.md"), "mine").unwrap();
-    house.run(&["undo", "delhi"]).ok();
+    let config = fs::read_to_string(house.path("delhi/config.json")).unwrap();
+    fs::write(house.path("delhi/config.json"), format!("{config} ")).unwrap();
+    for undo in [&["undo", "delhi"][..], &["undo", "delhi", "-o", "plain"]] {
+        let said = house.run(undo).code(2).to_owned();
+        assert!(said.contains("README.md") && said.contains("config.json") && said.contains("--force"), "{said}");
+    }
+    assert!(house.path("delhi/unswag.yaml").exists() && !house.path("plain").exists());
+    house.run(&["undo", "delhi", "--force"]).ok();
     assert_eq!(fs::read_to_string(house.path("delhi/README.md")).unwrap(), "mine");
+    assert!(!house.path("delhi/unswag.yaml").exists());
 }
 
 #[test]

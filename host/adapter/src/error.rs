@@ -27,6 +27,11 @@ pub enum AdapterError {
     )]
     NoTarget { setting: &'static str, name: String, near: Option<String>, known: String },
     #[error(
+        "{setting}: no module of this model that has weights is named {name:?}{}; it has {known}",
+        near.as_ref().map_or(String::new(), |near| format!(" (did you mean {near:?}?)"))
+    )]
+    NoModule { setting: &'static str, name: String, near: Option<String>, known: String },
+    #[error(
         "{setting}: {name:?} is an embedding, which LoRA is not computed for; train all its weights with --modules-to-save {name}"
     )]
     Embedding { setting: &'static str, name: String },

@@ -87,7 +87,7 @@ impl LoraTargets<'_> {
                 known.dedup();
                 let near = nearest(name, &known);
                 let (setting, name, known) = ("modules_to_save", name.clone(), known.join(", "));
-                return Err(AdapterError::NoTarget { setting, name, near, known });
+                return Err(AdapterError::NoModule { setting, name, near, known });
             }
         }
         Ok(params)

@@ -3,6 +3,7 @@
 mod columns;
 mod compute;
 mod fidelity;
+mod flags;
 mod foreign;
 mod plan;
 mod quantization;
@@ -17,7 +18,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 pub use columns::{DataColumns, DataFormat};
 pub use compute::{Compute, Device, Precision};
 pub use fidelity::Fidelity;
-pub use foreign::{advice, command_line, parse};
+pub use foreign::{advice, command_line, parse, value_advice};
 pub use plan::Plan;
 pub use quantization::{QuantType, Quantization};
 pub use recipe::Run;
@@ -106,6 +107,19 @@ pub enum Command {
         #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
         dir: Option<PathBuf>,
     },
+}
+
+impl Command {
+    /// The only form that a command's answer has, where that is no JSON document.
+    fn form_without_json(&self) -> Option<&'static str> {
+        match self {
+            Command::Schema { markdown: true } => Some("Markdown"),
+            Command::Plugin(Plugin { command: PluginCommand::Kinds }) => Some("Markdown"),
+            Command::Man { .. } => Some("manual pages"),
+            Command::Completions(_) => Some("a shell's script"),
+            _ => None,
+        }
+    }
 }
 
 /// Rewrite a checkpoint's graph with one or more plugins and write the result.
@@ -222,6 +236,10 @@ pub struct Undo {
     /// Where the base checkpoint is now, if it moved; needed only where weights were changed.
     #[arg(long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
     pub base: Option<PathBuf>,
+    /// Undo although files changed since surgery wrote them: those that stay are kept as they are, and those that the
+    /// base's files replace are lost.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Turn a GGUF file into a folder of safetensors, config and tokenizer.

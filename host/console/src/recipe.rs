@@ -99,7 +99,7 @@ impl Recipe {
             bytes.drain(..3);
         }
         let text = String::from_utf8(bytes).map_err(|error| io(io::Error::new(io::ErrorKind::InvalidData, error)))?;
-        let value = values::document(&text).map_err(|source| RecipeError::Yaml { path: path.to_owned(), source })?;
+        let value = values::document(&text).map_err(|source| unread(path, source))?;
         let told = |fault: Fault| RecipeError::Fault {
             path: path.to_owned(),
             line: line_of(&text, &fault.place),
@@ -212,7 +212,7 @@ impl Recipe {
             Err(error) => error.to_string(),
         };
         let said = error.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
-        let said = shown(&said.split_whitespace().collect::<Vec<_>>().join(" "));
+        let said = shown(&with_keys(said));
         let is_at_fault = |&index: &usize| {
             let others = [&settings[..index], &settings[index + 1..]].concat();
             settings[index].is_of_recipe && parse(&others).is_ok()
@@ -227,6 +227,49 @@ impl Recipe {
             None => Err(RecipeError::Settings { path, what: said }),
         }
     }
+}
+
+/// Why a document was not read, with the line in front where the parser says it.
+fn unread(path: &Path, source: YamlError) -> RecipeError {
+    let path = path.to_owned();
+    let location = match &source {
+        YamlError::Syntax(error) => error.location(),
+        YamlError::Depth { .. } => None,
+    };
+    let Some(location) = location else { return RecipeError::Yaml { path, source } };
+    let behind = format!(" at line {} column {}", location.line(), location.column());
+    let what = shown(&source.to_string().replacen(&behind, "", 1));
+    RecipeError::Fault { path, line: location.line(), what }
+}
+
+/// What clap says of options (`'--max-steps <N>'`), said of keys.
+fn with_keys(said: &str) -> String {
+    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (mut text, mut rest) = (String::new(), said.as_str());
+    while let Some(at) = rest.find("--") {
+        let (before, option) = rest.split_at(at);
+        text.push_str(before);
+        let name = option[2..].split(|c: char| !c.is_ascii_alphanumeric() && c != '-').next().unwrap_or_default();
+        // Not a part of a value that the recipe has.
+        if name.is_empty() || !text.ends_with(['\'', ' ', '<', '|']) {
+            text.push_str("--");
+            rest = &option[2..];
+            continue;
+        }
+        text.push_str(&format!("`{}`", name.replace('-', "_")));
+        rest = &option[2 + name.len()..];
+        // The name of the option's value.
+        if let Some((value_name, behind)) = rest.strip_prefix(" <").and_then(|rest| rest.split_once('>'))
+            && !value_name.contains(' ')
+        {
+            rest = behind.trim_start_matches("...");
+        }
+    }
+    text.push_str(rest);
+    for (from, to) in [("'`", "`"), ("`'", "`"), ("<`", "`"), ("`>", "`"), ("`|`", "` or `"), ("the argument `", "`")] {
+        text = text.replace(from, to);
+    }
+    text.replace("required arguments", "required keys")
 }
 
 /// As much of a text from a recipe as a message shows.
@@ -281,6 +324,46 @@ mod tests {
             let error = read(&text).and_then(|recipe| recipe.train(false)).map(|_| ()).unwrap_err().to_string();
             assert!(error.len() < 2_000, "{} bytes", error.len());
         }
+    }
+
+    /// What is said of a recipe that has these lines more; the first of them is line 5.
+    fn fault(lines: &str) -> String {
+        let read = read(&format!("{TRAIN}{lines}\n"));
+        read.and_then(|recipe| recipe.train(false)).map(|_| ()).expect_err(lines).to_string()
+    }
+
+    #[test]
+    fn a_fault_names_the_line_the_key_and_what_to_write() {
+        for (lines, says) in [
+            ("  max_steps: -1", "r.yaml:5: train.max_steps: expected at least 1, got -1; leave it out"),
+            ("  seed: -1", "r.yaml:5: train.seed: expected at least 0, got -1"),
+            ("  lora_r: 4\n  lora_r: 8", "r.yaml:6: train: the key \"lora_r\" stands twice"),
+            ("max_steps: 4", "r.yaml:5: max_steps: no such key; it belongs under `train:`"),
+            ("  output: out", "r.yaml:5: train.output: no such key; it belongs at the top"),
+            (
+                "  max_steps: 4\n  num_epochs: 2",
+                "r.yaml:5: train.max_steps: `max_steps` cannot be used with `num_epochs`",
+            ),
+            ("  eval_steps: 1", "`validation_split` or `eval_data`"),
+            ("  optim: sgd", "got the text \"sgd\"; the optimizers are AdamW"),
+            ("  rank_pattern: {q_proj: x}", "r.yaml:5: train.rank_pattern.q_proj: expected a number"),
+        ] {
+            let said = fault(lines);
+            assert!(said.contains(says), "{lines}: {said}");
+            assert!(!said.contains("--") && !said.contains(" column "), "{lines}: {said}");
+        }
+        // A value of the recipe's own is shown as it is.
+        assert_eq!(with_keys("invalid value 'a--b' for '--seed <N>'"), "invalid value 'a--b' for `seed`");
+    }
+
+    #[test]
+    fn patterns_are_maps_as_in_peft_and_values_have_their_other_names() {
+        let lines = "  rank_pattern: {q_proj: 16, 'layers\\.0': 4}\n  alpha_pattern: {q_proj: 0.5}\n  dtype: bf16\n";
+        let train = read(&format!("{TRAIN}{lines}")).and_then(|recipe| recipe.train(false)).expect("sound");
+        let ranks = crate::args::Pattern::joined(&train.lora.rank_pattern);
+        assert_eq!(ranks, [("q_proj".to_owned(), 16), ("layers\\.0".to_owned(), 4)]);
+        assert_eq!(crate::args::Pattern::joined(&train.lora.alpha_pattern), [("q_proj".to_owned(), 0.5)]);
+        assert_eq!(train.compute.dtype, crate::args::Precision::Bfloat16);
     }
 
     #[test]

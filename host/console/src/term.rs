@@ -54,17 +54,17 @@ pub fn print(page: &str) -> io::Result<()> {
 }
 
 /// Writes what a model generates to stdout, at once: escaped as a page is on a terminal, and as it is where a program or a file takes it.
+/// Returns whether somebody still reads it.
 ///
 /// # Errors
-/// Stdout cannot be written to.
-pub fn stream(generated: &str) -> io::Result<()> {
+/// As [`print`].
+pub fn stream(generated: &str) -> io::Result<bool> {
     let mut stdout = io::stdout().lock();
-    if stdout.is_terminal() {
-        stdout.write_all(text::render(generated).as_bytes())?;
-    } else {
-        stdout.write_all(generated.as_bytes())?;
+    let rendered = if stdout.is_terminal() { text::render(generated) } else { generated.to_owned() };
+    match stdout.write_all(rendered.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        other => other.map(|()| true),
     }
-    stdout.flush()
 }
 
 /// A line for people, on stderr; a line break in it is escaped. Where stderr is closed, nothing is lost but the line.

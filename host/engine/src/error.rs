@@ -18,9 +18,9 @@ pub enum EngineError {
     #[error("4-bit: the model has no linear layer but its head, so that there is nothing to quantise; load it plain")]
     NothingToQuantize,
     #[error(
-        "a step of {batch} x {seq} tokens does not fit {}: the least that it takes is {} ({least_bytes} bytes); \
+        "a step of {batch} x {seq} tokens does not fit the memory budget of {}: the least that it takes is {} ({least_bytes} bytes); \
          give it that, or fewer tokens",
-        mib(*budget_bytes), mib(*least_bytes)
+        size(*budget_bytes), size(*least_bytes)
     )]
     Budget { batch: u64, seq: u64, budget_bytes: u64, least_bytes: u64 },
     #[error(
@@ -42,6 +42,26 @@ pub enum EngineError {
 }
 
 /// Rounded up, so that what is asked for is enough.
-fn mib(bytes: u64) -> String {
-    format!("{} MiB", bytes.div_ceil(1 << 20))
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} bytes"),
+        1024..0x10_0000 => format!("{} KiB", bytes.div_ceil(1 << 10)),
+        _ => format!("{} MiB", bytes.div_ceil(1 << 20)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::EngineError;
+
+    #[test]
+    fn a_small_budget_is_said_as_it_was_given() {
+        let said = |budget_bytes| {
+            EngineError::Budget { batch: 1, seq: 64, budget_bytes, least_bytes: (3 << 20) + 1 }.to_string()
+        };
+        for (bytes, shown) in [(400, "of 400 bytes:"), (1536, "of 2 KiB:"), (2 << 20, "of 2 MiB:")] {
+            assert!(said(bytes).contains(shown), "{}", said(bytes));
+            assert!(said(bytes).contains("is 4 MiB (3145729 bytes)"), "{}", said(bytes));
+        }
+    }
 }

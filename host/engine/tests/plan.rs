@@ -132,7 +132,12 @@ fn a_budget_that_nothing_fits_is_refused_with_the_least_that_would() {
     let options = PlanOptions::default();
     let error = Plan::within(&program, &options, 1 << 20).expect_err("a mebibyte is too little");
     let EngineError::Budget { least_bytes, .. } = error else { panic!("{error}") };
-    assert!(error.to_string().contains("1 x 2048 tokens does not fit 1 MiB: the least that it takes is "), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("1 x 2048 tokens does not fit the memory budget of 1 MiB: the least that it takes is "),
+        "{error}"
+    );
     assert_eq!(Plan::within(&program, &options, least_bytes).expect("the least fits").peak_bytes, least_bytes);
     assert!(Plan::within(&program, &options, least_bytes - 1).is_err());
 }

@@ -46,10 +46,16 @@ pub enum UndoError {
     OtherBase { base: PathBuf, file: String, fault: String },
     #[error(
         "{}: changed since it was written: {}; undoing brings back the base's files in their place, so nothing was changed: move that \
-         elsewhere, or undo into another folder with -o",
+         elsewhere, undo into another folder with -o, or pass --force to lose it",
         path.display(), changed.join(", ")
     )]
     Changed { path: PathBuf, changed: Vec<String> },
+    #[error(
+        "{}: changed since it was written: {}; nothing was changed: put those back as they were, or pass --force to keep \
+         the files as they are now",
+        path.display(), changed.join(", ")
+    )]
+    Tampered { path: PathBuf, changed: Vec<String> },
 }
 
 /// What undoing did.
@@ -63,10 +69,11 @@ pub struct Undone {
     pub leftover: Option<PathBuf>,
 }
 
-/// Takes back the last step of the folder at `path`, or all of them, in place or into `out`.
+/// Takes back the last step of the folder at `path`, or all of them, in place or into `out`. With `options.replace` also where files
+/// changed since they were written: those that stay are taken over as they are, and those that the base's replace are lost.
 ///
 /// # Errors
-/// There is no sound record; the base is needed and is not there or is another; the output cannot be written. The folder is
+/// There is no sound record; a file changed since it was written; the base is needed and is not there or is another; the output cannot be written. The folder is
 /// as it was then.
 pub fn undo(
     path: &Path,
@@ -134,26 +141,40 @@ fn keep_weights(
     };
     let mut staging = Staging::begin(to, &bases, existing, options.disk).map_err(SurgeryError::from)?;
     let mut left_record = Record { steps: record.steps[..left].to_vec(), ..record.clone() };
+    let mut changed = Vec::new();
     for file in &mut left_record.files {
         let source = root.join(&file.name);
         let is_config = file.name == "config.json";
-        let written = match config_after(&model, &left_record.steps) {
-            Some(text) if is_config => staging.write(&file.name, text.as_bytes()),
-            _ => staging.transfer(&source, &file.name, how, options.progress),
+        let (written, is_as_recorded) = match config_after(&model, &left_record.steps) {
+            Some(text) if is_config => {
+                let fault = file_fault(&source, file.bytes, &file.blake3, &checkpoint::silent)?;
+                (staging.write(&file.name, text.as_bytes()).map_err(SurgeryError::from)?, fault.is_none())
+            }
+            _ => {
+                let written = staging.transfer(&source, &file.name, how, options.progress);
+                let written = written.map_err(SurgeryError::from)?;
+                let is_as_recorded = written.hash.to_hex().as_str() == file.blake3;
+                (written, is_as_recorded)
+            }
+        };
+        if !is_as_recorded {
+            changed.push(file.name.clone());
         }
-        .map_err(SurgeryError::from)?;
         file.bytes = written.bytes;
         file.blake3 = written.hash.to_hex().to_string();
         if out.is_some() {
             file.how = record::How::Copied;
         }
     }
+    if !changed.is_empty() && !options.replace {
+        return Err(UndoError::Tampered { path: root.to_owned(), changed });
+    }
     if left > 0 {
         let text = left_record.to_yaml().map_err(SurgeryError::from)?;
         staging.write(record::FILE_NAME, text.as_bytes()).map_err(SurgeryError::from)?;
     }
     if out.is_none() {
-        // What was put there meanwhile is not ours either. An edit of a file is not lost: the file itself comes over.
+        // What was put there meanwhile is not ours either. An edit of a file since it was read is not lost: the file itself comes over.
         only_recorded(root)?;
     }
     let linked = left_record.files.iter().any(|file| file.how == record::How::Linked);
@@ -200,8 +221,8 @@ fn from_base(
         other => other.into(),
     };
     let unchanged = match out {
-        Some(_) => None,
-        None => Some(Unchanged::check(path, record, options.progress).map_err(changed)?),
+        None if !options.replace => Some(Unchanged::check(path, record, options.progress).map_err(changed)?),
+        _ => None,
     };
     if left > 0 {
         let replayed: Vec<Box<dyn Protocol>> =

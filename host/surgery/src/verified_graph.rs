@@ -12,12 +12,17 @@ use crate::{
 impl Model {
     /// The model's graph, in which no node stands for a primitive unless its op was found to compute that primitive.
     pub fn verified_graph(&self) -> Cow<'_, Graph> {
+        self.verified(&self.graph)
+    }
+
+    /// The same of a graph that differs from the model's in its parameters only.
+    pub fn verified<'g>(&self, graph: &'g Graph) -> Cow<'g, Graph> {
         let steps = self.record.iter().flat_map(|record| &record.steps);
         let unverified: HashSet<String> = steps.flat_map(unverified_nodes).collect();
         if unverified.is_empty() {
-            return Cow::Borrowed(&self.graph);
+            return Cow::Borrowed(graph);
         }
-        let mut graph = self.graph.clone();
+        let mut graph = graph.clone();
         for node in graph.nodes.iter_mut().filter(|node| unverified.contains(&node.path)) {
             node.stands_for = None;
         }

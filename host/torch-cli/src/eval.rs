@@ -52,11 +52,11 @@ pub fn run(args: &Eval, output: &Output) -> Result<Done, Box<dyn Error>> {
     }
     let bits = bits_per_byte.map_or(String::new(), |bits| format!("bits per byte  {bits:.4}\n"));
     term::print(&format!(
-        "loss           {:.4}\nperplexity     {:.3}\n{bits}tokens         {} in {} rows\n",
+        "loss           {:.4}\nperplexity     {:.3}\n{bits}tokens         {} in {}\n",
         report.loss,
         report.perplexity,
         term::thousands(report.tokens),
-        term::thousands(report.rows),
+        term::counted(report.rows, "row"),
     ))?;
     Ok(Done::Ok)
 }

@@ -42,11 +42,15 @@ pub fn run(args: &Generate, output: &Output) -> Result<Done, Box<dyn Error>> {
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
     let mut stream = tokenizer.text_stream();
     let mut failed: Option<Box<dyn Error>> = None;
+    let mut is_read = true;
     let mut on_token = |id: u32| {
         if !output.json {
-            failed = stream.push(id).map_err(Box::<dyn Error>::from).and_then(|text| Ok(term::stream(&text)?)).err();
+            match stream.push(id).map_err(Box::<dyn Error>::from).and_then(|text| Ok(term::stream(&text)?)) {
+                Ok(read) => is_read = read,
+                Err(error) => failed = Some(error),
+            }
         }
-        failed.is_none() && !term::interrupted()
+        is_read && failed.is_none() && !term::interrupted()
     };
     let generated = generate(&model, &prompt, args.max_new_tokens, &stops, &sampling, &mut on_token)?;
     if let Some(error) = failed {

@@ -9,6 +9,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use unswag_console::{
     args::Output,
+    chain,
     term::{self, WARN, paint},
 };
 use unswag_train::{Observer, RunPlan, StepMetrics, TrainError};
@@ -122,7 +123,7 @@ impl Observer for Live<'_> {
     }
 
     fn warned(&mut self, warning: &TrainError) {
-        self.line(&format!("{} {warning}", paint(WARN, "warning:")));
+        self.line(&format!("{} {}", paint(WARN, "warning:"), chain(warning)));
     }
 
     fn measured(&mut self, rows: u64, _loss_sum: f64, _tokens: u64) {

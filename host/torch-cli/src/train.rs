@@ -6,14 +6,15 @@ use serde_json::json;
 use unswag_console::{
     Done, Failed,
     args::{Data, Device, Lora, Optim as OptimName, Output, Pattern, ReportTo, Scheduler, Train},
+    chain,
     data::{self, Order},
     term::{self, GOOD, WARN, paint},
 };
 use unswag_data::{DataLoader, ModelLimits};
 use unswag_loader::device::Machine;
 use unswag_train::{
-    Allowed, LoraConfig, Optim, Plan, PlannedRun, Resume, RunReport, SchedulerType, TrainingArguments, Tuning,
-    UnswagModel, UnswagTrainer, Warmup, saved_template_date,
+    Allowed, CheckedRun, LoraConfig, Optim, Plan, PlannedModel, PlannedRun, Resume, Resumed, RunReport, SchedulerType,
+    Start, TrainError, TrainingArguments, Tuning, UnswagModel, UnswagTrainer, Warmup, saved_template_date,
 };
 
 use crate::{
@@ -34,13 +35,13 @@ pub fn run(args: &Train, output: &Output) -> Result<Done, Box<dyn Error>> {
     if args.dry_run {
         return dry_run(args, &model, output);
     }
-    let Prepared { arguments, tuning, train, validation } = Prepared::new(args, &model)?;
+    let Prepared { arguments, train, validation } = Prepared::new(args, &model)?;
     note_data(args, train.as_ref(), validation.as_deref(), output)?;
 
     let allowed = Allowed::new(args.saving.allow_changed.iter().cloned())?;
     let model = match &args.adapter {
         Some(adapter) => model.for_training_from(adapter, args.lora.lora_dropout, args.seed)?,
-        None => model.for_training(tuning)?,
+        None => model.for_training(tuning(&args.lora, args.seed))?,
     };
     let mut trainer = UnswagTrainer::new(model, arguments, train, &args.output)?;
     if let Some(validation) = validation {
@@ -58,12 +59,7 @@ pub fn run(args: &Train, output: &Output) -> Result<Done, Box<dyn Error>> {
     }
     if let Some(from) = resume(args) {
         match trainer.resume_changed(&from, &allowed)? {
-            Some(resumed) => {
-                term::note(output, &format!("resuming from {}", resumed.path.display()));
-                for change in &resumed.changes {
-                    term::note(output, &format!("{} {change}", paint(WARN, "changed:")));
-                }
-            }
+            Some(resumed) => note_resumed(&resumed, output),
             None => term::note(output, "no checkpoint to resume from; starting a new run"),
         }
     }
@@ -96,10 +92,16 @@ fn note_data(
     Ok(())
 }
 
+fn note_resumed(resumed: &Resumed, output: &Output) {
+    term::note(output, &format!("resuming from {}", resumed.path.display()));
+    for change in &resumed.changes {
+        term::note(output, &format!("{} {change}", paint(WARN, "changed:")));
+    }
+}
+
 /// A run's settings and data, checked.
 struct Prepared {
     arguments: TrainingArguments,
-    tuning: Tuning,
     train: Box<dyn DataLoader>,
     validation: Option<Box<dyn DataLoader>>,
 }
@@ -110,7 +112,6 @@ impl Prepared {
         model.check_output(&args.output)?;
         let arguments = arguments(args, limits(model))?;
         arguments.check()?;
-        let tuning = tuning(&args.lora, args.seed);
         let order = Order {
             shuffle_seed: (!args.validation.no_shuffle).then_some(args.seed),
             shuffle_window: Some(args.validation.shuffle_window),
@@ -135,38 +136,38 @@ impl Prepared {
                 Some(open(&data, Order { mask_overlap: true, ..Order::default() })?)
             }
         };
-        Ok(Prepared { arguments, tuning, train, validation })
+        Ok(Prepared { arguments, train, validation })
     }
 }
 
 /// Checks what training would refuse before its first step, and trains nothing.
 pub fn check(args: &Train, model: &UnswagModel) -> Result<Done, Box<dyn Error>> {
-    let Prepared { arguments, tuning, train, validation } = Prepared::new(args, model)?;
-    let tuning = match &args.adapter {
-        Some(adapter) => {
-            model.adapter_notes(adapter)?;
-            None
-        }
-        None => {
-            model.plan(&tuning, &arguments, data::row_tokens(&args.data, limits(model)))?;
-            model.trainable_parameters(&tuning)?;
-            Some(&tuning)
-        }
-    };
+    checked(args, &Prepared::new(args, model)?, &planned(args, model)?)?;
+    Ok(Done::Ok)
+}
+
+/// What would be trained: new adapters, those of a folder, or all weights.
+fn planned<'a>(args: &Train, model: &'a UnswagModel) -> Result<PlannedModel<'a>, TrainError> {
+    let (tuning, lora_dropout, seed) = (tuning(&args.lora, args.seed), args.lora.lora_dropout, args.seed);
+    model.planned(&match &args.adapter {
+        Some(folder) => Start::Adapter { folder, lora_dropout, seed },
+        None => Start::New(&tuning),
+    })
+}
+
+fn checked(args: &Train, prepared: &Prepared, model: &PlannedModel<'_>) -> Result<CheckedRun, TrainError> {
     let (resume, allowed) = (resume(args), Allowed::new(args.saving.allow_changed.iter().cloned())?);
     let run = PlannedRun {
         model,
-        tuning,
-        arguments: &arguments,
-        data: train.as_ref(),
-        validation: validation.as_deref(),
+        arguments: &prepared.arguments,
+        data: prepared.train.as_ref(),
+        validation: prepared.validation.as_deref(),
         folder: &args.output,
         resume: resume.as_ref(),
         allowed: &allowed,
         replaces: args.force,
     };
-    run.check()?;
-    Ok(Done::Ok)
+    run.check()
 }
 
 /// Where the run begins, where it is not at its first step.
@@ -277,12 +278,20 @@ fn arguments(args: &Train, limits: ModelLimits) -> Result<TrainingArguments, Str
 }
 
 pub fn dry_run(args: &Train, model: &UnswagModel, output: &Output) -> Result<Done, Box<dyn Error>> {
-    let Prepared { arguments, tuning, train, validation } = Prepared::new(args, model)?;
-    note_data(args, train.as_ref(), validation.as_deref(), output)?;
-    let plan = model.plan(&tuning, &arguments, data::row_tokens(&args.data, limits(model)))?;
-    let trainable = model.trainable_parameters(&tuning)?;
-    let size = train.epoch_size()?;
-    let steps = arguments.steps(size.rows);
+    let prepared = Prepared::new(args, model)?;
+    note_data(args, prepared.train.as_ref(), prepared.validation.as_deref(), output)?;
+    let planned = planned(args, model)?;
+    let CheckedRun { first_step, total_steps, resumed, warnings, plan } = checked(args, &prepared, &planned)?;
+    for warning in &warnings {
+        term::note(output, &format!("{} {}", paint(WARN, "warning:"), chain(warning)));
+    }
+    if let Some(resumed) = &resumed {
+        note_resumed(resumed, output);
+    }
+    let row_tokens = data::row_tokens(&args.data, limits(model));
+    let plan = plan.map_or_else(|| planned.plan(&prepared.arguments, row_tokens), Ok)?;
+    let trainable = planned.trainable_parameters();
+    let size = prepared.train.epoch_size()?;
     let dtype = model.dtype();
     let available = match args.compute.device {
         Device::Cpu => Machine::memory().usable_bytes(),
@@ -301,11 +310,13 @@ pub fn dry_run(args: &Train, model: &UnswagModel, output: &Output) -> Result<Don
             "fits_in_memory": fits,
             "dtype": dtype.name(),
             "epoch": size,
-            "steps": steps,
+            "first_step": first_step,
+            "steps": total_steps,
         });
         term::print(&format!("{page:#}\n"))?;
         return Ok(Done::Ok);
     }
+    let from = if first_step > 0 { format!(" from step {first_step}") } else { String::new() };
     let beyond = match available.filter(|_| fits == Some(false)) {
         Some(available) => format!(
             "{} this machine has {} of memory left for this process, so that a step does not fit; {LESS}\n",
@@ -315,11 +326,11 @@ pub fn dry_run(args: &Train, model: &UnswagModel, output: &Output) -> Result<Don
         None => String::new(),
     };
     term::print(&format!(
-        "would train {} parameters in {dtype}, {}\n\
+        "would train {} parameters in {dtype}, {}{from}\n\
          an epoch: {} rows, {} tokens, {} of them supervised; the longest row has {}\n\
          a step of {} x {} tokens: about {}, including the optimizer's state, operations' workspace and libtorch's own\n{beyond}",
         term::count(trainable),
-        term::counted(steps, "step"),
+        term::counted(total_steps, "step"),
         term::thousands(size.rows),
         term::thousands(size.tokens),
         term::thousands(size.supervised_tokens),
@@ -355,12 +366,23 @@ fn print(report: &RunReport, output: &Output) -> Result<(), Box<dyn Error>> {
             "resident memory grew by {grew}, code excluded; {planned} were planned, with operations' workspace and libtorch's own\n"
         ));
     }
+    term::print(&page)?;
     if report.skipped_steps > 0 {
         let steps = term::counted(report.skipped_steps, "step");
-        page.push_str(&format!("{steps} skipped: the loss or a gradient was not finite\n"));
+        let text = format!("{steps} skipped: the loss or a gradient was not finite, and no weight was updated");
+        term::note(output, &format!("{} {text}", paint(WARN, "warning:")));
     }
-    term::print(&page)?;
     Ok(())
+}
+
+/// How many steps the mean loss is over, where it is not over all of the run.
+fn mean_of(report: &RunReport) -> String {
+    let steps = term::counted(report.train_loss_steps, "step");
+    match &report.resumed {
+        _ if report.train_loss_steps == report.steps => String::new(),
+        Some(_) => format!(" over {steps} since the checkpoint"),
+        None => format!(" over {steps}"),
+    }
 }
 
 /// The losses, each by its name, and what a step took.
@@ -372,7 +394,7 @@ fn figures(report: &RunReport) -> String {
     let best = report.best_eval_loss.zip(report.best_step);
     let best = best.map(|(loss, step)| format!("lowest {loss:.4} after step {step}"));
     let losses = [
-        named("train loss", report.train_loss),
+        named("train loss", report.train_loss).map(|loss| loss + &mean_of(report)),
         named("last step's", report.last_loss),
         named("validation loss", report.eval_loss),
         best,

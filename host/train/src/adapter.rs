@@ -76,13 +76,10 @@ impl LoraConfig {
     /// # Errors
     /// A rank or an alpha that cannot be, a dropout that drops all, no target, or a name that no layer has.
     pub(crate) fn layers(&self, graph: &Graph) -> Result<Vec<LoraLayer>, TrainError> {
-        let wrong =
-            |what, expected: &str, got: String| Err(TrainError::Argument { what, expected: expected.into(), got });
-        if !(0.0..1.0).contains(&self.lora_dropout) {
-            return wrong("lora_dropout", "at least 0 and below 1", self.lora_dropout.to_string());
-        }
+        self.check_dropout()?;
         if self.target_modules.is_empty() {
-            return wrong("target_modules", "at least one module name, or all-linear", "none".into());
+            let expected = "at least one module name, or all-linear".into();
+            return Err(TrainError::Argument { what: "target_modules", expected, got: "none".into() });
         }
         let selected = self.targets().select(graph)?;
         let layer = |selected: unswag_adapter::SelectedLayer| LoraLayer {
@@ -93,6 +90,16 @@ impl LoraConfig {
             dora: self.use_dora,
         };
         Ok(selected.into_iter().map(layer).collect())
+    }
+
+    /// # Errors
+    /// A dropout that drops all.
+    pub(crate) fn check_dropout(&self) -> Result<(), TrainError> {
+        if (0.0..1.0).contains(&self.lora_dropout) {
+            return Ok(());
+        }
+        let (expected, got) = ("at least 0 and below 1".into(), self.lora_dropout.to_string());
+        Err(TrainError::Argument { what: "lora_dropout", expected, got })
     }
 
     /// Positions of the graph's parameters that are fully trained.

@@ -236,6 +236,33 @@ pub(crate) fn prune(
     Ok(())
 }
 
+/// # Errors
+/// There is no checkpoint at this path: which there are near it is said.
+pub(crate) fn check_is_there(path: &Path) -> Result<(), TrainError> {
+    if path.join(STATE).symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    let names = |folder: &Path| {
+        let names = list(folder).into_iter().map(|(step, _)| format!("{PREFIX}{step}"));
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let parent =
+        path.parent().map_or(Path::new("."), |parent| if parent == Path::new("") { Path::new(".") } else { parent });
+    let why = match (names(path), path.exists(), names(parent)) {
+        (inside, _, _) if !inside.is_empty() => {
+            format!(
+                "it is a run's folder, which holds {inside}; give one of them, or `auto` for the newest of the output folder"
+            )
+        }
+        (_, true, _) => format!("it has no {STATE}, and is no checkpoint; give a folder checkpoint-N of a run"),
+        (_, false, beside) if !beside.is_empty() => {
+            format!("there is no such checkpoint; {} holds {beside}", parent.display())
+        }
+        (_, false, _) => "there is no such folder; give a folder checkpoint-N of a run, or `auto`".to_owned(),
+    };
+    Err(TrainError::NotACheckpoint { path: path.to_owned(), why })
+}
+
 /// Reads a checkpoint's state, and holds every file against its hash.
 ///
 /// # Errors

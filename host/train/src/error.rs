@@ -90,6 +90,10 @@ pub enum TrainError {
     Busy { path: PathBuf },
     #[error("{}: {why}", path.display())]
     NotACheckpoint { path: PathBuf, why: String },
+    #[error("{fault}; {used} is used instead")]
+    PassedOver { fault: Box<TrainError>, used: String },
+    #[error("{}: expected a folder to write into, got something else; give another path", path.display())]
+    NotAFolder { path: PathBuf },
     #[error(
         "{}: it was written with other settings: {}; {next}",
         path.display(),

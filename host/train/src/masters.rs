@@ -68,14 +68,20 @@ pub(crate) fn adapter_masters(
 /// them apart.
 fn saved_master(graph: &Graph, param: usize, values: Vec<f32>) -> Option<Master> {
     let (name, info) = graph.params.get_index(param)?;
-    let roles = |node: &unswag_abi::doc::Node| {
-        let role = node.params.iter().find(|(_, param)| *param == name).map(|(role, _)| role.clone())?;
-        Some(format!("base_model.model.{}.{role}", node.path))
-    };
-    let mut names = graph.nodes.iter().filter_map(roles);
+    let mut names = names_in_adapter(graph, param).into_iter();
     let first = names.next()?;
     let (shape, decays) = (info.shape.clone(), tuning::decays(graph, name));
     Some(Master { name: first, other_names: names.collect(), param, shape, decays, values })
+}
+
+/// What an adapter's file calls a parameter of the graph: a name for each of its modules.
+pub(crate) fn names_in_adapter(graph: &Graph, param: usize) -> Vec<String> {
+    let Some((name, _)) = graph.params.get_index(param) else { return Vec::new() };
+    let of_node = |node: &unswag_abi::doc::Node| {
+        let (role, _) = node.params.iter().find(|(_, param)| *param == name)?;
+        Some(format!("base_model.model.{}.{role}", node.path))
+    };
+    graph.nodes.iter().filter_map(of_node).collect()
 }
 
 pub(crate) fn graph_masters(graph: &Graph, values: BTreeMap<usize, Vec<f32>>) -> Vec<Master> {

@@ -130,6 +130,16 @@ fn kib(text: &str) -> Option<u64> {
     text.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
+/// What the optimizer holds beside the masters.
+pub(crate) fn optimizer_state(arguments: &TrainingArguments) -> OptimizerState {
+    let optim = arguments.optim;
+    OptimizerState {
+        moments: if optim.is_lion() { 1 } else { 2 },
+        is_8bit: optim.is_8bit(),
+        budget_bytes: optim.is_paged().then_some(arguments.optim_memory_budget),
+    }
+}
+
 /// A step on the longest batch, run on sizes: the fastest way within the budget, where there is one.
 pub(crate) fn plan(
     program: &Program,
@@ -137,12 +147,7 @@ pub(crate) fn plan(
     arguments: &TrainingArguments,
     row_tokens: u64,
 ) -> Result<Plan, TrainError> {
-    let optim = arguments.optim;
-    let state = OptimizerState {
-        moments: if optim.is_lion() { 1 } else { 2 },
-        is_8bit: optim.is_8bit(),
-        budget_bytes: optim.is_paged().then_some(arguments.optim_memory_budget),
-    };
+    let state = optimizer_state(arguments);
     let sizes = [arguments.per_device_train_batch_size, row_tokens];
     let (accumulates, offloads) = (arguments.gradient_accumulation_steps > 1, arguments.offload_folder.is_some());
     let options = PlanOptions::of_run(program, dtype, sizes, accumulates, state, offloads);

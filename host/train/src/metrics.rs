@@ -77,6 +77,10 @@ impl Learned {
         }
     }
 
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
     pub fn mean(&self) -> Option<f64> {
         (self.steps > 0).then(|| self.sum / self.steps as f64)
     }

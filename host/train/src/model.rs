@@ -1,27 +1,26 @@
 //! A checkpoint in memory, and what of it is trained.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
 };
 
-use serde_json::{Map, Value as Json};
 use unswag_abi::doc::{Device, Dtype, Graph};
 use unswag_adapter::{AdapterSpec, ParamSource};
 use unswag_engine::{
-    Adapter, Backend, LoraLayer, Nf4, ParamInfo, Params, Plan, PluginOps, Program, Storage, Trainable, dora_norms,
+    Adapter, Backend, LoraLayer, Nf4, ParamInfo, Params, PluginOps, Program, Storage, Trainable, dora_norms,
 };
 use unswag_loader::Log;
 use unswag_surgery::{Model, Operation, open_recorded};
 use unswag_torch::{Torch, TorchTensor};
 
 use crate::{
-    LoraConfig, Schedule, TrainError, TrainingArguments, TrainingModel, Tuning, full,
+    LoraConfig, PlannedModel, Start, TrainError, TrainingModel, Tuning, full,
     masters::{adapter_masters, first_weights, graph_masters, saved_values},
     memory::{self, Resident},
-    settings::Subject,
 };
 
 /// A checkpoint whose graph is known and whose weights are not yet read.
@@ -32,6 +31,17 @@ pub struct UnswagModel {
     dtype: Dtype,
     nf4: Option<Nf4>,
     torch: Torch,
+    /// Whether the checkpoint is the one that will be trained, and not one that surgery has still to rewrite.
+    is_written: bool,
+}
+
+/// An adapter's files, and the program that trains or computes what they hold.
+struct Saved {
+    spec: AdapterSpec,
+    graph: Graph,
+    program: Program,
+    adapters: Vec<Adapter>,
+    config: LoraConfig,
 }
 
 impl UnswagModel {
@@ -64,13 +74,14 @@ impl UnswagModel {
         let earlier = model.record.iter().flat_map(|record| &record.steps);
         let steps: Vec<_> = earlier.chain(&operation.steps).cloned().collect();
         model.graph = operation.after.clone();
-        Ok(Self::with_ops(model, Rc::new(open_recorded(&steps, log)?)))
+        let model = Self::with_ops(model, Rc::new(open_recorded(&steps, log)?));
+        Ok(UnswagModel { is_written: false, ..model })
     }
 
     fn with_ops(model: Model, ops: Rc<dyn PluginOps>) -> Self {
         let mut dtypes = model.graph.params.values().map(|param| param.dtype);
         let dtype = dtypes.find(|dtype| dtype.is_float()).unwrap_or(Dtype::F32);
-        UnswagModel { model, ops, dtype, nf4: None, torch: Torch::cpu() }
+        UnswagModel { model, ops, dtype, nf4: None, torch: Torch::cpu(), is_written: true }
     }
 
     /// Computes in this element type, whatever the file's.
@@ -137,14 +148,21 @@ impl UnswagModel {
     /// # Errors
     /// The adapter is unsound or does not fit, a dropout that drops all, a file cannot be read, or no memory.
     pub fn for_training_from(self, adapter: &Path, lora_dropout: f64, seed: u64) -> Result<TrainingModel, TrainError> {
-        // The dropout is checked as that of new adapters is.
-        LoraConfig { lora_dropout, ..LoraConfig::default() }.layers(&self.model.graph)?;
         self.with_saved(adapter, lora_dropout, seed, true)
     }
 
     fn with_saved(mut self, path: &Path, dropout: f64, seed: u64, trains: bool) -> Result<TrainingModel, TrainError> {
+        let Saved { spec, graph, program, adapters, config } = self.saved(path, dropout, seed, trains)?;
+        self.model.graph = graph;
+        let values = saved_values(&spec, &adapters)?;
+        self.load(program, adapters, values, config.into(), Some(&spec))
+    }
+
+    fn saved(&self, path: &Path, dropout: f64, seed: u64, trains: bool) -> Result<Saved, TrainError> {
+        // The dropout is checked as that of new adapters is.
+        LoraConfig { lora_dropout: dropout, ..LoraConfig::default() }.check_dropout()?;
         let spec = AdapterSpec::open(path, &self.model.graph, &self.model.checkpoint)?;
-        self.model.graph = spec.graph(&self.model.graph);
+        let graph = spec.graph(&self.model.graph);
         let config = LoraConfig { lora_dropout: dropout, seed, ..config_of(&spec) };
         let layer = |adapted: &unswag_adapter::AdaptedLayer| LoraLayer {
             module: adapted.layer.path.clone(),
@@ -154,13 +172,12 @@ impl UnswagModel {
             dora: adapted.has_magnitude,
         };
         let layers: Vec<LoraLayer> = spec.layers().iter().map(layer).collect();
-        let mut program = self.program(Trainable::Nothing)?;
+        let mut program = self.program_of(&graph, Trainable::Nothing)?;
         let adapters = program.add_adapters(&layers)?;
         if trains {
-            program.train_params(&config.saved_params(&self.model.graph)?)?;
+            program.train_params(&config.saved_params(&graph)?)?;
         }
-        let values = saved_values(&spec, &adapters)?;
-        self.load(program, adapters, values, config.into(), Some(&spec))
+        Ok(Saved { spec, graph, program, adapters, config })
     }
 
     /// What an adapter says of itself that a user should know, in sentences.
@@ -171,23 +188,23 @@ impl UnswagModel {
         Ok(AdapterSpec::open(adapter, &self.model.graph, &self.model.checkpoint)?.notes().to_vec())
     }
 
-    /// What a step on rows of so many tokens takes, and how it is run, without reading a weight: the step is run on sizes alone.
+    /// What a run would train, without reading a weight of the model.
     ///
     /// # Errors
-    /// As [`UnswagModel::for_training`], but for files; no policy fits the memory budget.
-    pub fn plan(&self, tuning: &Tuning, arguments: &TrainingArguments, row_tokens: u64) -> Result<Plan, TrainError> {
-        let (program, _) = self.tuned(tuning)?;
-        memory::plan(&program, self.dtype, arguments, row_tokens)
-    }
-
-    /// Elements that would be trained.
-    ///
-    /// # Errors
-    /// As [`UnswagModel::for_training`], but for files.
-    pub fn trainable_parameters(&self, tuning: &Tuning) -> Result<u64, TrainError> {
-        let (program, _) = self.tuned(tuning)?;
-        let params = program.params().iter().enumerate().filter(|(index, _)| program.is_trainable(*index));
-        Ok(params.map(|(_, info)| info.shape.iter().product::<u64>()).sum())
+    /// As [`UnswagModel::for_training`] or [`UnswagModel::for_training_from`], but for the weights' files and memory.
+    pub fn planned(&self, start: &Start<'_>) -> Result<PlannedModel<'_>, TrainError> {
+        let (graph, program, adapters, tuning) = match *start {
+            Start::New(tuning) => {
+                let (program, adapters) = self.tuned(tuning)?;
+                (Cow::Borrowed(&self.model.graph), program, adapters, tuning.clone())
+            }
+            Start::Adapter { folder, lora_dropout, seed } => {
+                let Saved { graph, program, adapters, config, .. } = self.saved(folder, lora_dropout, seed, true)?;
+                (Cow::Owned(graph), program, adapters, config.into())
+            }
+        };
+        let (dtype, nf4, is_written) = (self.dtype, self.nf4, self.is_written);
+        Ok(PlannedModel { model: self, graph, program, adapters, tuning, dtype, nf4, is_written })
     }
 
     /// Whether a run may write into this folder, which need not be there: never into the model's, nor into the checkpoint that
@@ -204,23 +221,14 @@ impl UnswagModel {
         &self.model
     }
 
-    /// What a run's numbers depend on, as far as it is known without the weights.
-    pub(crate) fn settings(
-        &self,
-        tuning: &Tuning,
-        arguments: &TrainingArguments,
-        schedule: &Schedule,
-    ) -> Map<String, Json> {
-        let lora = match tuning {
-            Tuning::Full => None,
-            Tuning::Lora(config) => Some(config),
-        };
-        Subject { dtype: self.dtype, nf4: self.nf4, lora }.settings(arguments, schedule)
+    fn program(&self, trainable: Trainable) -> Result<Program, TrainError> {
+        self.program_of(&self.model.graph, trainable)
     }
 
-    fn program(&self, trainable: Trainable) -> Result<Program, TrainError> {
+    /// The program of the model's graph, or of that with an adapter's own parameters.
+    fn program_of(&self, graph: &Graph, trainable: Trainable) -> Result<Program, TrainError> {
         // What an op was not found to stand for is not relied on: generation's KV cache would be wrong for an op that mixes rows.
-        program(&self.model.verified_graph(), self.ops.clone(), trainable, self.dtype, self.nf4)
+        program(&self.model.verified(graph), self.ops.clone(), trainable, self.dtype, self.nf4)
     }
 
     fn with_adapters(&self, config: &LoraConfig) -> Result<(Program, Vec<Adapter>), TrainError> {

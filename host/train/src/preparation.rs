@@ -12,12 +12,12 @@ use unswag_checkpoint::{Checkpoint, Disk, Existing, RealDisk};
 use unswag_data::DataLoader;
 
 use crate::{
-    Allowed, Resume, Schedule, TrainError, TrainingArguments, Tuning, UnswagModel, adapter,
+    Allowed, Plan, PlannedModel, Resume, Resumed, Schedule, TrainError, TrainingArguments, adapter,
     checkpoint::{self, TrainerState},
     folder::{is_same, remove_in_one_step},
     full,
     metrics::{self, METRICS},
-    settings, space,
+    space,
 };
 
 /// The folders of what is finished, in the output folder: adapters, or a whole model.
@@ -48,6 +48,16 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
+/// # Errors
+/// Something else than a folder stands where the output folder, or one above it, should be.
+fn check_folder(folder: &Path) -> Result<(), TrainError> {
+    // Above a relative path is the working directory.
+    match folder.ancestors().find(|path| path.symlink_metadata().is_ok()) {
+        Some(found) if !found.is_dir() => Err(TrainError::NotAFolder { path: found.to_owned() }),
+        _ => Ok(()),
+    }
+}
+
 /// The checkpoint that a run resumes from; `None` where it starts at its first step. Checkpoints that were passed over are added to
 /// the warnings.
 ///
@@ -59,15 +69,22 @@ pub(crate) fn find_checkpoint(
     warnings: &mut Vec<TrainError>,
 ) -> Result<Option<(PathBuf, TrainerState)>, TrainError> {
     if let Resume::From(path) = from {
+        checkpoint::check_is_there(path)?;
         let state = checkpoint::open(path)?;
         refuse_later(path, state.progress.step, folder)?;
         return Ok(Some((path.clone(), state)));
     }
     let list = checkpoint::list(folder);
+    let mut damaged = Vec::new();
     for (_, path) in list.iter().rev() {
         match checkpoint::open(path) {
-            Ok(state) => return Ok(Some((path.clone(), state))),
-            Err(error) => warnings.push(error),
+            Ok(state) => {
+                let used = file_name(path);
+                let passed = |fault| TrainError::PassedOver { fault: Box::new(fault), used: used.clone() };
+                warnings.extend(damaged.into_iter().map(passed));
+                return Ok(Some((path.clone(), state)));
+            }
+            Err(error) => damaged.push(error),
         }
     }
     // Steps of a run that was killed before its first checkpoint can only be taken again; what was finished, or saved and is
@@ -153,6 +170,7 @@ impl Output<'_> {
     /// # Errors
     /// An earlier run that was not to be there, or files that are none of this program's where the run writes or removes.
     pub fn check(&self, earlier: Earlier) -> Result<(), TrainError> {
+        check_folder(self.folder)?;
         match earlier {
             Earlier::Refuse => refuse_earlier_run(self.folder)?,
             // Later checkpoints are written over.
@@ -221,9 +239,7 @@ impl Output<'_> {
 
 /// A run whose weights are not read yet, and whose model may not be written yet.
 pub struct PlannedRun<'a> {
-    pub model: &'a UnswagModel,
-    /// `None` where the files of an adapter say it.
-    pub tuning: Option<&'a Tuning>,
+    pub model: &'a PlannedModel<'a>,
     pub arguments: &'a TrainingArguments,
     pub data: &'a dyn DataLoader,
     pub validation: Option<&'a dyn DataLoader>,
@@ -234,51 +250,93 @@ pub struct PlannedRun<'a> {
     pub replaces: bool,
 }
 
+/// What a run that may start will do.
+#[derive(Debug)]
+pub struct CheckedRun {
+    /// The steps that were taken before: the step of the checkpoint that it resumes from.
+    pub first_step: u64,
+    pub total_steps: u64,
+    /// The checkpoint that it resumes from, and what differs.
+    pub resumed: Option<Resumed>,
+    /// Checkpoints that were passed over.
+    pub warnings: Vec<TrainError>,
+    /// What a step takes, where the length of rows is known.
+    pub plan: Option<Plan>,
+}
+
 impl PlannedRun<'_> {
-    /// Refuses what training would refuse before its first step, as far as no weight is needed to see it. Nothing is written.
+    /// Refuses what training would refuse before its first step, as far as no weight is needed to see it. Nothing is written. That
+    /// weights and state do not fit this machine's memory is no refusal: the plan says what they take.
     ///
     /// # Errors
     /// As of training: the output folder, validation data, the settings of a checkpoint, or the space on the disk.
-    pub fn check(&self) -> Result<(), TrainError> {
-        self.model.check_output(self.folder)?;
+    pub fn check(&self) -> Result<CheckedRun, TrainError> {
+        self.model.model().check_output(self.folder)?;
         check_validation(self.arguments, self.validation)?;
         let (schedule, _) = plan_steps(self.arguments, self.data)?;
-        let earlier = self.earlier(&schedule)?;
-        let is_full = self.tuning == Some(&Tuning::Full);
-        let output = Output { folder: self.folder, base: &self.model.model().checkpoint, is_full };
+        let mut checked = CheckedRun {
+            first_step: 0,
+            total_steps: schedule.total_steps,
+            resumed: None,
+            warnings: Vec::new(),
+            plan: None,
+        };
+        let earlier = self.earlier(&schedule, &mut checked)?;
+        let is_full = self.model.lora().is_none();
+        let output = Output { folder: self.folder, base: self.model.checkpoint(), is_full };
         output.check(earlier)?;
-        let (Some(tuning), Some(row_tokens)) = (self.tuning, self.arguments.max_row_tokens) else { return Ok(()) };
-        let plan = self.model.plan(tuning, self.arguments, row_tokens)?;
-        let first_step = if let Earlier::Continue(step) = earlier { step } else { 0 };
+        let Some(row_tokens) = self.arguments.max_row_tokens else { return Ok(checked) };
+        let plan = self.model.plan(self.arguments, row_tokens)?;
+        let paged_bytes = self.model.paged_bytes(self.arguments);
+        if plan.offloaded_bytes > 0 || paged_bytes > 0 {
+            check_offload_folder(self.arguments)?;
+        }
+        let of_state = self.arguments.offload_folder.as_deref().unwrap_or(self.folder);
         // The masters and the moments are what a checkpoint holds.
         let checkpoint_bytes = plan.parts.optimizer;
         let finished_bytes = match is_full {
             true => full::model_bytes(output.base),
-            false => self.model.trainable_parameters(tuning)?.saturating_mul(4),
+            false => self.model.trainable_parameters().saturating_mul(4),
         };
-        let steps = first_step..schedule.total_steps;
+        let steps = checked.first_step..schedule.total_steps;
         let needed = space::Needed {
             run_bytes: space::run_bytes(checkpoint_bytes, steps, self.arguments, finished_bytes),
             freed_bytes: if earlier == Earlier::Remove { output.freed_bytes()? } else { 0 },
-            paged: None,
+            paged: (paged_bytes > 0).then_some((of_state, paged_bytes)),
         };
-        needed.require(self.folder, &RealDisk)
+        needed.require(self.folder, &RealDisk)?;
+        checked.plan = Some(plan);
+        Ok(checked)
     }
 
-    fn earlier(&self, schedule: &Schedule) -> Result<Earlier, TrainError> {
+    fn earlier(&self, schedule: &Schedule, checked: &mut CheckedRun) -> Result<Earlier, TrainError> {
         let new = if self.replaces { Earlier::Remove } else { Earlier::Refuse };
         let Some(from) = self.resume else { return Ok(new) };
-        let Some((path, state)) = find_checkpoint(from, self.folder, &mut Vec::new())? else {
+        let Some((path, state)) = find_checkpoint(from, self.folder, &mut checked.warnings)? else {
             return Ok(Earlier::Continue(0));
         };
-        if let Some(tuning) = self.tuning {
-            let known = self.model.settings(tuning, self.arguments, schedule);
-            let fingerprint = self.data.position().fingerprint;
-            let state = state.without(&settings::OF_FILES);
-            checkpoint::changes(&path, &state, &known, self.arguments.warmup, &fingerprint, self.allowed)?;
-        }
+        let (now, unknown) = self.model.settings(self.arguments, schedule);
+        let fingerprint = self.data.position().fingerprint;
+        let known = state.without(unknown);
+        let changes = checkpoint::changes(&path, &known, &now, self.arguments.warmup, &fingerprint, self.allowed)?;
         checkpoint::check_length(&path, &state, schedule)?;
-        Ok(if is_same(path.parent(), self.folder) { Earlier::Continue(state.progress.step) } else { new })
+        checked.first_step = state.progress.step;
+        let is_here = is_same(path.parent(), self.folder);
+        checked.resumed = Some(Resumed { path, changes });
+        Ok(if is_here { Earlier::Continue(state.progress.step) } else { new })
+    }
+}
+
+/// # Errors
+/// The folder that saved activations or paged state go to is not there.
+fn check_offload_folder(arguments: &TrainingArguments) -> Result<(), TrainError> {
+    match &arguments.offload_folder {
+        Some(folder) if !folder.is_dir() => Err(TrainError::Argument {
+            what: "offload_folder",
+            expected: "a folder that is there".into(),
+            got: folder.display().to_string(),
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -45,6 +45,8 @@ pub struct RunReport {
     pub skipped_steps: u64,
     /// The mean over the steps of this call that learned something, in nats per token.
     pub train_loss: Option<f64>,
+    /// How many steps that mean is over.
+    pub train_loss_steps: u64,
     /// Of the last step.
     pub last_loss: Option<f64>,
     /// The validation loss that was measured last.

@@ -38,11 +38,13 @@ const CHANGEABLE: [&str; 17] = [
     DATA,
 ];
 
-/// Settings that depend on the model's files, which surgery may still have to write.
-pub(crate) const OF_FILES: [&str; 3] = [BASE, TARGETS, SAVED];
-const BASE: &str = "the base's graph and weights";
-const TARGETS: &str = "lora_target_modules";
-const SAVED: &str = "modules_to_save";
+// Settings that depend on the model's files.
+pub(crate) const BASE: &str = "the base's graph and weights";
+pub(crate) const TARGETS: &str = "lora_target_modules";
+pub(crate) const SAVED: &str = "modules_to_save";
+
+/// What a run's length is called among the settings.
+const MAX_STEPS: &str = "max_steps";
 
 /// The data's name among the settings.
 pub(crate) const DATA: &str = "data";
@@ -62,11 +64,16 @@ impl Display for Change {
             Json::String(text) => text.clone(),
             other => other.to_string(),
         };
+        let (then, now) = (shown(&self.then), shown(&self.now));
         match self.setting.as_str() {
-            DATA => write!(f, "data (files, tokenizer or how they are cut into rows) differs"),
+            DATA => f.write_str(
+                "data differs: the files, the tokenizer, or an option that decides the rows and their order (--chat, --block-size, \
+                 --overlap, --packing, --overlong, a column, --validation-split, --no-shuffle, --shuffle-window, --seed)",
+            ),
             // Its value is a digest, which says nothing to a reader.
-            BASE => write!(f, "the base model (graph or weights) differs"),
-            setting => write!(f, "{setting} was {} and is {}", shown(&self.then), shown(&self.now)),
+            BASE => f.write_str("the base model (graph or weights) differs"),
+            MAX_STEPS => write!(f, "max_steps was {then} and is {now}; the learning rate follows the schedule of {now} steps"),
+            setting => write!(f, "{setting} was {then} and is {now}"),
         }
     }
 }
@@ -107,7 +114,7 @@ pub(crate) fn compare(
     let changes: Vec<Change> = names.into_iter().map(change).filter(|change| change.then != change.now).collect();
     let is_free = |change: &&Change| match change.setting.as_str() {
         // A longer or a shorter run was asked for by giving its length.
-        "max_steps" => true,
+        MAX_STEPS => true,
         // As a share of the steps it follows from their number.
         "warmup_steps" => matches!(warmup, Warmup::Ratio(_)),
         name => allowed.0.contains(name),
@@ -119,10 +126,9 @@ pub(crate) fn compare(
     let fixed: Vec<&str> = fixed.map(|change| change.setting.as_str()).collect();
     let next = match fixed.as_slice() {
         [] => {
-            let names: Vec<&str> =
-                changes.iter().filter(|change| !is_free(change)).map(|change| change.setting.as_str()).collect();
+            let names = changes.iter().filter(|change| !is_free(change)).map(|change| change.setting.as_str());
             let others = allowed.0.iter().map(String::as_str);
-            let names: BTreeSet<&str> = names.into_iter().chain(others).collect();
+            let names: BTreeSet<&str> = names.chain(others).collect();
             format!("to continue with the new values: --allow-changed {}", Vec::from_iter(names).join(","))
         }
         [BASE] => "use the base of the checkpoint, or start a new run with --adapter".to_owned(),
@@ -131,6 +137,8 @@ pub(crate) fn compare(
             fixed.join(", ")
         ),
     };
+    // What may differ is no reason for the refusal.
+    let changes = changes.iter().filter(|change| !is_free(change)).cloned().collect();
     Err(TrainError::OtherSettings { path: path.to_owned(), changes, next })
 }
 
@@ -159,7 +167,7 @@ pub(crate) struct Subject<'a> {
 }
 
 impl Subject<'_> {
-    /// All settings but [`OF_FILES`].
+    /// All settings but those that depend on the model's files.
     pub fn settings(&self, arguments: &TrainingArguments, schedule: &Schedule) -> Map<String, Json> {
         let mut settings = json!({
             "optim": arguments.optim,
@@ -202,7 +210,7 @@ impl Subject<'_> {
             settings["offload"] = json!(arguments.offload_folder.is_some());
         }
         if !schedule.ignores_the_end() {
-            settings["max_steps"] = json!(schedule.total_steps);
+            settings[MAX_STEPS] = json!(schedule.total_steps);
         }
         match settings {
             Json::Object(settings) => settings,

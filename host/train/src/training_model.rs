@@ -1,9 +1,6 @@
 //! A checkpoint whose weights are in memory, with what of it is trained.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use unswag_abi::doc::{Dtype, Graph};
 use unswag_checkpoint::Checkpoint;
@@ -17,6 +14,7 @@ use crate::{
     masters::Master,
     memory::Resident,
     model::{bases, check_outside},
+    peft_names::{modules_to_save, target_modules},
 };
 
 /// A model whose weights are in memory, ready to be trained.
@@ -152,34 +150,15 @@ impl TrainingModel {
         Ok(())
     }
 
-    /// What PEFT is to match the trained modules by: last parts of paths where every module of that name has an adapter, else full
-    /// paths.
+    /// PEFT's `target_modules`.
     pub(crate) fn target_modules(&self) -> Vec<String> {
-        let last = |path: &str| path.rsplit('.').next().unwrap_or(path).to_owned();
-        let adapted: BTreeSet<&str> = self.adapters.iter().map(|adapter| adapter.module.as_str()).collect();
-        let linear = self.graph.nodes.iter().filter(|node| node.kind == "linear").map(|node| node.path.as_str());
-        let without = linear.filter(|module| !adapted.contains(module)).map(last);
-        // Modules that the graph leaves out, such as those of a multimodal model's images, PEFT sees all the same.
-        let others = self.checkpoint.tensors().filter(|tensor| !self.graph.params.contains_key(tensor.name));
-        let others = others.filter_map(|tensor| tensor.name.strip_suffix(".weight").map(last));
-        let without: BTreeSet<String> = without.chain(others).collect();
-        let names: BTreeSet<String> = adapted.iter().map(|module| last(module)).collect();
-        match names.is_disjoint(&without) {
-            true => names.into_iter().collect(),
-            false => adapted.into_iter().map(str::to_owned).collect(),
-        }
+        target_modules(&self.graph, &self.checkpoint, &self.adapters)
     }
 
     /// PEFT's `modules_to_save`: what was asked for, and what shares a matrix with it.
     pub(crate) fn modules_to_save(&self) -> Vec<String> {
-        let asked = self.lora().map(|config| config.modules_to_save.clone()).unwrap_or_default();
-        let shared = self.masters.iter().filter(|master| !master.other_names.is_empty());
-        let names = shared.flat_map(|master| std::iter::once(&master.name).chain(&master.other_names));
-        let modules = names.filter_map(|name| name.strip_prefix("base_model.model.")?.rsplit_once('.'));
-        let more = modules.map(|(module, _)| module.to_owned());
-        let mut saved: Vec<String> = asked.clone();
-        saved.extend(more.filter(|module| !asked.iter().any(|name| module.ends_with(name.as_str()))));
-        saved
+        let asked = self.lora().map(|config| config.modules_to_save.as_slice()).unwrap_or_default();
+        modules_to_save(asked, &self.graph, &self.program)
     }
 
     /// Whether the adapted layers store their weight \[in, out\], which PEFT's configuration states.

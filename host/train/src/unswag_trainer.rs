@@ -334,7 +334,7 @@ impl UnswagTrainer {
                         return self.stop(report, observer);
                     };
                     learned.add(&done.0);
-                    report.train_loss = learned.mean();
+                    (report.train_loss, report.train_loss_steps) = (learned.mean(), learned.steps());
                     done
                 }
             };

@@ -15,7 +15,10 @@ use common::{House, Unsupervised, arguments, assert_same, left};
 use faulty_disk::{Fault, FaultyDisk};
 use rustix::io::Errno;
 use unswag_checkpoint::{Disk, RealDisk};
-use unswag_train::{Observer, Optim, Resume, RunReport, TrainError, TrainingArguments};
+use unswag_train::{
+    Allowed, CheckedRun, LoraConfig, Observer, Optim, PlannedRun, Resume, RunReport, Start, TrainError,
+    TrainingArguments, Tuning, UnswagModel,
+};
 
 /// Stops the run when it is asked for the n-th time, and notes what it heard.
 #[derive(Default)]
@@ -411,4 +414,115 @@ fn only_checkpoints_of_this_program_are_removed_or_written_over() {
     fs::remove_dir_all(&old).expect("removed");
     let error = house.trainer("run", short(1)).replacing_earlier_run().train(&mut ()).expect_err("refused");
     assert!(error.to_string().contains("trainer_state.json is there"), "{error}");
+}
+
+/// What a run into this folder would do, without a weight read.
+fn checked(
+    house: &House,
+    start: &Start<'_>,
+    arguments: &TrainingArguments,
+    folder: &str,
+    resume: Option<Resume>,
+) -> Result<(CheckedRun, u64), String> {
+    let model = UnswagModel::from_pretrained(&house.path("model")).expect("a model");
+    let planned = model.planned(start).map_err(|error| error.to_string())?;
+    let data = house.data();
+    let run = PlannedRun {
+        model: &planned,
+        arguments,
+        data: &data,
+        validation: None,
+        folder: &house.path(folder),
+        resume: resume.as_ref(),
+        allowed: &Allowed::default(),
+        replaces: false,
+    };
+    Ok((run.check().map_err(|error| error.to_string())?, planned.trainable_parameters()))
+}
+
+#[test]
+fn what_the_run_would_refuse_is_refused_before_a_weight_is_read() {
+    let house = House::new();
+    let arguments = arguments(Optim::AdamwTorch);
+    let report = end(&house, "run", arguments.clone(), &mut ());
+    let new = Tuning::Lora(house.lora());
+    let check = |start: &Start<'_>, folder: &str, resume| checked(&house, start, &arguments, folder, resume);
+    let trained = house.model().trainable_parameters();
+
+    let (fresh, parameters) = check(&Start::New(&new), "fresh", None).expect("it may start");
+    assert_eq!((fresh.first_step, fresh.total_steps, parameters), (0, report.steps, trained));
+    assert!(!house.path("fresh").exists());
+    let (resumed, _) = check(&Start::New(&new), "run", Some(Resume::Auto)).expect("nothing changed");
+    assert_eq!((resumed.first_step, resumed.total_steps), (report.steps, report.steps));
+
+    // An adapter has its own rank, whatever the settings say, and a run from it trains as much as it has.
+    let folder = report.adapter.expect("an adapter");
+    let adapter = |folder| Start::Adapter { folder, lora_dropout: 0.0, seed: 1 };
+    assert_eq!(check(&adapter(&folder), "fresh", None).expect("it may start").1, trained);
+    let missing = house.path("nope");
+
+    let other = |change: &dyn Fn(&mut LoraConfig)| {
+        let mut config = house.lora();
+        change(&mut config);
+        Tuning::Lora(config)
+    };
+    let auto = || Some(Resume::Auto);
+    let from = |name: &str| Some(Resume::From(house.path(name)));
+    let rslora = other(&|config| config.use_rslora = true);
+    let targets = other(&|config| config.target_modules = vec!["q_proj".into()]);
+    let saved = other(&|config| config.modules_to_save = vec!["nrom".into()]);
+    for (start, folder, resume, says) in [
+        (adapter(&missing), "fresh", None, "expected an adapter's folder"),
+        (
+            Start::New(&saved),
+            "fresh",
+            None,
+            "no module of this model that has weights is named \"nrom\" (did you mean \"norm\"?)",
+        ),
+        (Start::New(&new), "run", None, "of an earlier run"),
+        (Start::New(&new), "text.txt", None, "text.txt: expected a folder to write into"),
+        (Start::New(&new), "text.txt/run", None, "text.txt: expected a folder to write into"),
+        (Start::New(&rslora), "run", auto(), "use_rslora was false and is true"),
+        (Start::New(&targets), "run", auto(), "lora_target_modules was"),
+        (Start::New(&Tuning::Full), "run", auto(), "full_finetuning was not set"),
+        (Start::New(&new), "run", from("run"), "it is a run's folder, which holds checkpoint-2, checkpoint-4"),
+        (Start::New(&new), "run", from("run/checkpoint-99"), "there is no such checkpoint"),
+        (Start::New(&new), "run", from("nope"), "there is no such folder"),
+        (Start::New(&new), "run", from("model"), "it has no trainer_state.json"),
+    ] {
+        let error = check(&start, folder, resume).map(|(checked, _)| checked).expect_err(says);
+        assert!(error.contains(says), "{says}: {error}");
+    }
+    let paged = common::arguments(Optim::PagedAdamw32bit);
+    let elsewhere = TrainingArguments { offload_folder: Some(missing), max_row_tokens: Some(32), ..paged };
+    let error = checked(&house, &Start::New(&new), &elsewhere, "fresh", None).expect_err("no folder");
+    assert!(error.contains("offload_folder: expected a folder that is there"), "{error}");
+}
+
+#[test]
+fn what_differs_of_a_resumed_run_is_said_and_its_loss_is_that_of_its_own_steps() {
+    let house = House::new();
+    let arguments = |max_steps| TrainingArguments {
+        max_steps: Some(max_steps),
+        gradient_accumulation_steps: 1,
+        ..arguments(Optim::Lion32bit)
+    };
+    end(&house, "run", arguments(4), &mut ());
+    let optimizer = house.path("run/checkpoint-4/optimizer.safetensors");
+    let mut bytes = fs::read(&optimizer).expect("there");
+    *bytes.last_mut().expect("bytes") ^= 1;
+    fs::write(&optimizer, bytes).expect("written");
+    let mut stopper = Stopper::default();
+    let report = end(&house, "run", arguments(3), &mut stopper);
+    assert_eq!((report.steps, report.train_loss_steps), (3, 1));
+    let [warning] = stopper.warnings.as_slice() else { panic!("{:?}", stopper.warnings) };
+    assert!(warning.ends_with("; checkpoint-2 is used instead"), "{warning}");
+    let changes = report.resumed.expect("it resumed").changes;
+    let said: Vec<String> = changes.iter().map(ToString::to_string).collect();
+    assert_eq!(said, ["max_steps was 4 and is 3; the learning rate follows the schedule of 3 steps"]);
+
+    // What may differ is not among the reasons of a refusal.
+    let mut other = house.trainer("run", TrainingArguments { weight_decay: 0.5, ..arguments(5) });
+    let error = other.resume(&Resume::Auto).expect_err("another weight decay").to_string();
+    assert!(error.contains("weight_decay was 0.1 and is 0.5") && !error.contains("max_steps"), "{error}");
 }

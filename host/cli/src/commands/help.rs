@@ -40,7 +40,9 @@ pub fn man(dir: Option<&Path>) -> Result<Done, Box<dyn Error>> {
     while let Some(command) = todo.pop() {
         let name = command.get_display_name().unwrap_or_else(|| command.get_name()).replace(' ', "-");
         atomic_write_file(&dir.join(format!("{name}.1")), &page(&command)?, &RealDisk)?;
-        todo.extend(command.get_subcommands().filter(|command| !command.is_hide_set()).cloned());
+        // clap's own `help`, and its copy of every command, are no commands of ours.
+        let is_shown = |command: &&clap::Command| !command.is_hide_set() && command.get_name() != "help";
+        todo.extend(command.get_subcommands().filter(is_shown).cloned());
     }
     Ok(Done::Ok)
 }

@@ -114,6 +114,7 @@ pub fn show(args: &args::Plan, subject: &Subject, output: &Output) -> Result<Don
             "plan": plan,
             "paged_optimizer_bytes": paged_bytes,
             "longest_seq": {"memory_bytes": budget, "seq": longest},
+            "fits_in_memory": plan.peak_bytes <= budget,
             "policies": uniform.iter().map(UniformPolicy::json).collect::<Vec<_>>(),
         });
         term::print(&format!("{page:#}\n"))?;
@@ -159,6 +160,7 @@ pub fn show(args: &args::Plan, subject: &Subject, output: &Output) -> Result<Don
         term::bytes(budget),
         paint(BOLD, longest),
     ));
+    page.push_str(&too_large(plan.peak_bytes, budget, of));
     let workspace = match plan.workspace_bytes {
         0 => String::new(),
         bytes => format!("operator workspace (at most {}) and ", term::bytes(bytes)),
@@ -291,15 +293,29 @@ fn budget_error(error: EngineError, args: &args::Plan, survey: &Survey<'_>) -> B
         None => "add --offload-folder, ",
     };
     format!(
-        "no policy fits --memory-budget {}: a step of {} x {} tokens needs at least {} ({} bytes); raise the budget, {offload}or \
+        "a step of {} x {} tokens does not fit the memory budget of {}: it takes at least {} ({} bytes); raise the budget, {offload}or \
          lower --seq or --batch",
-        term::bytes(budget_bytes),
         term::thousands(batch),
         term::thousands(seq),
+        term::bytes(budget_bytes),
         term::bytes(least),
         term::thousands(least),
     )
     .into()
+}
+
+/// What is said of a step that is larger than the memory that it is planned for.
+fn too_large(peak_bytes: u64, memory_bytes: u64, of: &str) -> String {
+    if peak_bytes <= memory_bytes {
+        return String::new();
+    }
+    format!(
+        "{} a step takes {} and does not fit {of} of {}; --memory-budget, a smaller --seq, --load-in-4bit or an 8-bit --optim take \
+         less\n",
+        paint(WARN, "warning:"),
+        term::bytes(peak_bytes),
+        term::bytes(memory_bytes),
+    )
 }
 
 fn pass_name(pass: Pass) -> &'static str {
@@ -407,4 +423,16 @@ fn alternatives(uniform: &[UniformPolicy]) -> String {
         ]);
     }
     table.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::too_large;
+
+    #[test]
+    fn a_step_that_does_not_fit_says_so_and_one_that_fits_says_nothing() {
+        assert_eq!(too_large(5 << 30, 5 << 30, "the device's memory"), "");
+        let said = too_large(34 << 30, 24 << 30, "the device's memory");
+        assert!(said.contains("takes 34.0 GiB and does not fit the device's memory of 24.0 GiB"), "{said}");
+    }
 }

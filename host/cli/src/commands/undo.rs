@@ -17,7 +17,7 @@ pub fn run(args: &Undo, output: &Output) -> Result<Done, Box<dyn Error>> {
     let bar = term::byte_bar(output, verify_bytes(&record_of(&args.path)?, false));
     bar.set_message("writing weights");
     let progress = term::advance(&bar);
-    let options = WriteOptions { link: false, replace: false, disk: &RealDisk, progress: &progress };
+    let options = WriteOptions { link: false, replace: args.force, disk: &RealDisk, progress: &progress };
     let undone = undo(&args.path, args.output.as_deref(), args.all, args.base.as_deref(), options)?;
     bar.finish_and_clear();
     if output.json {

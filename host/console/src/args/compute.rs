@@ -31,7 +31,9 @@ pub enum Precision {
     /// The dtype of the checkpoint, or float32 where that is float16.
     Auto,
     /// 32-bit floats.
+    #[value(alias = "fp32")]
     Float32,
     /// 16-bit floats with the exponent of float32.
+    #[value(alias = "bf16")]
     Bfloat16,
 }

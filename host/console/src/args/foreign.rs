@@ -9,7 +9,7 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-use super::Cli;
+use super::{Cli, flags};
 use crate::term;
 
 /// An option's names elsewhere, and what to write here.
@@ -20,6 +20,52 @@ const FOREIGN: &[(&[&str], &str)] = &[
     ),
     (&["bf16"], "--dtype bfloat16 sets the dtype to compute in; without it, the checkpoint's is used"),
     (&["fp16"], "float16 is not supported: use --dtype bfloat16 or float32"),
+    (
+        &["config", "config-file"],
+        "settings in a file are a recipe: `unswag run RECIPE.yaml` (`unswag schema --markdown` has every key)",
+    ),
+    (&["train-file", "dataset-name", "dataset-path", "train-dataset"], "--data FILE reads local files"),
+    (&["r"], "--lora-r R is the rank of the adapters"),
+    (&["lora-bias"], "biases are not trained, as with PEFT's bias=none; leave it out"),
+    (&["neftune-noise-alpha"], "there is no noise on embeddings; leave it out"),
+    (
+        &[
+            "use-flash-attention",
+            "use-flash-attn",
+            "flash-attn",
+            "flash-attention",
+            "attn-implementation",
+            "use-xformers",
+        ],
+        "attention is computed in tiles, without a matrix of scores; leave it out",
+    ),
+    (
+        &["group-by-length", "length-column-name"],
+        "rows of a batch are not chosen by their length; --packing puts short rows together",
+    ),
+    (
+        &["dataloader-num-workers", "dataset-num-proc", "preprocessing-num-workers", "dataloader-pin-memory"],
+        "data is read as training goes, in one thread; leave it out",
+    ),
+    (&["remove-unused-columns"], "columns without a meaning are passed over; leave it out"),
+    (
+        &["push-to-hub", "hub-model-id", "hub-token", "hub-strategy"],
+        "nothing is uploaded; `hf upload` takes the folder that was written",
+    ),
+    (
+        &["deepspeed", "fsdp", "fsdp-config", "ddp-find-unused-parameters", "ddp-timeout", "ddp-backend", "local-rank"],
+        "training runs in one process; --memory-budget and --offload-folder make a step smaller",
+    ),
+    (
+        &["tf32", "torch-compile", "compile", "use-cpu", "no-cuda"],
+        "--dtype and --device say how steps are computed; leave it out",
+    ),
+    (&["bnb-4bit-compute-dtype"], "--dtype is what products with 4-bit weights are computed in"),
+    (&["do-sample"], "--temperature 0 always takes the most likely token; without it, tokens are sampled"),
+    (
+        &["repetition-penalty", "num-beams", "no-repeat-ngram-size", "length-penalty"],
+        "tokens are sampled by --temperature, --top-k and --top-p; leave it out",
+    ),
     (&["load-in-8bit"], "--load-in-4bit holds the base in 4 bits; there is no 8-bit form"),
     (&["eval-strategy", "evaluation-strategy"], "--eval-steps N measures the validation loss every N steps"),
     (&["save-strategy"], "--save-steps N writes a checkpoint every N steps"),
@@ -57,9 +103,39 @@ pub fn advice(name: &str) -> Option<&'static str> {
     FOREIGN.iter().find(|(names, _)| names.contains(&name.as_str())).map(|(_, advice)| *advice)
 }
 
-/// The command line, with `-` for each `_` in the names of long options: transformers takes both.
+/// Values of other tools that have no counterpart, by the option that they are given to.
+const FOREIGN_VALUES: &[(&str, &[&str], &str)] = &[
+    (
+        "optim",
+        &[
+            "sgd",
+            "adafactor",
+            "adagrad",
+            "rmsprop",
+            "adam",
+            "adamw",
+            "adamw_hf",
+            "galore_adamw",
+            "apollo_adamw",
+            "muon",
+        ],
+        "the optimizers are AdamW (adamw_torch, adamw_8bit, paged_adamw_32bit, paged_adamw_8bit) and Lion",
+    ),
+    ("dtype", &["float16", "fp16", "f16", "half"], "float16 is not computed in: use bfloat16 or float32"),
+    ("max-steps", &["-1", "0"], "leave it out, and the number of epochs decides"),
+];
+
+/// What to write instead of a value, by the name of its option.
+pub fn value_advice(option: &str, value: &str) -> Option<&'static str> {
+    let option = option.replace('_', "-");
+    let found = FOREIGN_VALUES.iter().find(|(name, values, _)| *name == option && values.contains(&value));
+    found.map(|(_, _, advice)| *advice)
+}
+
+/// The command line as clap reads it: with `-` for each `_` in the names of long options, because transformers takes both, and
+/// without values of flags.
 pub fn command_line() -> impl Iterator<Item = OsString> {
-    dashed(env::args_os())
+    flags::without_values(&Cli::command(), dashed(env::args_os()).collect()).into_iter()
 }
 
 fn dashed(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
@@ -77,7 +153,9 @@ pub fn parse() -> Cli {
     read(command_line()).unwrap_or_else(|error| {
         // clap shows arguments as they are, and a shell's pattern fills in names of files. So what is wrong is said of escaped ones.
         let shown = command_line().map(|argument| term::value(argument.to_string_lossy()).into());
-        let error = advised(read(shown).err().unwrap_or(error));
+        let root = Cli::command();
+        let command = flags::named(&root, &command_line().collect::<Vec<_>>());
+        let error = advised(read(shown).err().unwrap_or(error), &root, command);
         if error.exit_code() != 0 && command_line().take_while(|arg| arg != "--").any(|arg| arg == "--json") {
             let _ = term::print(&format!("{}\n", serde_json::json!({ "error": first_line(&error) })));
         }
@@ -88,7 +166,14 @@ pub fn parse() -> Cli {
 /// A negative number is a value, so that an option says what it expects instead.
 fn read(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let mut matches = with_negative_numbers(Cli::command()).try_get_matches_from(args)?;
-    Cli::from_arg_matches_mut(&mut matches)
+    let cli = Cli::from_arg_matches_mut(&mut matches)?;
+    match cli.command.form_without_json() {
+        Some(form) if cli.output.json => {
+            let what = format!("the argument '--json' cannot be used with this command, whose answer is {form}");
+            Err(Cli::command().error(ErrorKind::ArgumentConflict, what))
+        }
+        _ => Ok(cli),
+    }
 }
 
 fn with_negative_numbers(command: Command) -> Command {
@@ -107,20 +192,63 @@ fn first_line(error: &clap::Error) -> String {
     line.strip_prefix("error: ").unwrap_or(line).to_owned()
 }
 
-fn advised(mut error: clap::Error) -> clap::Error {
-    let unknown = match (error.kind(), error.get(ContextKind::InvalidArg)) {
-        (ErrorKind::UnknownArgument, Some(ContextValue::String(arg))) => arg.clone(),
-        _ => return error,
-    };
-    if let Some(advice) = advice(unknown.split('=').next().unwrap_or(&unknown)) {
-        // The nearest of our own names would mislead.
-        error.remove(ContextKind::SuggestedArg);
-        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![advice.into()]));
-    } else if unknown.starts_with("--") {
-        // clap would say how to pass it as a value, which nobody means by an option's name.
-        error.remove(ContextKind::Suggested);
+/// An error of `command` with the advice where a name or a value is another tool's.
+fn advised(mut error: clap::Error, root: &Command, command: &Command) -> clap::Error {
+    let text = |kind| text_of(&error, kind).unwrap_or_default();
+    let (arg, value) = (text(ContextKind::InvalidArg), text(ContextKind::InvalidValue));
+    // `--name=value` where it is unknown, `--name <VALUE>` where its value is.
+    let name = arg.split(['=', ' ']).next().unwrap_or_default().to_owned();
+    match error.kind() {
+        ErrorKind::UnknownArgument if name.starts_with("--") => {
+            // clap would say how to pass it as a value, which nobody means by an option's name.
+            error.remove(ContextKind::Suggested);
+            error.remove(ContextKind::SuggestedArg);
+            if let Some(advice) = advice(&name) {
+                error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![advice.into()]));
+            } else if let Some(near) = nearest(&name[2..], [root, command]) {
+                error.insert(ContextKind::SuggestedArg, ContextValue::String(format!("--{near}")));
+            }
+        }
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
+            let option = name.trim_start_matches('-');
+            let takes = |value: &str| {
+                let arg = command.get_arguments().find(|arg| arg.get_long() == Some(option));
+                arg.is_some_and(|arg| arg.get_possible_values().iter().any(|known| known.get_name() == value))
+            };
+            let suggested = text_of(&error, ContextKind::SuggestedValue);
+            let is_near = suggested.is_some_and(|near| is_near(&value, &near));
+            // Of a command whose dtype is one of the base's, bfloat16 is no answer.
+            let advice = value_advice(option, &value).filter(|_| option != "dtype" || takes("bfloat16"));
+            if advice.is_some() || !is_near {
+                error.remove(ContextKind::SuggestedValue);
+            }
+            if let Some(advice) = advice {
+                error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![advice.into()]));
+            }
+        }
+        _ => {}
     }
     error
+}
+
+fn text_of(error: &clap::Error, kind: ContextKind) -> Option<String> {
+    match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        _ => None,
+    }
+}
+
+/// The option whose name, or another name of it, is spelt most like this one, by the name that the help shows.
+fn nearest<'c>(name: &str, commands: [&'c Command; 2]) -> Option<&'c str> {
+    let options = commands.into_iter().flat_map(Command::get_arguments).filter(|arg| !arg.is_hide_set());
+    let known = options.flat_map(|arg| flags::names(arg).filter_map(move |known| Some((known, arg.get_long()?))));
+    let near = known.filter(|(known, _)| is_near(name, known));
+    near.min_by_key(|(known, _)| strsim::damerau_levenshtein(name, known)).map(|(_, long)| long)
+}
+
+/// Whether one may be the other, misspelt. What is further away is another word.
+fn is_near(name: &str, known: &str) -> bool {
+    name.len() <= 64 && strsim::damerau_levenshtein(name, known) <= name.chars().count().max(3) / 3
 }
 
 #[cfg(test)]
@@ -129,6 +257,11 @@ mod tests {
 
     use super::*;
     use crate::args::{Eval, Plan, Train};
+
+    fn said(error: clap::Error, command: &str) -> String {
+        let root = Cli::command();
+        advised(error, &root, root.find_subcommand(command).expect("a command")).to_string()
+    }
 
     #[test]
     fn long_options_may_be_written_with_underscores() {
@@ -147,7 +280,7 @@ mod tests {
     fn common_names_of_other_tools_are_taken_or_answered_with_what_to_write() {
         let read = |args: &[&str]| {
             let args = ["unswag", "train", "m", "--data", "f", "-o", "o"].iter().chain(args);
-            Cli::try_parse_from(args).map_err(|error| advised(error).to_string())
+            Cli::try_parse_from(args).map_err(|error| said(error, "train"))
         };
         let lora = read(&[
             "--lr=2e-4",
@@ -172,15 +305,53 @@ mod tests {
             let said = read(&[arg]).expect_err("no such option");
             assert!(said.contains(says) && said.contains("unexpected argument"), "{arg}: {said}");
         }
-        // A misspelt name of ours still gets the nearest one.
-        assert!(read(&["--learnin-rate=1"]).expect_err("misspelt").contains("--learning-rate"));
+        // A misspelt name of ours still gets the nearest one, by the name that the help shows.
+        assert!(read(&["--learnin-rate=1"]).expect_err("misspelt").contains("'--learning-rate'"));
+        assert!(read(&["--max-seq-lenght=1"]).expect_err("misspelt").contains("'--block-size'"));
+        // What is spelt like nothing of ours gets none.
+        for arg in ["--use-liger-kernel", "--report-every-day", "--qqq"] {
+            let said = read(&[arg]).expect_err("no such option");
+            assert!(!said.contains("similar"), "{arg}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_value_of_another_tool_is_taken_or_answered_with_what_to_write() {
+        let read = |args: &[&str]| {
+            let args = ["unswag", "train", "m", "--data", "f", "-o", "o"].iter().chain(args);
+            Cli::try_parse_from(args).map_err(|error| said(error, "train"))
+        };
+        for args in [["--optim", "adamw_torch_fused"], ["--dtype", "bf16"], ["--dtype", "fp32"]] {
+            assert!(read(&args).is_ok(), "{args:?}");
+        }
+        for (args, says) in [
+            (["--optim", "sgd"], "the optimizers are AdamW"),
+            (["--optim", "adafactor"], "the optimizers are AdamW"),
+            (["--dtype", "fp16"], "float16 is not computed in"),
+            (["--max-steps=-1", "--chat"], "leave it out"),
+        ] {
+            let said = read(&args).expect_err("no such value");
+            assert!(said.contains(says) && !said.contains("similar"), "{args:?}: {said}");
+        }
+        assert!(read(&["--optim", "adamw_torc"]).expect_err("misspelt").contains("'adamw_torch'"));
+    }
+
+    #[test]
+    fn a_command_without_a_json_answer_refuses_json() {
+        for args in [&["plugin", "kinds"][..], &["schema", "--markdown"], &["man"], &["completions", "bash"]] {
+            let typed = |more: &[&str]| read([&["unswag"], args, more].concat().into_iter().map(OsString::from));
+            assert!(typed(&[]).is_ok(), "{args:?}");
+            let said = typed(&["--json"]).expect_err("no JSON").to_string();
+            assert!(said.contains("'--json' cannot be used"), "{args:?}: {said}");
+        }
+        assert!(read(["unswag", "schema", "--json"].map(OsString::from).into_iter()).is_ok());
     }
 
     #[test]
     fn a_negative_number_is_a_value_and_an_unknown_option_is_none() {
         let read = |args: &[&str]| {
             let args = ["unswag", "train", "m", "--data", "f", "-o", "o"].iter().chain(args);
-            read(args.map(OsString::from)).map_err(|error| advised(error).to_string())
+            read(args.map(OsString::from)).map_err(|error| said(error, "train"))
         };
         assert!(read(&["--warmup-ratio", "-0.5", "--learning-rate", "-0.001"]).is_ok());
         let said = read(&["--max-steps", "-1"]).expect_err("no such number of steps");
@@ -199,7 +370,8 @@ mod tests {
         for command in &commands {
             for arg in command.get_arguments() {
                 let names = arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default());
-                for name in names {
+                // Of a plan it is the model's, and of training a user means a recipe.
+                for name in names.filter(|name| (command.get_name(), *name) != ("plan", "config")) {
                     assert!(advice(name).is_none(), "--{name}");
                 }
             }

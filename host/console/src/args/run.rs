@@ -87,9 +87,9 @@ Examples:
   unswag merge ./SmolLM2-135M run/adapter -o ./SmolLM2-135M-shakespeare
   unswag merge ./SmolLM2-135M run/adapter -o merged --dtype float32     no loss to bfloat16's rounding; twice the size
 
-Columns: |W| is the L2 norm of the base's weight, |adds| that of the adapter's change before rounding, |W' - W| that of the change
-after rounding; arrived is the projection of W' - W onto the adapter's change, as a share of |adds|; changed is the share of
-elements that differ.")]
+Columns: |W| is the L2 norm of the base's weight, |adds| that of the adapter's change before rounding, |W' - W| that of \
+the change after rounding; arrived is the projection of W' - W onto the adapter's change, as a share of |adds|; changed is \
+the share of elements that differ.")]
 pub struct Merge {
     #[command(flatten)]
     pub model: Model,

@@ -31,9 +31,9 @@ Examples:
   unswag train ./SmolLM2-135M --data plays/*.txt -o run --resume-from-checkpoint auto --max-steps 200     extend a run of 100
   unswag train ./SmolLM2-135M --data more.txt --adapter run/adapter -o run2     a new run from an adapter's weights
 
-In the output folder: adapter/ (PEFT loads it) or, with --full-finetuning, model/; metrics.jsonl (one object per step);
-checkpoint-N/; and with --report-to jsonl,tensorboard the events that `tensorboard --logdir run` shows. docs/metrics.md defines
-each figure.
+In the output folder: adapter/ (PEFT loads it) or, with --full-finetuning, model/; metrics.jsonl (one object per step); \
+checkpoint-N/; and with --report-to jsonl,tensorboard the events that `tensorboard --logdir run` shows. docs/metrics.md \
+defines each figure.
 Where the disk is full, training waits for free space, and says so; Ctrl-C ends it.
 Exit status: 0 done; 2 could not be done; 130 stopped, with a checkpoint to resume from.")]
 pub struct Train {
@@ -346,6 +346,7 @@ pub struct Saving {
 #[value(rename_all = "snake_case")]
 pub enum Optim {
     /// AdamW with f32 state.
+    #[value(alias = "adamw_torch_fused")]
     AdamwTorch,
     /// AdamW with 8-bit state, as bitsandbytes has it.
     #[value(name = "adamw_8bit", alias = "adamw_bnb_8bit")]

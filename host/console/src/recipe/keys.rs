@@ -18,7 +18,13 @@ pub enum Kind {
     /// Bytes, as a number or with a unit.
     Size,
     Text,
-    Choice(Vec<String>),
+    /// Names, each with a number: text such as `q_proj=16`, or keys and values.
+    Pairs,
+    Choice {
+        names: Vec<String>,
+        /// Other names of the same, which the help leaves out.
+        others: Vec<String>,
+    },
 }
 
 /// A key and its value: in a recipe, or on the command line beside it.
@@ -168,15 +174,21 @@ impl Key {
         if !self.arg.get_action().takes_values() {
             return Kind::Flag;
         }
-        let choices: Vec<String> =
-            self.arg.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
-        if !choices.is_empty() {
-            return Kind::Choice(choices);
+        let choices = self.arg.get_possible_values();
+        let names: Vec<String> = choices.iter().map(|value| value.get_name().to_owned()).collect();
+        if !names.is_empty() {
+            let all = choices.iter().flat_map(|value| value.get_name_and_aliases().map(str::to_owned));
+            let others = all.filter(|name| !names.contains(name)).collect();
+            return Kind::Choice { names, others };
         }
         let is = |id: TypeId| self.arg.get_value_parser().type_id() == id;
-        // Sizes are called that wherever one is asked for.
-        let is_size = self.arg.get_value_names().is_some_and(|names| names.iter().any(|name| name.as_str() == "SIZE"));
-        if is_size {
+        // Sizes and pairs are called that wherever one is asked for.
+        let is_called = |is: &dyn Fn(&str) -> bool| {
+            self.arg.get_value_names().is_some_and(|names| names.iter().any(|name| is(name.as_str())))
+        };
+        if is_called(&|name| name.contains('=')) {
+            Kind::Pairs
+        } else if is_called(&|name| name == "SIZE") {
             Kind::Size
         } else if is(TypeId::of::<u64>()) || is(TypeId::of::<usize>()) {
             Kind::Integer
@@ -277,7 +289,7 @@ mod tests {
             match key.kind() {
                 Kind::Size => assert!(takes_a_unit, "{}", key.name()),
                 Kind::Integer | Kind::Number => assert!(!takes_a_unit, "{}", key.name()),
-                Kind::Flag | Kind::Text | Kind::Choice(_) => {}
+                Kind::Flag | Kind::Text | Kind::Pairs | Kind::Choice { .. } => {}
             }
         }
     }

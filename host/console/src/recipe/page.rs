@@ -82,7 +82,8 @@ fn value(key: &Key) -> String {
         Kind::Number => "number".to_owned(),
         Kind::Size => "bytes, or text such as `2GiB`".to_owned(),
         Kind::Text => "text".to_owned(),
-        Kind::Choice(choices) => choices.iter().map(|choice| format!("`{choice}`")).collect::<Vec<_>>().join(", "),
+        Kind::Pairs => return "a map of names to numbers; text such as `q_proj=16`, or a list of such".to_owned(),
+        Kind::Choice { names, .. } => names.iter().map(|choice| format!("`{choice}`")).collect::<Vec<_>>().join(", "),
     };
     if key.is_list() { format!("{one}, or a list of them") } else { one }
 }

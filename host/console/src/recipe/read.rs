@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_yaml::{Mapping, Value};
 use unswag_loader::PluginSpec;
 
-use crate::args::advice;
+use crate::args::{advice, value_advice};
 
 use super::{
     keys::{Given, Key, Keys, Kind},
@@ -30,6 +30,16 @@ const STEP: [&str; 2] = ["plugin", "options"];
 /// The first key that is not known or missing, or value that cannot be.
 pub fn document(value: &Value, keys: &Keys) -> Result<Document, Fault> {
     let root = Place::default();
+    let sections = mapping(value, &root)?;
+    for name in sections.keys() {
+        let name = key_text(name, &root)?;
+        if !SECTIONS.contains(&name) && keys.find(name).is_some() {
+            return Err(Fault {
+                place: root.at(name).itself(),
+                what: "no such key; it belongs under `train:`".to_owned(),
+            });
+        }
+    }
     let sections = known(value, &root, &SECTIONS)?;
     Ok(Document {
         model: path(required(sections, &root, "model")?, &root.at("model"))?,
@@ -79,6 +89,10 @@ fn train(value: &Value, place: &Place, keys: &Keys) -> Result<Vec<Given>, Fault>
         let name = key_text(name, place)?;
         let at = place.at(name);
         let Some(key) = keys.find(name) else {
+            if SECTIONS.contains(&name) {
+                let what = "no such key; it belongs at the top of the recipe".to_owned();
+                return Err(Fault { place: at.itself(), what });
+            }
             let names: Vec<String> = keys.iter().flat_map(Key::names).collect();
             return Err(unknown(name, &names, place));
         };
@@ -110,10 +124,32 @@ fn setting(key: &Key, name: &str, value: &Value, place: &Place) -> Result<Option
             items.iter().enumerate().map(item).collect::<Result<_, _>>()?
         }
         Value::Sequence(_) if key.is_list() => return expected("at least one", value, place),
-        other => vec![one(&kind, other, place)?],
+        Value::Mapping(entries) if kind == Kind::Pairs && !entries.is_empty() => {
+            let pair = |(name, value): (&Value, &Value)| {
+                let name = key_text(name, place)?;
+                Ok(format!("{name}={}", one(&Kind::Number, value, &place.at(name))?))
+            };
+            entries.iter().map(pair).collect::<Result<_, _>>()?
+        }
+        Value::Number(number) if kind == Kind::Integer && number.as_i64().is_some_and(|number| number < 0) => {
+            let least = u64::from(key.check(&["0".to_owned()]).is_err());
+            let hint = hint(key, value);
+            let what = format!("expected at least {least}, got {number}{hint}");
+            return Err(Fault { place: place.clone(), what });
+        }
+        other => vec![one(&kind, other, place).map_err(|fault| {
+            let what = fault.what + &hint(key, value);
+            Fault { what, ..fault }
+        })?],
     };
     key.check(&values).map_err(|what| Fault { place: place.clone(), what: shown(&what) })?;
     Ok(Some(key.given(name, values)))
+}
+
+/// What to write instead of another tool's value.
+fn hint(key: &Key, value: &Value) -> String {
+    let advice = scalar(value).and_then(|value| value_advice(key.long(), &value));
+    advice.map_or_else(String::new, |advice| format!("; {advice}"))
 }
 
 /// A value of this kind, as it is typed on the command line.
@@ -124,9 +160,12 @@ fn one(kind: &Kind, value: &Value, place: &Place) -> Result<String, Fault> {
         Kind::Number => (value.is_number(), "a number".to_owned()),
         Kind::Size => (value.is_u64() || value.is_string(), "a size such as 2GiB or a number of bytes".to_owned()),
         Kind::Text => (value.is_string(), "text".to_owned()),
-        Kind::Choice(choices) => {
-            let fits = value.as_str().is_some_and(|value| choices.iter().any(|choice| choice == value));
-            (fits, format!("one of {}", choices.join(", ")))
+        Kind::Pairs => {
+            (value.is_string(), "keys and values such as {q_proj: 16}, or text such as q_proj=16".to_owned())
+        }
+        Kind::Choice { names, others } => {
+            let fits = value.as_str().is_some_and(|value| names.iter().chain(others).any(|choice| choice == value));
+            (fits, format!("one of {}", names.join(", ")))
         }
     };
     match scalar(value).filter(|_| fits) {

@@ -60,6 +60,10 @@ pub fn schema() -> Value {
 fn property(key: &Key) -> Value {
     let one = value(key);
     let mut property = match key.is_list() {
+        true if key.kind() == Kind::Pairs => {
+            let map = json!({"type": "object", "additionalProperties": {"type": "number"}, "minProperties": 1});
+            json!({"anyOf": [one, {"type": "array", "items": one, "minItems": 1}, map]})
+        }
         true => json!({"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}),
         false => one,
     };
@@ -83,8 +87,11 @@ fn value(key: &Key) -> Value {
         Kind::Integer => json!({"type": "integer", "minimum": u64::from(key.check(&["0".to_owned()]).is_err())}),
         Kind::Number => json!({"type": "number"}),
         Kind::Size => json!({"type": ["integer", "string"], "minimum": 1, "pattern": SIZE}),
-        Kind::Text => json!({"type": "string"}),
-        Kind::Choice(choices) => json!({"type": "string", "enum": choices}),
+        Kind::Text | Kind::Pairs => json!({"type": "string"}),
+        Kind::Choice { names, others } => {
+            let all = [names, others].concat();
+            json!({"type": "string", "enum": all})
+        }
     }
 }
 

@@ -24,13 +24,15 @@ const MAX_VALUES: usize = 100_000;
 pub fn document(text: &str) -> Result<Value, YamlError> {
     yaml::check_depth(text)?;
     let left = Cell::new(MAX_VALUES);
-    Ok(Bounded { left: &left }.deserialize(serde_yaml::Deserializer::from_str(text))?)
+    Ok(Bounded { left: &left, before: None }.deserialize(serde_yaml::Deserializer::from_str(text))?)
 }
 
 /// Builds a value where there is room for one more.
 #[derive(Clone, Copy)]
 struct Bounded<'a> {
     left: &'a Cell<usize>,
+    /// What a mapping has already, where this is its next key. The parser's error has the line of the text that is refused.
+    before: Option<&'a Mapping>,
 }
 
 impl<'de> DeserializeSeed<'de> for Bounded<'_> {
@@ -70,7 +72,10 @@ impl<'de> Visitor<'de> for Bounded<'_> {
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
+        match self.before {
+            Some(before) if before.contains_key(value) => Err(E::custom(format!("the key {value:?} stands twice"))),
+            _ => Ok(value.into()),
+        }
     }
 
     fn visit_unit<E: Error>(self) -> Result<Value, E> {
@@ -87,7 +92,7 @@ impl<'de> Visitor<'de> for Bounded<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
-        while let Some(item) = items.next_element_seed(self)? {
+        while let Some(item) = items.next_element_seed(Bounded { before: None, ..self })? {
             list.push(item);
         }
         Ok(Value::Sequence(list))
@@ -95,12 +100,11 @@ impl<'de> Visitor<'de> for Bounded<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut mapping = Mapping::new();
-        while let Some(key) = entries.next_key_seed(self)? {
+        while let Some(key) = entries.next_key_seed(Bounded { before: Some(&mapping), ..self })? {
             if mapping.contains_key(&key) {
-                let key = key.as_str().map_or_else(String::new, |key| format!(" {key:?}"));
-                return Err(A::Error::custom(format!("the key{key} stands twice")));
+                return Err(A::Error::custom("a key that is no text stands twice"));
             }
-            let value = entries.next_value_seed(self)?;
+            let value = entries.next_value_seed(Bounded { before: None, ..self })?;
             mapping.insert(key, value);
         }
         Ok(Value::Mapping(mapping))
@@ -112,7 +116,7 @@ impl<'de> Visitor<'de> for Bounded<'_> {
         if tag.trim_start_matches('!').is_empty() {
             return Err(A::Error::custom("a tag without a name"));
         }
-        let value = contents.newtype_variant_seed(self)?;
+        let value = contents.newtype_variant_seed(Bounded { before: None, ..self })?;
         Ok(Value::Tagged(Box::new(TaggedValue { tag: Tag::new(tag), value })))
     }
 }

@@ -38,8 +38,12 @@ impl House {
 
     pub fn model(&self) -> TrainingModel {
         let model = UnswagModel::from_pretrained(&self.path("model")).expect("a model");
-        // Large enough that some adapters have 8-bit state and some have not; some end within a block of 256.
-        model.for_training(LoraConfig { r: 33, ..LoraConfig::default() }).expect("adapters")
+        model.for_training(self.lora()).expect("adapters")
+    }
+
+    /// Large enough that some adapters have 8-bit state and some have not; some end within a block of 256.
+    pub fn lora(&self) -> LoraConfig {
+        LoraConfig { r: 33, ..LoraConfig::default() }
     }
 
     pub fn trainer(&self, folder: &str, arguments: TrainingArguments) -> UnswagTrainer {
@@ -56,6 +60,11 @@ impl House {
     }
 
     pub fn trainer_of(&self, model: TrainingModel, folder: &str, arguments: TrainingArguments) -> UnswagTrainer {
+        UnswagTrainer::new(model, arguments, Box::new(self.data()), &self.path(folder)).expect("a trainer")
+    }
+
+    /// Rows to train on.
+    pub fn data(&self) -> StreamingContextDataLoader {
         let tokenizer = Tokenizer::load(&self.path("model")).expect("a tokenizer");
         let options = TextOptions {
             block_size: 32,
@@ -65,8 +74,7 @@ impl House {
             ..TextOptions::default()
         };
         let files = [self.path("text.txt").to_str().expect("UTF-8").to_owned()];
-        let data = StreamingContextDataLoader::open(&files, tokenizer.into(), &options).expect("text");
-        UnswagTrainer::new(model, arguments, Box::new(data), &self.path(folder)).expect("a trainer")
+        StreamingContextDataLoader::open(&files, tokenizer.into(), &options).expect("text")
     }
 }
 
