@@ -67,7 +67,7 @@ fn surgery_is_done_once_and_again_only_where_something_changed() {
     let inode = || fs::metadata(house.path("out/patched/model.safetensors")).unwrap().ino();
     let run = |recipe: &'static str, more: &[&'static str]| {
         // What training left would stop the next run; this test is about what comes before it.
-        for left in ["out/adapter", "out/metrics.jsonl"] {
+        for left in ["out/adapter", "out/checkpoint-1", "out/metrics.jsonl"] {
             let path = house.path(left);
             if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap_or_default();
         }
@@ -392,7 +392,7 @@ fn an_earlier_run_is_refused_before_surgery_and_replaced_by_force() {
     let resume = ["run", "recipe.yaml", "--resume-from-checkpoint", "auto"];
     for (args, more, said) in [
         (&force[..], &[][..], "contains notes.txt, which is not part of an adapter"),
-        (&resume, &[], "no complete checkpoint"),
+        (&resume, &[], "contains notes.txt, which is not part of an adapter"),
         (&force, &["--load-best-model-at-end"], "--eval-steps"),
     ] {
         let refused = house.run(&[args, more].concat());

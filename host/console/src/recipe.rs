@@ -212,7 +212,7 @@ impl Recipe {
             Err(error) => error.to_string(),
         };
         let said = error.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
-        let said = shown(&with_keys(said));
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
         let is_at_fault = |&index: &usize| {
             let others = [&settings[..index], &settings[index + 1..]].concat();
             settings[index].is_of_recipe && parse(&others).is_ok()
@@ -222,9 +222,11 @@ impl Recipe {
             Some(index) => {
                 let place = Place::key(&["train", &settings[index].written]);
                 let line = line_of(&self.text, &place);
-                Err(RecipeError::Fault { path, line, what: Fault { place, what: said }.to_string() })
+                let fault = Fault { place, what: shown(&with_keys(&said)) };
+                Err(RecipeError::Fault { path, line, what: fault.to_string() })
             }
-            None => Err(RecipeError::Settings { path, what: said }),
+            // It is about options beside the recipe, and names them as they were typed.
+            None => Err(RecipeError::Settings { path, what: shown(&said) }),
         }
     }
 }
@@ -244,8 +246,7 @@ fn unread(path: &Path, source: YamlError) -> RecipeError {
 
 /// What clap says of options (`'--max-steps <N>'`), said of keys.
 fn with_keys(said: &str) -> String {
-    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    let (mut text, mut rest) = (String::new(), said.as_str());
+    let (mut text, mut rest) = (String::new(), said);
     while let Some(at) = rest.find("--") {
         let (before, option) = rest.split_at(at);
         text.push_str(before);

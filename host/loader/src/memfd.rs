@@ -8,6 +8,8 @@ use std::{
     io::{self, Write},
     os::fd::{AsRawFd as _, IntoRawFd as _, OwnedFd},
     path::PathBuf,
+    thread,
+    time::Duration,
 };
 
 use memmap2::{Mmap, MmapOptions};
@@ -15,6 +17,10 @@ use rustix::{
     fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
     io::Errno,
 };
+
+/// Together two seconds.
+const SEAL_TRIES: u32 = 100;
+const SEAL_PAUSE: Duration = Duration::from_millis(20);
 
 /// A complete, sealed copy of a library in memory.
 pub(crate) struct SealedLibrary(File);
@@ -77,7 +83,17 @@ impl MemoryFile {
     }
 
     pub fn seal(self) -> io::Result<SealedLibrary> {
-        fcntl_add_seals(&self.0, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
+        let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+        let mut sealed = fcntl_add_seals(&self.0, seals);
+        // The kernel may hold a page for a moment, to reclaim or to move it: no file is sealed against writing meanwhile.
+        for _ in 0..SEAL_TRIES {
+            if sealed != Err(Errno::BUSY) {
+                break;
+            }
+            thread::sleep(SEAL_PAUSE);
+            sealed = fcntl_add_seals(&self.0, seals);
+        }
+        sealed?;
         Ok(SealedLibrary(self.0))
     }
 }
