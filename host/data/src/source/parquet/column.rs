@@ -334,17 +334,7 @@ impl Column {
         let page = match self.codec {
             Codec::None => compressed,
             Codec::Gzip => read(&mut flate2::read::MultiGzDecoder::new(&compressed[..]))?,
-            Codec::Zstd => {
-                // The decoder holds a window of what it made, whatever of it is read.
-                match zstd_window_bytes(&compressed) {
-                    Some(window) if window > MAX_PAGE_BYTES as u64 => {
-                        return Err(damaged(&format!("a window of {window} bytes, at most {MAX_PAGE_BYTES} are read")));
-                    }
-                    _ => {}
-                }
-                let decoder = ruzstd::decoding::StreamingDecoder::new(&compressed[..]);
-                read(&mut decoder.map_err(|error| damaged(&error.to_string()))?)?
-            }
+            Codec::Zstd => zstd(&compressed, bytes).map_err(|error| damaged(&error.to_string()))?,
             Codec::Snappy => {
                 // No three bytes of Snappy are more than 64 of text.
                 if snap::raw::decompress_len(&compressed).ok() != Some(bytes) || bytes / 64 > compressed.len() {
@@ -502,20 +492,15 @@ impl PageHeader {
     }
 }
 
-/// The window that the header of a zstd frame asks for (RFC 8878, 3.1.1.1); `None` where it is cut off.
-fn zstd_window_bytes(frame: &[u8]) -> Option<u64> {
-    let descriptor = *frame.get(4)?;
-    if descriptor & 32 == 0 {
-        let window = *frame.get(5)?;
-        let base = 1u64 << (10 + (window >> 3));
-        return Some(base + (base >> 3) * u64::from(window & 7));
+/// At most `bytes` of a page's content. Room is made as it is filled, and not as it was announced.
+fn zstd(compressed: &[u8], bytes: usize) -> std::io::Result<Vec<u8>> {
+    let mut room = bytes.min(compressed.len().saturating_mul(16).saturating_add(64 << 10));
+    loop {
+        match zstd::bulk::decompress(compressed, room) {
+            Err(_) if room < bytes => room = bytes.min(room.saturating_mul(8)),
+            result => return result,
+        }
     }
-    // One segment: as large as the content, whose size stands behind the id of a dictionary.
-    let start = 5 + [0, 1, 2, 4][usize::from(descriptor & 3)];
-    let count = [1, 2, 4, 8][usize::from(descriptor >> 6)];
-    let size = frame.get(start..start + count)?;
-    let size = size.iter().rev().fold(0, |size, byte| size << 8 | u64::from(*byte));
-    Some(if count == 2 { size + 256 } else { size })
 }
 
 /// A value as it is, lowest byte first; texts behind their length, booleans as bits.
