@@ -367,7 +367,7 @@ mod tests {
             (&["instruction", "reply"], "\"instruction\" is the instruction; no column for the completion"),
             (&["output"], "\"output\" is the completion; no column for the prompt: name it with --prompt-column"),
             (&["answer"], "\"answer\" is the completion"),
-            (&["a", "b"], "no column has a name that is known"),
+            (&["a", "b"], "no column has a known name"),
         ] {
             let said = Columns::default().shape(&columns(has), false).unwrap_err();
             assert!(said.starts_with(expected), "{said}");

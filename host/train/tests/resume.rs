@@ -413,7 +413,7 @@ fn only_checkpoints_of_this_program_are_removed_or_written_over() {
     fs::create_dir_all(house.path("run/checkpoint-9/trainer_state.json")).expect("created");
     fs::remove_dir_all(&old).expect("removed");
     let error = house.trainer("run", short(1)).replacing_earlier_run().train(&mut ()).expect_err("refused");
-    assert!(error.to_string().contains("trainer_state.json is there"), "{error}");
+    assert!(error.to_string().contains("contains trainer_state.json, which is not part of a checkpoint"), "{error}");
 }
 
 /// What a run into this folder would do, without a weight read.
