@@ -92,7 +92,7 @@ fn preprocess_shows_what_is_learned_and_names_bad_rows_by_line() {
     fs::write(house.path("rows.jsonl"), rows).unwrap();
     let outcome = house.run(&["preprocess", "model", "--data", "rows.jsonl"]);
     assert_eq!(outcome.status.code(), Some(1), "{} {}", outcome.stdout, outcome.stderr);
-    assert!(outcome.stdout.contains("rows.jsonl:2: ") && outcome.stdout.contains("1 rows"), "{}", outcome.stdout);
+    assert!(outcome.stdout.contains("rows.jsonl:2: ") && outcome.stdout.contains("1 row, "), "{}", outcome.stdout);
     let template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\u{0}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
     fs::write(house.path("model/chat_template.jinja"), template).unwrap();
     let row =

@@ -121,7 +121,7 @@ fn rotary_positions_past_the_stated_length_are_a_note() {
     ] {
         let outcome = house.run(args);
         outcome.ok();
-        let said = outcome.stderr.contains("more than the 128 of max_position_embeddings");
+        let said = outcome.stderr.contains("exceed max_position_embeddings (128)");
         assert_eq!(said, noted, "{args:?}: {}", outcome.stderr);
     }
 }

@@ -61,7 +61,7 @@ fn a_budget_that_no_policy_fits_says_the_least_that_would() {
     let house = house();
     let refused = house.run(&["plan", "model", "--memory-budget", "1k"]);
     let said = refused.code(2);
-    let least = said.split('(').nth(1).and_then(|rest| rest.split(" bytes").next()).expect(said).replace(',', "");
+    let least = said.rsplit('(').next().and_then(|rest| rest.split(" bytes").next()).expect(said).replace(',', "");
     assert!(said.contains("does not fit the memory budget of 1.0 KiB"), "{said}");
     let fits = house.json(&["plan", "model", "--memory-budget", &least]);
     assert_eq!(fits["plan"]["peak_bytes"].to_string(), least);
