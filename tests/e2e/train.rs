@@ -91,7 +91,7 @@ fn all_of_a_model_is_trained_and_goes_on_from_a_checkpoint_to_the_same_bits() {
     assert!(weights("again") == weights("full"), "the models differ");
     let said = house.run(&full("other", &["--lora-r", "8"])).code(2).to_owned();
     assert!(said.contains("--full-finetuning") && said.contains("cannot be used with"), "{said}");
-    let lora = train("full", &["--max-steps", "12", "--resume-from-checkpoint", "full/checkpoint-6"]);
+    let lora = train("lora", &["--max-steps", "12", "--resume-from-checkpoint", "full/checkpoint-6"]);
     assert!(house.run(&lora).code(2).contains("full_finetuning"));
 }
 
@@ -261,7 +261,7 @@ fn other_settings_are_refused_by_name_and_a_damaged_checkpoint_is_passed_over() 
 #[test]
 fn what_a_finished_run_left_is_not_trained_over() {
     let house = house();
-    house.run(&train("run", &["--max-steps", "2"])).ok();
+    house.run(&train("run", &["--max-steps", "2", "--save-steps", "0"])).ok();
     let before = adapter(&house.path("run"));
     let said = house.run(&train("run", &["--max-steps", "2"])).code(2).to_owned();
     assert!(said.contains("an earlier run"), "{said}");
