@@ -56,6 +56,12 @@ pub(super) fn without_values(root: &Command, args: Vec<OsString>) -> Vec<OsStrin
     read
 }
 
+/// Whether an argument may be a flag's value, or have one.
+pub(super) fn may_be_value(arg: &OsString) -> bool {
+    let text = arg.to_str().unwrap_or_default();
+    boolean(text.split_once('=').map_or(text, |(_, value)| value)).is_some()
+}
+
 /// As Python and as YAML write it.
 fn boolean(text: &str) -> Option<bool> {
     match text {

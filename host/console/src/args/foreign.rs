@@ -135,7 +135,12 @@ pub fn value_advice(option: &str, value: &str) -> Option<&'static str> {
 /// The command line as clap reads it: with `-` for each `_` in the names of long options, because transformers takes both, and
 /// without values of flags.
 pub fn command_line() -> impl Iterator<Item = OsString> {
-    flags::without_values(&Cli::command(), dashed(env::args_os()).collect()).into_iter()
+    let args: Vec<OsString> = dashed(env::args_os()).collect();
+    // The options of all commands are a millisecond's work to list.
+    match args.iter().any(|arg| flags::may_be_value(arg)) {
+        true => flags::without_values(&Cli::command(), args).into_iter(),
+        false => args.into_iter(),
+    }
 }
 
 fn dashed(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
@@ -165,7 +170,12 @@ pub fn parse() -> Cli {
 
 /// A negative number is a value, so that an option says what it expects instead.
 fn read(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    let mut matches = with_negative_numbers(Cli::command()).try_get_matches_from(args)?;
+    let args: Vec<OsString> = args.collect();
+    let command = match args.iter().any(|arg| may_be_negative(arg)) {
+        true => with_negative_numbers(Cli::command()),
+        false => Cli::command(),
+    };
+    let mut matches = command.try_get_matches_from(args)?;
     let cli = Cli::from_arg_matches_mut(&mut matches)?;
     match cli.command.form_without_json() {
         Some(form) if cli.output.json => {
@@ -174,6 +184,11 @@ fn read(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
         }
         _ => Ok(cli),
     }
+}
+
+fn may_be_negative(arg: &OsString) -> bool {
+    let bytes = arg.as_encoded_bytes();
+    bytes.len() > 1 && bytes[0] == b'-' && bytes[1..].iter().any(u8::is_ascii_digit)
 }
 
 fn with_negative_numbers(command: Command) -> Command {
