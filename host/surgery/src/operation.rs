@@ -99,7 +99,8 @@ pub fn operate<'a>(model: &Model, protocols: &'a [Box<dyn Protocol>]) -> Result<
     if protocols.is_empty() {
         return Err(OperateError::NoProtocol);
     }
-    let mut graph = model.graph.clone();
+    // What the steps so far left; the model's own graph before the first.
+    let mut left: Option<Graph> = None;
     let mut recorded = model.plans();
     let mut operation = Operation {
         before: model.graph.clone(),
@@ -116,7 +117,8 @@ pub fn operate<'a>(model: &Model, protocols: &'a [Box<dyn Protocol>]) -> Result<
     for protocol in protocols {
         let protocol = protocol.as_ref();
         let id = || protocol.id().to_owned();
-        let patch = protocol.rewrite(&graph).map_err(|reason| {
+        let graph = left.as_ref().unwrap_or(&model.graph);
+        let patch = protocol.rewrite(graph).map_err(|reason| {
             // Plugins made with the SDK say who and where they are; so does the error.
             let said = format!("plugin {}: rewrite: ", protocol.id());
             let reason = reason.strip_prefix(&said).unwrap_or(&reason).to_owned();
@@ -128,13 +130,13 @@ pub fn operate<'a>(model: &Model, protocols: &'a [Box<dyn Protocol>]) -> Result<
         let of_others: Vec<&Planned> =
             recorded.iter().filter(|(other, _)| other != protocol.id()).map(|(_, planned)| planned).collect();
         let planner = Planner { known: &of_others, protocol: Some(protocol), used: RefCell::default() };
-        let applied = apply(&graph, &patch, &planner)
+        let applied = apply(graph, &patch, &planner)
             .map_err(|source| OperateError::Patch { protocol: id(), source: Box::new(source) })?;
         let plans = planner.used.into_inner();
         operation.claims.steps.push(StepClaims {
-            claims: claims::claims(&graph, &applied.graph, &patch),
-            keeps_forward_if_they_hold: keeps_forward_if_claims_hold(&graph, &patch),
-            replaces_ops: replaces_ops(&graph, &patch),
+            claims: claims::claims(graph, &applied.graph, &patch),
+            keeps_forward_if_they_hold: keeps_forward_if_claims_hold(graph, &patch),
+            replaces_ops: replaces_ops(graph, &patch),
             library: protocol.library().cloned(),
             recorded: protocol.recorded().cloned(),
         });
@@ -146,7 +148,7 @@ pub fn operate<'a>(model: &Model, protocols: &'a [Box<dyn Protocol>]) -> Result<
                 .collect(),
         );
         operation.transforms.push(applied.transforms);
-        graph = applied.graph;
+        left = Some(applied.graph);
         recorded.extend(plans.iter().map(|planned| (id(), planned.clone())));
         operation.steps.push(Step {
             protocol: id(),
@@ -159,7 +161,7 @@ pub fn operate<'a>(model: &Model, protocols: &'a [Box<dyn Protocol>]) -> Result<
             patch,
         });
     }
-    operation.after = graph;
+    operation.after = left.expect("a protocol was given");
     Ok(operation)
 }
 

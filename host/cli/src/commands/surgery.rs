@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     error::Error,
+    mem::ManuallyDrop,
     panic::resume_unwind,
     path::{Path, PathBuf},
     thread,
@@ -36,7 +37,8 @@ pub fn run(args: &Surgery, output: &Output) -> Result<Done, Box<dyn Error>> {
         let plugins = (!args.auto).then(|| open_plugins(&args.plugins, &log));
         (model.join().unwrap_or_else(|panic| resume_unwind(panic)), plugins)
     });
-    let model = model?;
+    // Neither these nor the operation are freed: the program ends with this command, and a graph takes a millisecond.
+    let model = ManuallyDrop::new(model?);
     let verdicts = if args.auto { automatic(&model.graph)? } else { Vec::new() };
     for verdict in &verdicts {
         let (mark, style) = if verdict.chosen { ("+", GOOD) } else { ("-", DIM) };
@@ -55,7 +57,7 @@ pub fn run(args: &Surgery, output: &Output) -> Result<Done, Box<dyn Error>> {
             open_plugins(&specs, &log)?
         }
     };
-    let operation = operate(&model, &protocols)?;
+    let operation = ManuallyDrop::new(operate(&model, &protocols)?);
     let out = args.output.clone().unwrap_or_else(|| default_output(&model, &operation));
     let changes = diff(&operation.before, &operation.after);
 
