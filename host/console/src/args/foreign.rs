@@ -137,7 +137,7 @@ pub fn value_advice(option: &str, value: &str) -> Option<&'static str> {
 pub fn command_line() -> impl Iterator<Item = OsString> {
     let args: Vec<OsString> = dashed(env::args_os()).collect();
     // The options of all commands are a millisecond's work to list.
-    match args.iter().any(|arg| flags::may_be_value(arg)) {
+    match args.iter().any(flags::may_be_value) {
         true => flags::without_values(&Cli::command(), args).into_iter(),
         false => args.into_iter(),
     }
@@ -171,7 +171,7 @@ pub fn parse() -> Cli {
 /// A negative number is a value, so that an option says what it expects instead.
 fn read(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let args: Vec<OsString> = args.collect();
-    let command = match args.iter().any(|arg| may_be_negative(arg)) {
+    let command = match args.iter().any(may_be_negative) {
         true => with_negative_numbers(Cli::command()),
         false => Cli::command(),
     };
