@@ -142,6 +142,9 @@ fn final_lines_name_each_loss_and_count_one_step_as_one() {
     for part in ["1 step; train loss ", ", last step's ", "a step took at most ", "for the optimizer"] {
         assert!(said.contains(part), "{part}: {said}");
     }
+    let again = ["--num-epochs", "0.002", "--max-grad-norm", "0.5", "--resume-from-checkpoint", "auto"];
+    let again = house.run(&train("run", &again));
+    assert!(again.ok().contains("1 step done before; none was left"), "{}", again.stdout);
     // A part of an epoch is counted as transformers counts it.
     let epoch = metrics(&house.path("run"))[0]["epoch"].as_f64().unwrap();
     assert!(epoch > 0.0 && epoch < 0.01, "{epoch}");

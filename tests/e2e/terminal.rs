@@ -92,6 +92,11 @@ fn no_file_writes_raw_into_a_pipe_and_json_stays_json() {
             assert!(page.to_string().contains("OWNED") && page.to_string().contains('\u{202e}'), "{page}");
         }
     }
+    // An option that there is not is an error in the form that was asked for, too.
+    let outcome = Command::new(unswag()).args(["inspect", "model", "--no-such-option", "--json"]).outcome();
+    outcome.code(2);
+    let page: Value = serde_json::from_str(&outcome.stdout).expect("JSON");
+    assert_eq!(page["error"], "unexpected argument '--no-such-option' found");
     // A name that is no text at all.
     let name = OsString::from_vec(b"\xff\x9b2J".to_vec());
     let outcome = Command::new(unswag()).arg("inspect").arg(name).outcome();

@@ -280,3 +280,28 @@ pub fn check_adapter_bytes(config: &[u8], weights: &[u8], graph: &Graph) -> Resu
     let _ = tie.cut(graph);
     Ok(values)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_is_no_adapter_is_answered_with_what_to_give() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        for file in ["run/adapter/adapter_config.json", "model/config.json", "other/readme"] {
+            std::fs::create_dir_all(path(file).parent().expect("a folder")).expect("created");
+            std::fs::write(path(file), "{}").expect("written");
+        }
+        for (name, expected) in [
+            ("run", format!("give {}", path("run/adapter").display())),
+            ("run/adapter/adapter_config.json", "give the folder that the file is in".to_owned()),
+            ("model", "it has config.json, as a complete model".to_owned()),
+            ("other", "give the folder that training".to_owned()),
+            ("nothing", "check the path".to_owned()),
+        ] {
+            let next = next_step(&path(name));
+            assert!(next.starts_with(&expected), "{name}: {next}");
+        }
+    }
+}

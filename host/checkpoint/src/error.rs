@@ -111,3 +111,21 @@ impl Error {
         Error::Io { path, action, source }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_may_be_the_id_of_a_model_is_answered_with_its_download() {
+        let next = |path: &str| next_step_without(Path::new(path));
+        assert!(
+            next("HuggingFaceTB/SmolLM2-135M")
+                .ends_with("hf download HuggingFaceTB/SmolLM2-135M --local-dir SmolLM2-135M")
+        );
+        // A path, a path from here, one name, and a name that no id has. The tests run where there is a folder "src".
+        for path in ["/models/smol", "./models/smol", "../models", "smol", "a/b/c", "my models/smol", "src/nothing"] {
+            assert_eq!(next(path), "check the path", "{path}");
+        }
+    }
+}

@@ -367,6 +367,7 @@ mod tests {
             (&["instruction", "reply"], "\"instruction\" is the instruction; no column for the completion"),
             (&["output"], "\"output\" is the completion; no column for the prompt: name it with --prompt-column"),
             (&["answer"], "\"answer\" is the completion"),
+            (&["prompt", "chosen", "rejected"], "a chosen and a rejected answer are preference data (DPO)"),
             (&["a", "b"], "no column has a known name"),
         ] {
             let said = Columns::default().shape(&columns(has), false).unwrap_err();

@@ -198,3 +198,16 @@ impl Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_of_a_rows_json_names_no_line_beside_the_files() {
+        let said = |row: &str| RowFault::json(&serde_json::from_str::<serde_json::Value>(row).unwrap_err()).to_string();
+        assert!(said("{\"a\": 1,,}").starts_with("not valid JSON: key must be a string at column 9; "));
+        let cut_off = said("{\"a\":\n");
+        assert!(cut_off.starts_with("not valid JSON: EOF while parsing a value; "), "{cut_off}");
+    }
+}

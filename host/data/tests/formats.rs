@@ -210,6 +210,8 @@ fn columns_that_could_mean_several_things_are_listed_with_the_options_that_name_
         set(&unknown, &Columns::default(), false),
         &["unknown.csv", "\"a\", \"b\"", "--text-column", "--prompt-column", "--completion-column"],
     );
+    let prose = files.add("prose.txt", "Shall I compare thee\n");
+    refused(set(&prose, &Columns::default(), true), &["prose.txt:1", "a JSON object on each line", "leave out --chat"]);
     let both = files.add("both.jsonl", json!({"prompt": "a", "answer": "b", "response": "c"}).to_string());
     refused(open(&both, &default), &["\"response\", \"answer\"", "--completion-column"]);
     let messages = files.add("messages.jsonl", json!({"messages": [{"role": "user", "content": "a"}]}).to_string());

@@ -388,7 +388,7 @@ fn mean_of(report: &RunReport) -> String {
 /// The losses, each by its name, and what a step took.
 fn figures(report: &RunReport) -> String {
     if report.tokens == 0 && report.resumed.is_some() && !report.stopped {
-        return format!("{} were done before, and none was left\n", term::counted(report.steps, "step"));
+        return format!("{} done before; none was left\n", term::counted(report.steps, "step"));
     }
     let named = |name: &str, loss: Option<f64>| loss.map(|loss| format!("{name} {loss:.4}"));
     let best = report.best_eval_loss.zip(report.best_step);

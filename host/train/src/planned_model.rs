@@ -48,7 +48,7 @@ impl PlannedModel<'_> {
         trained.map(|(_, info)| info.shape.iter().product::<u64>()).sum()
     }
 
-    /// What a step on rows of so many tokens takes, and how it is run: the step is run on sizes alone.
+    /// What a step on rows of this length takes, and how it is run: the step is run on sizes alone.
     ///
     /// # Errors
     /// A memory budget that nothing fits.

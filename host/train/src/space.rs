@@ -75,3 +75,24 @@ fn existing(folder: &Path) -> &Path {
     // Above a relative path is the working directory.
     found.unwrap_or(Path::new("."))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_writes_a_checkpoint_at_each_interval_and_one_after_its_last_step() {
+        let written = |steps: Range<u64>, save_steps, save_total_limit| {
+            let arguments = TrainingArguments { save_steps, save_total_limit, ..TrainingArguments::default() };
+            (run_bytes(100, steps, &arguments, 7) - 7) / 100
+        };
+        // After 3, 6, 9 and 10; of a resumed run after 5, 10 and 11.
+        for (steps, save_steps, count) in
+            [(0..10, 3, 4), (3..11, 5, 3), (0..10, 5, 2), (0..4, 500, 1), (0..10, 0, 1), (10..10, 5, 1)]
+        {
+            assert_eq!(written(steps.clone(), save_steps, None), count, "{steps:?} {save_steps}");
+        }
+        // The new one stands before the oldest goes.
+        assert_eq!((written(0..10, 1, Some(2)), written(0..10, 5, Some(9))), (3, 2));
+    }
+}

@@ -215,7 +215,7 @@ fn advised(mut error: clap::Error, root: &Command, command: &Command) -> clap::E
     let name = arg.split(['=', ' ']).next().unwrap_or_default().to_owned();
     match error.kind() {
         ErrorKind::UnknownArgument if name.starts_with("--") => {
-            // clap would say how to pass it as a value, which nobody means by an option's name.
+            // clap would say how to pass it as a value, which no option's name means.
             error.remove(ContextKind::Suggested);
             error.remove(ContextKind::SuggestedArg);
             if let Some(advice) = advice(&name) {
